@@ -7,6 +7,7 @@ A problem is decomposed (stage 1), each sub-problem is rated (2) and sent to Sys
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +78,7 @@ class SCALE(Solver):
         )
         if assess == "none" and final_difficulty is None:
             raise ValueError("assess='none' rates nothing, so final_difficulty must be a number")
+        self.record: dict[str, Any] | None = None  # how it was compiled, and what that showed
 
     @property
     def options(self) -> dict[str, Any]:
@@ -87,6 +89,14 @@ class SCALE(Solver):
             "final_difficulty": self.final_difficulty,
         }
 
+    def at(self, threshold: float, split: float | None = None) -> SCALE:
+        """This program at other thresholds. It shares everything else with this one, so it is as
+        cheap as a call; use `deepcopy` for one that may be tuned."""
+        other = copy.copy(self)
+        other.threshold = Threshold(threshold)
+        other.split = Threshold(self.split.value if split is None else split)
+        return other
+
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """DSPy's state and, under "scale_dspy", what `load_program` needs beside it.
 
@@ -95,7 +105,8 @@ class SCALE(Solver):
         state = super().dump_state(json_mode=json_mode)
         for name, _ in self.named_predictors():
             state[name]["lm"] = None
-        return {**state, "scale_dspy": {"version": __version__, "options": self.options}}
+        record = {} if self.record is None else {"record": self.record}
+        return {**state, "scale_dspy": {"version": __version__, "options": self.options, **record}}
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
         """All four stages. A cap is spent so: a quarter on planning at most, a quarter kept back
@@ -206,6 +217,7 @@ def load_program(path: str | Path, modes: Modes | Style = "hybrid") -> SCALE:
     try:
         program = SCALE(**options, modes=modes)
         program.load_state(state)
+        program.record = record.get("record")
         for predictor in program.predictors():
             predictor.lm = None  # a file does not choose the server that its user's problems go to
     except (AttributeError, KeyError, TypeError, ValueError) as error:

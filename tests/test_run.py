@@ -10,24 +10,26 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dspy
+import httpx
 import pytest
 from filelock import FileLock
 
 from scale_dspy import SCALE, connect, track
 from scale_dspy.baselines import ChainOfThought, make_program
 from scale_dspy.evaluation.run import GIVE_UP, Progress, describe_run, evaluate, read_rollouts
-from tests.fake_vllm import FakeVLLM, Fault, Spawned, fake_vllm, spawn_fake_vllm
+from tests.fake_vllm import FakeVLLM, Fault, Request, fake_vllm
 from tests.world import World
 
 WORLD = World.noisy()
 
 
-def run(server: FakeVLLM | Spawned, out: Path, count: int = 5, **options: Any) -> dict[str, Any]:
-    lm = connect(server.model, f"{server.url}/v1", seed=0)
+def run(server: FakeVLLM, out: Path, count: int = 5, **options: Any) -> dict[str, Any]:
+    lm = connect(server.model, server.api_base, seed=0)
     program = options.pop("program", None) or SCALE(candidates=2)
     return dict(evaluate(program, WORLD.problems(count), lm, out, **options))
 
@@ -185,51 +187,139 @@ from scale_dspy import SCALE, connect
 from scale_dspy.evaluation.run import evaluate
 from tests.world import World
 import litellm  # after scale_dspy, which keeps it from looking for a price list on the internet
-model, url, out = sys.argv[1:]
+model, url, out, problems, samples = sys.argv[1:]
+lm = connect(model, url + "/v1", seed=0)
+hello = [{"role": "user", "content": "Hello"}]
+litellm.completion(lm.model, hello, api_base=url + "/v1", api_key="none")  # imports what it needs
+print("ready", flush=True)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for _ in sys.stdin:
     child = os.fork()
     if child == 0:
         dspy.configure_cache(enable_memory_cache=False)
-        lm = connect(model, url + "/v1", seed=0)
-        examples = World.noisy().problems(25)
-        evaluate(SCALE(candidates=2), examples, lm, Path(out), samples=2, threads=3)
+        examples = World.noisy().problems(int(problems))
+        evaluate(SCALE(candidates=2), examples, lm, Path(out), samples=int(samples), threads=3)
         os._exit(0)
     print(child, flush=True)
 """
 
+Pair = tuple[str, int]
+"""A problem's id and a sample: a rollout."""
+
+KILLS, PROBLEMS, SAMPLES = 20, 20, 2
+
 
 def test_sigkill_at_20_random_moments_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    """A process imports all that it needs once; its children begin the run and are killed."""
+    """The 20 lives are compared, call by call, with a run that nothing interrupted.
+
+    Which calls were finished is told without a clock, see `_find_repeats`.
+    """
+    owners = _run_unbroken(tmp_path / "whole")
     chance = random.Random(0)
     path = tmp_path / "out" / "rollouts.jsonl"
-    with spawn_fake_vllm(WORLD, delay=0.04) as server:
-        lives = subprocess.Popen(
-            [sys.executable, "-c", LIVES, server.model, server.url, str(tmp_path / "out")],
-            env={**os.environ, "DSPY_CACHEDIR": str(tmp_path / "cache")},
-            cwd=Path(__file__).parents[1],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        for _ in range(20):
+    kept: list[bytes] = []
+    done: list[set[Pair]] = []
+    with fake_vllm(WORLD, delay=0.04) as server, _begin_lives(server, tmp_path) as lives:
+        for _ in range(KILLS):
             child = _begin_life(lives)
-            _wait_for_growth(path, child)
-            time.sleep(chance.uniform(0, 0.1))
+            _wait_for_calls(server, chance.randint(0, 16), child)
+            time.sleep(chance.uniform(0, 0.08))
             _kill(child)
-        assert 20 <= len(path.read_bytes().splitlines()) < 50
-        last = _begin_life(lives)
-        deadline = time.monotonic() + 120
-        while _is_alive(last) and time.monotonic() < deadline:
-            time.sleep(0.05)
+            httpx.get(f"{server.url}/health")  # a mark in the log, behind all that the dead sent
+            before, kept = kept, _read_whole_lines(path)
+            assert kept[: len(before)] == before
+            done.append({(each["id"], each["sample"]) for each in map(json.loads, kept)})
+        assert 0 < len(kept) < PROBLEMS * SAMPLES
+        _wait_for_end(_begin_life(lives))
+        requests = server.requests
+    assert _read_whole_lines(path)[: len(kept)] == kept
+    assert _read_results(tmp_path / "out") == _read_results(tmp_path / "whole")
+    assert {_write_call(request) for request in requests if request.body} == set(owners)
+    assert _find_repeats(requests, owners, done) == []
+
+
+def _run_unbroken(out: Path) -> dict[str, Pair]:
+    """Run all without a kill, sample by sample; returns which rollout each call belongs to."""
+    owners: dict[str, Pair] = {}
+    with fake_vllm(WORLD) as server:
+        for sample in range(SAMPLES):
+            run(server, out, PROBLEMS, samples=sample + 1)
+            for chat in server.chats():
+                owners.setdefault(_write_call(chat), (chat.problem, sample))
+    return owners
+
+
+def _find_repeats(
+    requests: Sequence[Request], owners: Mapping[str, Pair], done: Sequence[set[Pair]]
+) -> list[str]:
+    """Calls that were sent once more although they were finished.
+
+    A rollout makes its calls one after the other, each from the replies before. So a call is
+    finished once the rollout has sent another, or has its line in the file. It is not known to be
+    finished only if it was the rollout's last one at a kill.
+
+    Args:
+        requests: in order of arrival, with a request of no body after each life.
+        done: the rollouts in the file after each life.
+    """
+    latest: dict[Pair, tuple[str, int]] = {}  # a call, and the life in which it was sent
+    finished: set[str] = set()
+    repeats, life = [], 0
+    for request in requests:
+        if request.path == "/health":
+            finished |= {latest[pair][0] for pair in done[life]}
+            life += 1
+        elif request.body:  # else the kill came while it was being sent
+            call = _write_call(request)
+            before, then = latest.get(owners[call], ("", life))
+            if before != call or then == life:
+                finished.add(before)
+            if call in finished:
+                repeats.append(f"{request.stage} of {owners[call]}: {life=}, {request.number=}")
+            latest[owners[call]] = call, life
+    return repeats
+
+
+def _write_call(request: Request) -> str:
+    return json.dumps(request.body, sort_keys=True)
+
+
+def _read_results(out: Path) -> list[dict[str, Any]]:
+    """The rollouts of a run in order, without the times in them."""
+    rollouts = sorted(
+        read_rollouts(out / "rollouts.jsonl"), key=lambda each: (each["id"], each["sample"])
+    )
+    for rollout in rollouts:
+        for timed in (rollout, *rollout["usage"].values()):
+            del timed["seconds"]
+    return rollouts
+
+
+def _read_whole_lines(path: Path) -> list[bytes]:
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith(b"\n")]
+
+
+@contextlib.contextmanager
+def _begin_lives(server: FakeVLLM, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has all its modules imported; for each line it forks a child that runs."""
+    sizes = [str(PROBLEMS), str(SAMPLES)]
+    lives = subprocess.Popen(
+        [sys.executable, "-c", LIVES, server.model, server.url, str(folder / "out"), *sizes],
+        env={**os.environ, "DSPY_CACHEDIR": str(folder / "cache")},
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert lives.stdout is not None
+        assert lives.stdout.readline() == b"ready\n"
+        server.clear()
+        yield lives
+    finally:
         lives.kill()
-        pairs = read_pairs(tmp_path / "out")
-        assert sorted(pairs) == sorted(
-            (example.id, sample) for example in WORLD.problems(25) for sample in range(2)
-        )
-        asked = [json.dumps(entry["body"], sort_keys=True) for entry in server.log()]
-        # A call that was in flight at a kill is sent again; one that had ended is not.
-        assert len(asked) - len(set(asked)) <= 20 * 3
+        lives.wait()
 
 
 def _begin_life(lives: subprocess.Popen[bytes]) -> int:
@@ -240,13 +330,18 @@ def _begin_life(lives: subprocess.Popen[bytes]) -> int:
     return int(lives.stdout.readline())
 
 
-def _wait_for_growth(path: Path, child: int) -> None:
-    before = path.stat().st_size if path.exists() else 0
+def _wait_for_calls(server: FakeVLLM, count: int, child: int) -> None:
+    """Until `count` more calls are answered."""
+    wanted = server.totals().calls + count
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and _is_alive(child):
-        if path.exists() and path.stat().st_size > before:
-            return
-        time.sleep(0.01)
+    while server.totals().calls < wanted and _is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def _wait_for_end(child: int) -> None:
+    deadline = time.monotonic() + 120
+    while _is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _kill(child: int) -> None:

@@ -6,6 +6,7 @@ LM: optimizers copy, reset and swap a program's LM, but they keep a predictor's 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -21,8 +22,16 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 import dspy
 import httpx
 import orjson
+from dspy.clients.execution import IGNORED_CACHE_KEYS, prepare
 
-from scale_dspy.backends.ledger import Tally, record
+from scale_dspy.backends.ledger import (
+    CostLimitError,
+    Tally,
+    open_limits,
+    record,
+    release_cost,
+    reserve_cost,
+)
 from scale_dspy.backends.loop import run_on_shared_loop
 
 logger = logging.getLogger(__name__)
@@ -31,6 +40,8 @@ Style = Literal["hybrid", "prompt", "embedded"]
 Modes = dict[str, dict[str, Any]]
 """Request parameters by stage: decompose, select, assess, solve_1, solve_2."""
 
+LONGEST = 32_768  # response tokens that a request without max_tokens is taken to cost at most
+POLL = 0.05  # seconds between two looks at a cost limit that requests on their way have used up
 TIMEOUT = 3600.0  # seconds; a thinking call that times out starts again from nothing
 # GBNF for the embedded model: small models leave a form, or explain until they are cut off.
 TWO_LINES = r'''root ::= "1. " line "2. " line
@@ -59,18 +70,28 @@ class MeteredLM(dspy.LM):
     def __call__(
         self, prompt: Any = None, *, messages: list[dict[str, Any]] | None = None, **kwargs: Any
     ) -> Any:
-        with _timed():
-            return super().__call__(
-                prompt, messages=messages, **self._seeded(prompt, messages, kwargs)
-            )
+        kwargs = self._seeded(prompt, messages, kwargs)
+        need = self._price(prompt, messages, kwargs, asynchronous=False)
+        while not _may_send(need):
+            time.sleep(POLL)
+        try:
+            with _timed():
+                return super().__call__(prompt, messages=messages, **kwargs)
+        finally:
+            release_cost(need)
 
     async def acall(
         self, prompt: Any = None, *, messages: list[dict[str, Any]] | None = None, **kwargs: Any
     ) -> Any:
-        with _timed():
-            return await run_on_shared_loop(
-                super().acall(prompt, messages=messages, **self._seeded(prompt, messages, kwargs))
-            )
+        kwargs = self._seeded(prompt, messages, kwargs)
+        need = self._price(prompt, messages, kwargs, asynchronous=True)
+        while not _may_send(need):
+            await asyncio.sleep(POLL)
+        try:
+            with _timed():
+                return await run_on_shared_loop(super().acall(prompt, messages=messages, **kwargs))
+        finally:
+            release_cost(need)
 
     def _seeded(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         if self.seed is None or "seed" in kwargs:
@@ -78,6 +99,23 @@ class MeteredLM(dspy.LM):
         rollout = kwargs.get("rollout_id", self.kwargs.get("rollout_id"))
         sample = orjson.dumps([self.seed, rollout, messages or str(prompt)])
         return {**kwargs, "seed": zlib.crc32(sample) & 0x7FFFFFFF}
+
+    def _price(
+        self, prompt: Any, messages: Any, kwargs: dict[str, Any], *, asynchronous: bool
+    ) -> int:
+        """Response tokens that the request may cost at most: 0 without a limit or from the cache."""
+        if not open_limits() or self._is_cached(prompt, messages, kwargs, asynchronous):
+            return 0
+        asked = {**self.kwargs, **kwargs}
+        longest = asked.get("max_tokens") or asked.get("max_completion_tokens") or LONGEST
+        return int(longest) * int(asked.get("n") or 1)
+
+    def _is_cached(
+        self, prompt: Any, messages: Any, kwargs: dict[str, Any], asynchronous: bool
+    ) -> bool:
+        call = prepare(self, prompt, messages, kwargs, asynchronous=asynchronous)
+        key = call.key(self, asynchronous)
+        return call.cache and dspy.cache.get(key, IGNORED_CACHE_KEYS) is not None
 
     def _process_completion(self, response: Any, merged_kwargs: dict[str, Any]) -> list[Any]:
         """Enter the reply in the ledgers; called once for each reply, cached ones included."""
@@ -218,6 +256,9 @@ def choose_modes(modes_or_style: Modes | Style) -> Modes:
 # Sampling as in the released code of SCALE: 0.7 / 0.8 for System 1, 0.6 / 0.95 for System 2.
 _SYSTEM_1 = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
 _SYSTEM_2 = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
+# No top_p: for it vLLM on a CPU sorts the whole vocabulary at every token, and for the top 20 it
+# need not (48 rows of 152,000 on 2 busy cores: 5.9 seconds against 0.2).
+_PLAIN = {"temperature": 0.6, "top_p": 1.0, "top_k": 20}
 _NO_THINKING = {"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}
 _THINKING = {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}}
 _NUMBER = 16  # response tokens for a score or a choice
@@ -231,11 +272,11 @@ _STYLES: dict[str, Modes] = {
         "solve_2": {**_SYSTEM_2, **_THINKING, "max_tokens": 32768},
     },
     "prompt": {
-        "decompose": {**_SYSTEM_1, "max_tokens": 512},
-        "select": {**_SYSTEM_1, "max_tokens": _NUMBER},
-        "assess": {**_SYSTEM_1, "max_tokens": _NUMBER},
-        "solve_1": {**_SYSTEM_1, "max_tokens": 256},
-        "solve_2": {**_SYSTEM_2, "max_tokens": 2048},
+        "decompose": {**_PLAIN, "max_tokens": 512},
+        "select": {**_PLAIN, "max_tokens": _NUMBER},
+        "assess": {**_PLAIN, "max_tokens": _NUMBER},
+        "solve_1": {**_PLAIN, "max_tokens": 256},
+        "solve_2": {**_PLAIN, "max_tokens": 2048},
     },
     # One choice a request: llama.cpp gains nothing from n and reports the usage of one choice.
     "embedded": {
@@ -255,6 +296,18 @@ _STYLES: dict[str, Modes] = {
         "solve_2": {**_SYSTEM_2, "max_tokens": 448},
     },
 }
+
+
+def _may_send(tokens: int) -> bool:
+    """Whether the cost limit lets a request go now.
+
+    Raises:
+        CostLimitError: it never will.
+    """
+    allowed = reserve_cost(tokens)
+    if allowed is None:
+        raise CostLimitError(f"the cost limit has no room for {tokens:,} response tokens more")
+    return allowed
 
 
 @contextmanager

@@ -26,6 +26,10 @@ class OutOfTokensError(Exception):
     """A request was not sent because the budget has no room for it."""
 
 
+class CostLimitError(Exception):
+    """A request was not sent because it could cost more than `limit_cost` allows."""
+
+
 @dataclass(frozen=True)
 class Tally:
     """Calls (requests answered), tokens as the server counts them, seconds of waiting."""
@@ -53,6 +57,7 @@ class Ledger:
         self.spent: dict[str, Tally] = {}
         self.sent: dict[str, Tally] = {}
         self._granted = 0
+        self._reserved = 0
         self._lock = threading.Lock()
 
     def add(self, stage: str, tally: Tally, *, from_cache: bool = False) -> None:
@@ -85,6 +90,27 @@ class Ledger:
             names = [*STAGES, *(name for name in self.spent if name not in STAGES)]
             return {name: asdict(self.spent.get(name, Tally())) for name in names}
 
+    @property
+    def cost(self) -> Tally:
+        """The sum of `sent` over all stages."""
+        with self._lock:
+            return sum(self.sent.values(), Tally())
+
+    def reserve(self, tokens: int, limit: int) -> bool:
+        """Set `tokens` aside for a request to be sent, if `limit` has room beside all that was
+        sent and all that is set aside; negative tokens give back."""
+        sent = self.cost.completion_tokens
+        with self._lock:
+            if tokens > 0 and sent + self._reserved + tokens > limit:
+                return False
+            self._reserved += tokens
+            return True
+
+    @property
+    def reserved(self) -> int:
+        """Response tokens set aside for requests that are on their way."""
+        return self._reserved
+
     def hold(self, tokens: int) -> None:
         """Set `tokens` of the room aside (negative: give them back)."""
         with self._lock:
@@ -101,6 +127,54 @@ def track(cap: int | None = None) -> Iterator[Ledger]:
     ledger = Ledger(cap)
     with dspy.context(scale_ledgers=(*open_ledgers(), ledger)):
         yield ledger
+
+
+@contextmanager
+def limit_cost(tokens: int | None) -> Iterator[Ledger]:
+    """Open a ledger for the calls inside and stop them before more than `tokens` were sent for.
+
+    Unlike a cap it counts what really reaches a server, whatever comes from the cache is free, and
+    it never shortens a reply: a request that could overrun the limit waits for those on their way,
+    and where that does not help it raises CostLimitError.
+
+    Args:
+        tokens: response tokens; None for no limit.
+    """
+    with track() as ledger:
+        limits = dspy.settings.get("scale_limits", ()) or ()
+        if tokens is not None:
+            limits = (*limits, (ledger, tokens))
+        with dspy.context(scale_limits=limits):
+            yield ledger
+
+
+def open_limits() -> tuple[tuple[Ledger, int], ...]:
+    """The cost limits that a request made here must keep, each with its ledger."""
+    return dspy.settings.get("scale_limits", ()) or ()
+
+
+def reserve_cost(tokens: int) -> bool | None:
+    """Set room for one request aside under every open limit.
+
+    Returns:
+        True if it is set aside; False if it may be later, when requests on their way have ended;
+        None if it never can be.
+    """
+    taken: list[Ledger] = []
+    for ledger, limit in open_limits():
+        if ledger.reserve(tokens, limit):
+            taken.append(ledger)
+            continue
+        for other in taken:
+            other.reserve(-tokens, 0)
+        return False if ledger.reserved else None
+    return True
+
+
+def release_cost(tokens: int) -> None:
+    """Give back what `reserve_cost` set aside."""
+    for ledger, _ in open_limits():
+        ledger.reserve(-tokens, 0)
 
 
 @contextmanager

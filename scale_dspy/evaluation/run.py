@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -32,7 +31,7 @@ from filelock import FileLock, Timeout
 
 from scale_dspy.answers import vote
 from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.backends.ledger import track
+from scale_dspy.backends.ledger import CostLimitError, track
 from scale_dspy.backends.loop import run
 from scale_dspy.evaluation.data import digest
 from scale_dspy.evaluation.metrics import is_right
@@ -102,42 +101,81 @@ def evaluate(
         ValueError: `out` holds another run, or is in use by another process.
         RuntimeError: the server is gone; what is finished is kept.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "rollouts.jsonl"
     wanted = {(str(example.id), sample) for example in examples for sample in range(samples)}
-    with _lock(out):
-        _match_description(out / "run.json", {**(description or {}), "versions": _read_versions()})
+    progress = Progress(total=len(wanted))
+
+    def enter(rollout: Rollout) -> None:
+        nonlocal progress
+        progress = progress.after(rollout)
+        if report:
+            report(progress)
+
+    async def solve(example: dspy.Example, sample: int) -> Rollout:
+        return await solve_once(program, example, sample, lm)
+
+    path = out / "rollouts.jsonl"
+    finish_pairs(
+        solve,
+        examples,
+        path,
+        description=description,
+        samples=samples,
+        threads=threads,
+        retry_errors=retry_errors,
+        enter=enter,
+    )
+    kept = (each for each in read_rollouts(path) if (each["id"], each["sample"]) in wanted)
+    summary = summarise(kept, vote)
+    write_json(out / "summary.json", dict(summary))
+    return summary
+
+
+def finish_pairs(
+    work: Callable[[dspy.Example, int], Awaitable[Rollout]],
+    examples: Sequence[dspy.Example],
+    path: Path,
+    *,
+    description: dict[str, Any] | None,
+    samples: int,
+    threads: int,
+    retry_errors: bool = False,
+    enter: Callable[[Rollout], None],
+) -> None:
+    """Do `work` for every (example, sample) that has no line in the file yet.
+
+    Args:
+        work: makes the record of a pair, with at least its id, sample, error and usage.
+        path: the JSON Lines file; run.json and a lock lie beside it.
+        description: what run.json says; work that goes on must match it.
+        samples: records of each example.
+        threads: pairs at work at once.
+        retry_errors: do those again that ended in an error.
+        enter: called for each record that belongs here, earlier ones first.
+
+    Raises:
+        ValueError: the folder holds other work, or is in use by another process.
+        RuntimeError: the server is gone; what is finished is kept.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pairs = {
+        (str(example.id), sample): example for example in examples for sample in range(samples)
+    }
+    with _lock(path.parent):
+        description = {**(description or {}), "versions": _read_versions()}
+        _match_description(path.parent / "run.json", description)
         _mend(path, drop_errors=retry_errors)
-        progress = Progress(total=len(wanted))
-
-        def enter(rollout: Rollout) -> None:
-            nonlocal progress
-            progress = progress.after(rollout)
-            if report:
-                report(progress)
-
-        finished = set()
-        for rollout in read_rollouts(path):
-            if (pair := (rollout["id"], rollout["sample"])) in wanted:
-                finished.add(pair)
-                enter(rollout)
-        pending = (
-            (example, sample)
-            for example, sample in itertools.product(examples, range(samples))
-            if (str(example.id), sample) not in finished
-        )
+        for record in read_rollouts(path):
+            if pairs.pop((record["id"], record["sample"]), None) is not None:
+                enter(record)
         with path.open("a", encoding="utf-8") as file:
 
-            def keep(rollout: Rollout) -> None:
-                file.write(json.dumps(rollout, ensure_ascii=False) + "\n")
+            def keep(record: Rollout) -> None:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 file.flush()
-                enter(rollout)
+                enter(record)
 
-            run(_work(program, lm, pending, threads, keep))
-        kept = (each for each in read_rollouts(path) if (each["id"], each["sample"]) in wanted)
-        summary = summarise(kept, vote)
-        write_json(out / "summary.json", dict(summary))
-        return summary
+            pending = ((example, sample) for (_, sample), example in pairs.items())
+            run(_work(work, pending, threads, keep))
 
 
 def describe_run(
@@ -205,6 +243,7 @@ async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: Me
 
     Raises:
         LMError: one that every other rollout would meet as well (key, model, configuration).
+        CostLimitError: no request may be sent any more.
     """
     started = time.perf_counter()
     answer, right, steps, replaced, error = None, False, [], [], None
@@ -215,7 +254,7 @@ async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: Me
             answer, replaced = prediction.answer, prediction.replaced
             steps = [asdict(step) for step in prediction.steps]
             right = await asyncio.to_thread(is_right, example, prediction)
-        except HOPELESS:
+        except (*HOPELESS, CostLimitError):
             raise
         except Exception as failure:
             error = _hide_server(f"{type(failure).__name__}: {failure}", lm)[:500]
@@ -247,29 +286,37 @@ def _hide_server(text: str, lm: MeteredLM) -> str:
 
 
 async def _work(
-    program: Solver,
-    lm: MeteredLM,
+    work: Callable[[dspy.Example, int], Awaitable[Rollout]],
     pairs: Iterator[tuple[dspy.Example, int]],
     threads: int,
     keep: Callable[[Rollout], None],
 ) -> None:
-    """Keep `threads` rollouts at work until there are no more pairs."""
+    """Keep `threads` pairs at work until there are no more, or until the cost limit is reached."""
     failures = 0
+    stopped: CostLimitError | None = None
 
     async def take_turns() -> None:
-        nonlocal failures
+        nonlocal failures, stopped
         for example, sample in pairs:
-            rollout = await solve_once(program, example, sample, lm)
-            keep(rollout)
-            failures = failures + 1 if rollout["error"] else 0
+            try:
+                record = await work(example, sample)
+            except CostLimitError as error:
+                stopped = error
+                return
+            keep(record)
+            if stopped:
+                return  # but what was on its way, and paid for, has ended and is kept
+            failures = failures + 1 if record["error"] else 0
             if failures >= GIVE_UP:
                 raise RuntimeError(
-                    f"{failures} rollouts in a row failed, the last with {rollout['error']}"
+                    f"{failures} rollouts in a row failed, the last with {record['error']}"
                 )
 
     workers = [asyncio.ensure_future(take_turns()) for _ in range(threads)]
     try:
         await asyncio.gather(*workers)
+        if stopped:
+            raise stopped
     finally:
         for worker in workers:
             worker.cancel()

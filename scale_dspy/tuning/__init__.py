@@ -1,0 +1,1 @@
+"""Tuning: what optimizers change in a program, and its prompts for other runtimes."""

@@ -1,0 +1,295 @@
+"""Accuracy and tokens as exact step functions of tau and split, and the best point on them.
+
+What `walks` measured for each (problem, sample) is summed over problems on the grid of all
+thresholds at which anything changes. Choosing a threshold is then reading off a table, and how far
+chance alone moves the choice is seen by choosing again on resampled problems.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scale_dspy.evaluation.statistics import Interval, bound_accuracy, bound_tokens
+from scale_dspy.tuning.walks import Walk
+
+Numbers = NDArray[np.float64]
+
+SMALLEST = float(np.nextafter(0, 1))  # the first split at which problems are rated
+RESAMPLES = 500
+TAIL = 0.025  # the chance left out at either end of an interval
+SLACK = 1e-9  # accuracies closer than this are equal: they are means of floating-point numbers
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Outcomes at every (split, tau), constant on [splits[s], splits[s+1]) x [taus[t], taus[t+1]).
+
+    Attributes:
+        problems: ids; P of them.
+        samples: walks of each problem, shape (P,).
+        taus: ascending, the first 0; T of them.
+        splits: ascending, the first 0, where nothing is rated; S of them.
+        right: share of right samples, shape (S, P, T).
+        tokens: mean response tokens, shape (S, P, T).
+    """
+
+    problems: tuple[str, ...]
+    samples: Numbers
+    taus: Numbers
+    splits: Numbers
+    right: Numbers
+    tokens: Numbers
+
+    def read(self, tau: float, split: float = 0.0) -> tuple[float, float]:
+        """(accuracy in [0, 1], mean response tokens a problem) at these thresholds."""
+        row, column = _find(self.splits, split), _find(self.taus, tau)
+        return (
+            float(self.right[row, :, column].mean()),
+            float(self.tokens[row, :, column].mean()),
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A point of a frontier and how sure it is.
+
+    Attributes:
+        threshold: the middle of `threshold_range`, all of which gives the same outcomes.
+        split: the same for `split_range`.
+        accuracy: on the problems it was chosen on, with the interval over problems.
+        tokens: response tokens a problem, with the interval.
+        threshold_interval: where 95 of 100 choices on resampled problems lie.
+        split_interval: the same for the split.
+        held_out: mean accuracy of those choices on the problems they did not see; what `accuracy`
+            exceeds it by is owed to choosing on few problems. None where every problem is always
+            drawn.
+        within_budget: whether the tokens keep to the budget; otherwise this is the cheapest point.
+    """
+
+    threshold: float
+    split: float
+    threshold_range: tuple[float, float]
+    split_range: tuple[float, float]
+    accuracy: Interval
+    tokens: Interval
+    threshold_interval: tuple[float, float]
+    split_interval: tuple[float, float]
+    held_out: float | None
+    within_budget: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; an infinite end of an interval is None."""
+        plain = asdict(self)
+        for key in ("accuracy", "tokens"):
+            ends = plain[key]
+            plain[key] = {k: v if math.isfinite(v) else None for k, v in ends.items()}
+        return plain
+
+
+def draw_frontier(walks: Sequence[Walk]) -> Frontier:
+    """Sum walks up to a frontier; a walk that failed counts as wrong at no tokens everywhere.
+
+    Raises:
+        ValueError: there are no walks.
+    """
+    if not walks:
+        raise ValueError("there are no walks to draw a frontier from")
+    names = tuple(dict.fromkeys(walk["id"] for walk in walks))
+    curves = [piece for walk in walks for key in ("split", "rated", "whole") for piece in walk[key]]
+    taus = np.array(sorted({0.0, *(piece[0] for piece in curves)}))
+    splits = [0.0]
+    if any(walk["whole"] for walk in walks):
+        scores = {walk["difficulty"] for walk in walks if walk["difficulty"]}
+        splits += [SMALLEST, *sorted(scores)]
+    shape = (len(splits), len(names), len(taus))
+    right, tokens, counts = np.zeros(shape), np.zeros(shape), np.zeros(len(names))
+    place = {name: number for number, name in enumerate(names)}
+    for walk in walks:
+        at = place[walk["id"]]
+        counts[at] += 1
+        read = {key: _read_curve(walk[key], taus) for key in ("split", "rated", "whole")}
+        for row, split in enumerate(splits):
+            key = "split" if row == 0 else "whole" if _is_whole(walk, split) else "rated"
+            right[row, at] += read[key][0]
+            tokens[row, at] += read[key][1]
+    each = counts[None, :, None]
+    return Frontier(names, counts, taus, np.array(splits), right / each, tokens / each)
+
+
+def choose(
+    frontier: Frontier,
+    *,
+    budget: float | None = None,
+    margin: float = 0.0,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Choice:
+    """The cheapest point whose accuracy is within `margin` of the best that the budget allows.
+
+    Args:
+        budget: response tokens a problem, on average; None for no limit.
+        margin: accuracy that may be given up for fewer tokens, in [0, 1]; at 0 the point is the
+            most accurate one, and the cheapest of several.
+        resamples: how often problems are drawn with replacement and the choice is made again.
+        seed: of the random numbers.
+
+    Raises:
+        ValueError: the margin is not in [0, 1], or the budget is not above 0.
+    """
+    if not 0 <= margin <= 1:
+        raise ValueError(f"a margin is a number from 0 to 1, not {margin!r}")
+    if budget is not None and not budget > 0:
+        raise ValueError(f"a budget is a number of tokens above 0, not {budget!r}")
+    accuracy, cost = frontier.right.mean(axis=1), frontier.tokens.mean(axis=1)
+    row, column = _pick(accuracy, cost, budget, margin)
+    same = (np.abs(accuracy - accuracy[row, column]) < SLACK) & (
+        np.abs(cost - cost[row, column]) < SLACK
+    )
+    taus = _bound_plateau(frontier.taus, same[row], column)
+    splits = (0.0, 0.0) if row == 0 else _bound_plateau(frontier.splits, same[:, column], row, 1)
+    chosen, held_out = _choose_again(frontier, budget, margin, resamples, seed)
+    right, tokens = frontier.right[row, :, column], frontier.tokens[row, :, column]
+    return Choice(
+        threshold=_take_middle(*taus),
+        split=0.0 if row == 0 else _take_middle(*splits),
+        threshold_range=taus,
+        split_range=splits,
+        accuracy=bound_accuracy(_grade(right, frontier.samples)),
+        tokens=bound_tokens({str(n): [v] for n, v in enumerate(tokens)}),
+        threshold_interval=_take_interval(frontier.taus[chosen[:, 1]]),
+        split_interval=_take_interval(frontier.splits[chosen[:, 0]]),
+        held_out=held_out,
+        within_budget=budget is None or bool(cost[row, column] <= budget),
+    )
+
+
+def list_points(frontier: Frontier) -> list[dict[str, float]]:
+    """The points that no other one beats in both accuracy and tokens, cheapest first.
+
+    Returns:
+        For each: threshold and split (middles of their plateaus), accuracy, tokens.
+    """
+    accuracy, cost = frontier.right.mean(axis=1), frontier.tokens.mean(axis=1)
+    order = np.lexsort((-accuracy.ravel(), cost.ravel()))
+    points: list[dict[str, float]] = []
+    best = -1.0
+    for cell in order:
+        row, column = divmod(int(cell), accuracy.shape[1])
+        if accuracy[row, column] <= best + SLACK:
+            continue
+        best = float(accuracy[row, column])
+        points.append(
+            {
+                "threshold": _take_middle(*_piece(frontier.taus, column)),
+                "split": 0.0 if row == 0 else _take_middle(*_piece(frontier.splits, row)),
+                "accuracy": best,
+                "tokens": float(cost[row, column]),
+            }
+        )
+    return points
+
+
+def list_curve(frontier: Frontier, split: float = 0.0) -> list[dict[str, float]]:
+    """Accuracy and tokens over tau at one split: a point for each tau where they change."""
+    row = _find(frontier.splits, split)
+    accuracy, cost = frontier.right[row].mean(axis=0), frontier.tokens[row].mean(axis=0)
+    columns = zip(frontier.taus, accuracy, cost, strict=True)
+    return [
+        {"threshold": float(tau), "accuracy": float(right), "tokens": float(tokens)}
+        for tau, right, tokens in columns
+    ]
+
+
+def _is_whole(walk: Walk, split: float) -> bool:
+    """Whether a problem is solved whole at a split above 0."""
+    return walk["difficulty"] is not None and walk["difficulty"] <= split
+
+
+def _read_curve(pieces: list[list[Any]], taus: Numbers) -> tuple[Numbers, Numbers]:
+    """(right, tokens) at each tau."""
+    if not pieces:
+        return np.zeros(len(taus)), np.zeros(len(taus))
+    starts, right, tokens = np.array(pieces, dtype=np.float64).T
+    at = np.searchsorted(starts, taus, side="right") - 1
+    return right[at], tokens[at]
+
+
+def _find(starts: Numbers, value: float) -> int:
+    return int(np.searchsorted(starts, value, side="right")) - 1
+
+
+def _pick(accuracy: Numbers, cost: Numbers, budget: float | None, margin: float) -> tuple[int, int]:
+    """The chosen cell of two (S, T) tables; the first of equal ones."""
+    allowed = cost <= (math.inf if budget is None else budget)
+    if not allowed.any():
+        allowed = cost <= cost.min()
+        margin = 0.0
+    best = accuracy[allowed].max()
+    good = allowed & (accuracy >= best - margin - SLACK)
+    cell = int(np.argmin(np.where(good, cost, np.inf)))
+    row, column = divmod(cell, accuracy.shape[1])
+    return row, column
+
+
+def _choose_again(
+    frontier: Frontier, budget: float | None, margin: float, resamples: int, seed: int
+) -> tuple[NDArray[np.int64], float | None]:
+    """Cells chosen on resampled problems, shape (resamples, 2); and their accuracy on the rest."""
+    rng = np.random.default_rng(seed)
+    count = len(frontier.problems)
+    cells, unseen = np.zeros((resamples, 2), dtype=np.int64), []
+    for number in range(resamples):
+        drawn = np.bincount(rng.integers(0, count, count), minlength=count) / count
+        accuracy = np.tensordot(drawn, frontier.right, (0, 1))
+        cost = np.tensordot(drawn, frontier.tokens, (0, 1))
+        row, column = cells[number] = _pick(accuracy, cost, budget, margin)
+        rest = frontier.right[row, drawn == 0, column]
+        if len(rest):
+            unseen.append(rest.mean())
+    return cells, float(np.mean(unseen)) if unseen else None
+
+
+def _grade(right: Numbers, samples: Numbers) -> dict[str, list[int]]:
+    """Shares of right samples as the samples themselves, 0 or 1."""
+    counts = np.rint(right * samples).astype(int)
+    return {
+        str(number): [1] * one + [0] * (int(total) - one)
+        for number, (one, total) in enumerate(zip(counts.tolist(), samples, strict=True))
+    }
+
+
+def _take_interval(values: Numbers) -> tuple[float, float]:
+    low, high = np.quantile(values, (TAIL, 1 - TAIL))
+    return float(low), float(high)
+
+
+def _piece(starts: Numbers, place: int) -> tuple[float, float]:
+    return float(starts[place]), float(starts[place + 1]) if place + 1 < len(starts) else 1.0
+
+
+def _bound_plateau(
+    starts: Numbers, same: NDArray[np.bool_], place: int, first: int = 0
+) -> tuple[float, float]:
+    """The ends of the run of equal pieces around `place`."""
+    low = high = place
+    while low > first and same[low - 1]:
+        low -= 1
+    while high + 1 < len(starts) and same[high + 1]:
+        high += 1
+    return float(starts[low]), _piece(starts, high)[1]
+
+
+def _take_middle(low: float, high: float) -> float:
+    """The middle of [low, high), to as few decimals as keep well inside."""
+    middle = (low + high) / 2
+    for decimals in range(1, 12):
+        rounded = round(middle, decimals)
+        if abs(rounded - middle) <= (high - low) / 4:
+            return rounded
+    return middle

@@ -1,0 +1,306 @@
+r"""A program run from its exported JSON alone, with nothing but the standard library.
+
+    python -I -S render_messages.py render EXPORT < [[STAGE, INPUTS], ...]  > [BODY, ...]
+    python -I -S render_messages.py read EXPORT < [[STAGE, TEXT, COUNT], ...]  > [VALUE, ...]
+    python -I -S render_messages.py solve EXPORT API_BASE MODEL < [PROBLEM, ...]  > [RESULT, ...]
+
+It is written from what the export says of itself, as the author of another runtime would write it:
+should it ever need a look into scale_dspy, the export lacks something.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Export = dict[str, Any]
+
+
+class Reply(NamedTuple):
+    content: str
+    reasoning: str
+    cut_off: bool
+
+
+# ---- from inputs to a request --------------------------------------------------------------------
+
+
+def render(export: Export, stage: str, inputs: dict[str, str]) -> dict[str, Any]:
+    """The body of a request, but for `model`."""
+    told = export["stages"][stage]
+    messages = [
+        {"role": message["role"], "content": render_parts(export, message["parts"], inputs)}
+        for message in told["messages"]
+    ]
+    return {"messages": messages, **told["body"]}
+
+
+def render_parts(export: Export, parts: list[dict[str, str]], inputs: dict[str, str]) -> str:
+    kept = []
+    for part in parts:
+        if "text" in part:
+            kept.append(part["text"])
+        elif inputs.get(part["input"]):
+            kept.append(part["title"] + inputs[part["input"]])
+    return str(export["join"].join(kept))
+
+
+def write_items(export: Export, text: str, items: list[dict[str, str]]) -> str:
+    """One of routing.texts: `context`, `list` or `candidates`."""
+    told = export["routing"]["texts"][text]
+    written = []
+    for number, item in enumerate(items, 1):
+        values = {**item, "number": str(number)}
+        pieces = [
+            piece["text"] if "text" in piece else values[piece["value"]] for piece in told["item"]
+        ]
+        written.append("".join(pieces))
+    return str(told["join"].join(written))
+
+
+def write_list(export: Export, subproblems: list[str]) -> str:
+    return write_items(export, "list", [{"subproblem": text} for text in subproblems])
+
+
+# ---- from a reply to a value ---------------------------------------------------------------------
+
+
+def read_reply(export: Export, choice: dict[str, Any]) -> Reply:
+    told, message = export["reply"], choice["message"]
+    content = message.get("content") or ""
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
+    before, opened, after = content.partition(told["open"])
+    if not opened and told["close"] in content:
+        before, after = "", content
+    if opened or told["close"] in content:
+        inside, closed, rest = after.rpartition(told["close"])
+        inside, rest = (inside, rest) if closed else (after, "")
+        content, reasoning = before + rest, reasoning or inside.strip()
+    return Reply(content.strip(), reasoning, choice.get("finish_reason") == told["cut_off"])
+
+
+def read(export: Export, stage: str, text: str, count: int = 0) -> Any:
+    """What a stage makes of a reply's content; None where it cannot be read."""
+    told = export["stages"][stage]["read"]
+    if told["kind"] == "numbered_list":
+        return read_list(told, text) or None
+    if told["kind"] == "choice":
+        numbers = {int(number) for number in find(told["number"]).findall(text)}
+        return next((k for k in numbers if len(numbers) == 1 and 1 <= k <= count), None)
+    if told["kind"] == "score":
+        return read_score(told, text)
+    return text or None
+
+
+def read_list(told: dict[str, Any], text: str) -> list[str]:
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("```")]
+    items: list[list[str]] = []
+    for line in lines:
+        match = find(told["numbered"]).match(line)
+        if match and int(match[1]) == len(items) + 1:
+            items.append([line[match.end() :]])
+        elif items:
+            items[-1].append(line)
+    items = [end_at_gap(item) for item in items]
+    for line in lines if not items else []:
+        match = find(told["bulleted"]).match(line)
+        if match:
+            items.append([line[match.end() :]])
+        elif items and line.strip():
+            items[-1].append(line)
+    kept = [item for item in map(tidy, items) if item]
+    return list(dict.fromkeys(kept))[: told["most"]]
+
+
+def end_at_gap(item: list[str]) -> list[str]:
+    gap = next((k for k, line in enumerate(item) if k and not line.strip()), len(item))
+    return item[:gap]
+
+
+def tidy(item: list[str]) -> str:
+    text = "\n".join(line.strip() for line in item).strip()
+    bold = len(text) > 4 and text.startswith("**") and text.endswith("**") and "\n" not in text
+    return text[2:-2].strip() if bold else text
+
+
+def read_score(told: dict[str, Any], text: str) -> float | None:
+    stripped = text.strip().strip(told["strip"])
+    numbers = find(told["number"]).findall(stripped)
+    if not numbers:
+        return None
+    number = numbers[0] if find(told["number"]).match(stripped) else numbers[-1]
+    if number.endswith("%") or not 0 <= float(number) <= 1:
+        return None
+    return float(number)
+
+
+def find(pattern: dict[str, Any]) -> re.Pattern[str]:
+    return re.compile(pattern["regex"], re.IGNORECASE if pattern["ignore_case"] else 0)
+
+
+def read_answer(export: Export, text: str) -> str | None:
+    """The last box; the ways without any are left to a runtime that needs them."""
+    found = None
+    for command in export["answer"]["read"]["commands"]:
+        for match in re.finditer(re.escape(command) + r"\{", text):
+            depth, end = 1, match.end()
+            while depth and end < len(text):
+                depth += {"{": 1, "}": -1}.get(text[end], 0)
+                end += 1
+            found = text[match.end() : end - 1] if depth == 0 else found
+    return found
+
+
+# ---- the whole flow ------------------------------------------------------------------------------
+
+
+class Runner:
+    """Solves problems with the program of an export."""
+
+    def __init__(self, export: Export, api_base: str, model: str) -> None:
+        self.export, self.model = export, model
+        self.url = f"{api_base}/chat/completions"
+        self.routing = export["routing"]
+
+    def solve(self, problem: str) -> dict[str, Any]:
+        problem = problem.strip()
+        steps: list[dict[str, Any]] = []
+        for subproblem, difficulty in self.plan(problem):
+            context = write_items(self.export, "context", steps)
+            inputs = {"problem": problem, "context": context, "subproblem": subproblem}
+            if difficulty is None and self.routing["assess"] == "in_context":
+                difficulty = self.rate(inputs)
+            hard = difficulty is not None and difficulty > self.routing["threshold"]
+            solution = self.think(inputs) if hard else self.say("solve_1", inputs)
+            steps.append(
+                {
+                    "subproblem": subproblem,
+                    "difficulty": difficulty,
+                    "system": 2 if hard else 1,
+                    "solution": solution,
+                }
+            )
+        return {"answer": read_answer(self.export, steps[-1]["solution"]), "steps": steps}
+
+    def plan(self, problem: str) -> list[tuple[str, float | None]]:
+        split = self.routing["split"]["value"]
+        if split > 0:
+            difficulty = self.rate({"problem": problem, "context": "", "subproblem": problem})
+            if difficulty <= split:
+                return [(problem, difficulty)]
+        subproblems = [*self.decompose(problem)[:-1], problem]
+        known: list[float | None] = [None] * len(subproblems)
+        known[-1] = self.routing["final_difficulty"]
+        for k, subproblem in enumerate(subproblems if self.routing["assess"] == "upfront" else []):
+            if known[k] is None:
+                context = write_list(self.export, subproblems[:k])
+                known[k] = self.rate(
+                    {"problem": problem, "context": context, "subproblem": subproblem}
+                )
+        return list(zip(subproblems, known, strict=True))
+
+    def decompose(self, problem: str) -> list[str]:
+        told = self.export["stages"]["decompose"]
+        for attempt in range(told["attempts"]):
+            replies = self.draw(told["draw"], problem, first=attempt == 0)
+            lists = [read(self.export, "decompose", reply.content) for reply in replies]
+            lists = [items for items in lists if items]
+            if lists:
+                return self.choose(problem, lists)
+        return [problem]
+
+    def draw(self, told: dict[str, int], problem: str, first: bool) -> list[Reply]:
+        wanted = told["candidates"] if first else 1
+        replies: list[Reply] = []
+        while first and len(replies) < wanted:
+            choices = self.ask("decompose", {"problem": problem})
+            replies += choices
+            if len(choices) < told["per_request"]:
+                break
+        while len(replies) < wanted:
+            replies += self.ask("decompose", {"problem": problem}, n=None)
+        return replies[:wanted]
+
+    def choose(self, problem: str, lists: list[list[str]]) -> list[str]:
+        if all(items == lists[0] for items in lists):
+            return lists[0]
+        items = [{"list": write_list(self.export, subproblems)} for subproblems in lists]
+        candidates = write_items(self.export, "candidates", items)
+        inputs = {"problem": problem, "candidates": candidates}
+        default = self.export["stages"]["select"]["default"]["choice"]
+        number = self.ask_until(
+            "select", inputs, lambda text: read(self.export, "select", text, len(lists)), default
+        )
+        return lists[number - 1]
+
+    def rate(self, inputs: dict[str, str]) -> float:
+        default = self.export["stages"]["assess"]["default"]["difficulty"]
+        return float(
+            self.ask_until(
+                "assess", inputs, lambda text: read(self.export, "assess", text), default
+            )
+        )
+
+    def think(self, inputs: dict[str, str]) -> str:
+        told = self.routing["draft"]
+        reply = self.hear("solve_2", inputs)
+        if not reply.cut_off or told["unless"] in reply.content:
+            return self.take(reply)
+        draft = (reply.reasoning + told["join"] + reply.content).strip()[-told["characters"] :]
+        return self.hear("solve_1", {**inputs, "draft": draft}).content or reply.content or draft
+
+    def say(self, stage: str, inputs: dict[str, str]) -> str:
+        return self.take(self.hear(stage, {**inputs, "draft": ""}))
+
+    def take(self, reply: Reply) -> str:
+        characters = self.export["stages"]["solve_1"]["default"]["characters"]
+        return reply.content or reply.reasoning[-characters:]
+
+    def hear(self, stage: str, inputs: dict[str, str]) -> Reply:
+        for reply in self.ask_again(stage, inputs):
+            if reply.content or reply.cut_off:
+                break
+        return reply
+
+    def ask_until(
+        self, stage: str, inputs: dict[str, str], reader: Callable[[str], Any], default: Any
+    ) -> Any:
+        values = (reader(reply.content) for reply in self.ask_again(stage, inputs))
+        return next((value for value in values if value is not None), default)
+
+    def ask_again(self, stage: str, inputs: dict[str, str]) -> Iterator[Reply]:
+        for _ in range(self.export["stages"][stage]["attempts"]):
+            yield self.ask(stage, inputs)[0]
+
+    def ask(self, stage: str, inputs: dict[str, str], **fields: Any) -> list[Reply]:
+        body = {"model": self.model, **render(self.export, stage, inputs), **fields}
+        data = json.dumps({name: value for name, value in body.items() if value is not None})
+        request = urllib.request.Request(
+            self.url, data.encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            choices = json.load(reply)["choices"]
+        return [read_reply(self.export, choice) for choice in choices]
+
+
+def main(command: str, path: str, *rest: str) -> None:
+    export = json.loads(Path(path).read_text(encoding="utf-8"))
+    asked = json.load(sys.stdin)
+    if command == "render":
+        told = [render(export, stage, inputs) for stage, inputs in asked]
+    elif command == "read":
+        told = [read(export, stage, text, count) for stage, text, count in asked]
+    else:
+        runner = Runner(export, *rest)
+        told = [runner.solve(problem) for problem in asked]
+    assert not {"dspy", "scale_dspy"} & set(sys.modules)
+    json.dump(told, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,263 @@
+"""Walks and frontiers: exact against brute force, frugal, resumable; choices that keep budgets."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import dspy
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scale_dspy import SCALE, connect, modes
+from scale_dspy.backends.connect import MeteredLM
+from scale_dspy.backends.ledger import CostLimitError, limit_cost
+from scale_dspy.backends.loop import run
+from scale_dspy.evaluation.run import solve_once
+from scale_dspy.program import Timing
+from scale_dspy.tuning.frontier import Frontier, choose, draw_frontier, list_curve, list_points
+from scale_dspy.tuning.walks import read_labels, walk_all
+from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
+from tests.world import World
+
+TIMINGS: tuple[Timing, ...] = ("in_context", "upfront")
+
+
+def join(server: FakeVLLM, seed: int = 0) -> MeteredLM:
+    return connect(server.model, server.api_base, seed=seed)
+
+
+def solve(program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM) -> tuple[float, float]:
+    rollout = run(solve_once(program, example, sample, lm))
+    assert rollout["error"] is None
+    tokens = sum(stage["completion_tokens"] for stage in rollout["usage"].values())
+    return rollout["correct"], tokens
+
+
+def sweep(
+    program: SCALE, examples: list[dspy.Example], lm: MeteredLM, tau: float, split: float
+) -> tuple[float, float]:
+    """(accuracy, tokens) by running every problem at these thresholds."""
+    outcomes = [solve(program.at(tau, split), example, 0, lm) for example in examples]
+    right, tokens = np.mean(outcomes, axis=0)
+    return float(right), float(tokens)
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+def test_frontier_equals_brute_force_over_1001_thresholds(timing: Timing, tmp_path: Path) -> None:
+    world = World.noisy(3, parts=(2, 2), noise=0.2)
+    examples = world.problems(1)
+    program = SCALE(candidates=1, assess=timing, final_difficulty=None)
+    with fake_vllm(world) as server:
+        lm = join(server)
+        frontier = draw_frontier(walk_all(program, examples, lm, tmp_path, whole=False))
+        sent = len(server.requests)
+        assert len(frontier.taus) > 1
+        for tau in (number / 1000 for number in range(1001)):
+            assert frontier.read(tau) == pytest.approx(sweep(program, examples, lm, tau, 0))
+        assert len(server.requests) == sent  # the walks had asked all there is to ask
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 10_000),
+    timing=st.sampled_from(TIMINGS),
+    final=st.sampled_from([None, 0.9]),
+    budget=st.sampled_from([None, 900]),
+)
+def test_frontier_is_exact_in_any_world(
+    seed: int,
+    timing: Timing,
+    final: float | None,
+    budget: int | None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    world = World.noisy(seed, parts=(1, 4), noise=0.3)
+    examples = world.problems(2)
+    program = SCALE(candidates=2, assess=timing, final_difficulty=final, budget=budget)
+    with fake_vllm(world) as server:
+        lm = join(server, seed)
+        walks = walk_all(program, examples, lm, tmp_path_factory.mktemp("walks"))
+        frontier = draw_frontier(walks)
+        sent = len(server.requests)
+        chance = random.Random(seed)
+        edges = [float(tau) for tau in frontier.taus]
+        taus = {*edges, *(max(0.0, edge - 1e-6) for edge in edges), 1.0, chance.random()}
+        ratings = [walk["difficulty"] for walk in walks]
+        for split in (0.0, 1e-9, *ratings, max(0.0, ratings[0] - 1e-6), 1.0):
+            for tau in chance.sample(sorted(taus), min(4, len(taus))):
+                expected = sweep(program, examples, lm, tau, split)
+                assert frontier.read(tau, split) == pytest.approx(expected), (tau, split)
+        assert len(server.requests) == sent
+
+
+@pytest.mark.parametrize(("timing", "share"), [("upfront", 1 / 3), ("in_context", 1 / 2)])
+def test_walks_ask_far_less_than_a_sweep_over_eight_thresholds(
+    timing: Timing, share: float, tmp_path: Path
+) -> None:
+    world = World.noisy(5)
+    examples = world.problems(12)
+    program = SCALE(candidates=8, assess=timing)
+    with fake_vllm(world) as server:
+        walks = walk_all(program, examples, join(server), tmp_path / "walks", whole=False)
+        walked = len(server.requests)
+        uncached = join(server).copy(cache=False)
+        for tau in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):  # those of the paper's Table 2
+            for example in examples:
+                run(solve_once(program.at(tau), example, 0, uncached))
+        swept = len(server.requests) - walked
+    assert len(draw_frontier(walks).taus) > 8
+    assert walked <= share * swept, (walked, swept)
+    print(f"{timing}: {walked} of {swept} requests")
+
+
+def test_each_sample_is_walked_by_itself_and_interrupted_walks_resume(tmp_path: Path) -> None:
+    world = World.noisy(7)
+    examples = world.problems(3)
+    program = SCALE(candidates=2)
+    with fake_vllm(world) as server:
+        lm = join(server)
+        walk_all(program, examples[:2], lm, tmp_path / "a", samples=2)
+        first = (tmp_path / "a" / "walks.jsonl").read_text().splitlines()
+        sent = len(server.requests)
+        torn = (tmp_path / "a" / "walks.jsonl").open("a")
+        with torn:
+            torn.write(first[0][:40])
+        walks = walk_all(program, examples[:2], lm, tmp_path / "a", samples=2)
+        assert len(server.requests) == sent
+    assert sorted((walk["id"], walk["sample"]) for walk in walks) == [
+        (str(example.id), sample) for example in examples[:2] for sample in range(2)
+    ]
+    by_pair = {(walk["id"], walk["sample"]): walk["split"] for walk in walks}
+    assert by_pair[str(examples[0].id), 0] != by_pair[str(examples[0].id), 1]
+
+
+def test_walks_of_another_program_are_not_gone_on_with(tmp_path: Path) -> None:
+    world = World()
+    with fake_vllm(world) as server:
+        lm = join(server)
+        walk_all(SCALE(candidates=1), world.problems(1), lm, tmp_path)
+        walk_all(SCALE(0.9, candidates=1, split=0.4), world.problems(1), lm, tmp_path)
+        with pytest.raises(ValueError, match="options"):
+            walk_all(SCALE(candidates=2), world.problems(1), lm, tmp_path)
+        with pytest.raises(ValueError, match="cache"):
+            walk_all(SCALE(candidates=1), world.problems(1), lm.copy(cache=False), tmp_path)
+
+
+def test_a_failed_walk_is_recorded_and_counts_as_wrong(tmp_path: Path) -> None:
+    world = World()
+    fault = Fault(status=400, when=lambda body: "problem 1]" in str(body))
+    with fake_vllm(world, faults=[fault]) as server:
+        lm = join(server)
+        walks = walk_all(SCALE(candidates=1), world.problems(2), lm, tmp_path)
+        assert {walk["id"][-1]: bool(walk["error"]) for walk in walks} == {"0": False, "1": True}
+        assert draw_frontier(walks).read(0.0)[0] == 0.5
+    with fake_vllm(world) as server:
+        lm = join(server)
+        walks = walk_all(SCALE(candidates=1), world.problems(2), lm, tmp_path, retry_errors=True)
+        assert not any(walk["error"] for walk in walks)
+
+
+def test_labels_tell_what_system_1_and_2_agree_on(tmp_path: Path) -> None:
+    world = World(11)  # System 1 solves up to 0.5, System 2 everything, and ratings are exact
+    with fake_vllm(world) as server:
+        walks = walk_all(
+            SCALE(candidates=1, final_difficulty=None),
+            world.problems(6),
+            join(server),
+            tmp_path,
+            whole=False,
+        )
+    labels = read_labels(walks)
+    assert len(labels) > 10
+    assert all(label.alike == (label.difficulty <= 0.5) for label in labels)
+
+
+@pytest.mark.parametrize("limit", [200, 2_000])
+def test_a_cost_limit_is_kept_and_what_was_done_stays(tmp_path: Path, limit: int) -> None:
+    world = World.noisy(2, tokens_2=50)
+    examples = world.problems(6)
+    short = {stage: {"max_tokens": 150} for stage in ("decompose", "solve_1", "solve_2")}
+    program = SCALE(candidates=1, modes=modes("hybrid", **short))
+    with fake_vllm(world) as server:
+        lm = join(server)
+        with limit_cost(limit) as ledger, pytest.raises(CostLimitError):
+            walk_all(program, examples, lm, tmp_path, threads=4)
+        assert ledger.cost.completion_tokens <= limit
+        assert ledger.cost.completion_tokens == server.totals().completion_tokens
+        with limit_cost(limit) as again, pytest.raises(CostLimitError):
+            walk_all(program, examples, lm, tmp_path, threads=4)
+        total = ledger.cost.completion_tokens + again.cost.completion_tokens
+        assert total == server.totals().completion_tokens
+        walks = walk_all(program, examples, lm, tmp_path)
+        assert [walk["error"] for walk in walks] == [None] * 6
+
+
+def make_frontier(right: list[list[list[float]]], tokens: list[list[list[float]]]) -> Frontier:
+    shape = np.array(right)
+    return Frontier(
+        problems=tuple(map(str, range(shape.shape[1]))),
+        samples=np.ones(shape.shape[1]),
+        taus=np.linspace(0, 1, shape.shape[2], endpoint=False),
+        splits=np.array([0.0, 5e-324, 0.4][: shape.shape[0]]),
+        right=shape,
+        tokens=np.array(tokens, dtype=float),
+    )
+
+
+def test_choosing_the_best_the_affordable_and_the_cheap() -> None:
+    #          tau from    0    0.2  0.4  0.6  0.8
+    right = [[[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]]
+    tokens = [[[90, 80, 80, 40, 10]] * 4]
+    frontier = make_frontier(right, tokens)
+    best = choose(frontier)
+    assert (best.threshold, best.threshold_range) == (0.3, (0.2, 0.4))
+    assert (best.accuracy.estimate, best.tokens.estimate) == (1.0, 80)
+    thrifty = choose(frontier, margin=0.5)
+    assert (thrifty.threshold, thrifty.accuracy.estimate) == (0.7, 0.5)
+    afforded = choose(frontier, budget=50)
+    assert (afforded.threshold, afforded.within_budget) == (0.7, True)
+    poor = choose(frontier, budget=5)
+    assert (poor.threshold, poor.within_budget) == (0.9, False)
+    assert best.held_out is not None
+    for bad in ({"budget": 0}, {"margin": 1.5}):
+        with pytest.raises(ValueError, match="not"):
+            choose(frontier, **bad)  # type: ignore[arg-type]
+
+
+def test_plateaus_reach_over_edges_where_nothing_changes() -> None:
+    right, tokens = [[[1, 1, 1, 0, 0]] * 3], [[[50, 50, 50, 40, 10]] * 3]
+    choice = choose(make_frontier(right, tokens))
+    assert (choice.threshold, choice.threshold_range) == (0.3, pytest.approx((0, 0.6)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_no_point_is_better_than_the_chosen_and_points_are_undominated(data: st.DataObject) -> None:
+    splits, problems, taus = (data.draw(st.integers(1, 3)) for _ in range(3))
+    shape = (splits, problems, taus)
+    count = splits * problems * taus
+    right = data.draw(st.lists(st.integers(0, 1), min_size=count, max_size=count))
+    tokens = data.draw(st.lists(st.integers(1, 9), min_size=count, max_size=count))
+    frontier = make_frontier(np.reshape(right, shape).tolist(), np.reshape(tokens, shape).tolist())
+    accuracy, cost = frontier.right.mean(axis=1), frontier.tokens.mean(axis=1)
+    budget = data.draw(st.sampled_from([None, 3, 6]))
+    choice = choose(frontier, budget=budget, resamples=20)
+    assert frontier.read(choice.threshold, choice.split) == pytest.approx(
+        (choice.accuracy.estimate, choice.tokens.estimate)
+    )
+    allowed = cost <= (budget or np.inf)
+    if allowed.any():
+        assert choice.accuracy.estimate == pytest.approx(accuracy[allowed].max())
+    assert choice.within_budget == bool(allowed.any())
+    points = list_points(frontier)
+    assert points[-1]["accuracy"] == pytest.approx(accuracy.max())
+    for point in points:
+        worse = (accuracy >= point["accuracy"] - 1e-9) & (cost < point["tokens"] - 1e-9)
+        assert not worse.any()
+        assert frontier.read(point["threshold"], point["split"]) == pytest.approx(
+            (point["accuracy"], point["tokens"])
+        )
+    assert [point["threshold"] for point in list_curve(frontier)] == frontier.taus.tolist()
