@@ -212,7 +212,7 @@ def load_program(path: str | Path, modes: Modes | Style = "hybrid") -> SCALE:
         raise ValueError(f"cannot read a program from {path}: {error}") from None
     record = state.get("scale_dspy") if isinstance(state, dict) else None
     options = record.get("options") if isinstance(record, dict) else None
-    if not isinstance(options, dict):
+    if not isinstance(record, dict) or not isinstance(options, dict):
         raise ValueError(f"{path} holds no SCALE program (no options under 'scale_dspy')")
     try:
         program = SCALE(**options, modes=modes)
@@ -222,5 +222,8 @@ def load_program(path: str | Path, modes: Modes | Style = "hybrid") -> SCALE:
             predictor.lm = None  # a file does not choose the server that its user's problems go to
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} does not fit scale_dspy {__version__}: {reason}") from None
+        written = record.get("version")
+        raise ValueError(
+            f"{path}, written by scale_dspy {written}, does not fit {__version__}: {reason}"
+        ) from None
     return program

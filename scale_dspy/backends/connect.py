@@ -86,7 +86,7 @@ class MeteredLM(dspy.LM):
         kwargs = self._seeded(prompt, messages, kwargs)
         need = self._price(prompt, messages, kwargs, asynchronous=True)
         while not _may_send(need):
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL)  # noqa: ASYNC110 - requests of other threads end the wait
         try:
             with _timed():
                 return await run_on_shared_loop(super().acall(prompt, messages=messages, **kwargs))
@@ -103,7 +103,7 @@ class MeteredLM(dspy.LM):
     def _price(
         self, prompt: Any, messages: Any, kwargs: dict[str, Any], *, asynchronous: bool
     ) -> int:
-        """Response tokens that the request may cost at most: 0 without a limit or from the cache."""
+        """Response tokens it may cost at most; 0 where there is no limit, and from the cache."""
         if not open_limits() or self._is_cached(prompt, messages, kwargs, asynchronous):
             return 0
         asked = {**self.kwargs, **kwargs}

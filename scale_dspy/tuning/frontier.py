@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -154,18 +154,51 @@ def choose(
     taus = _bound_plateau(frontier.taus, same[row], column)
     splits = (0.0, 0.0) if row == 0 else _bound_plateau(frontier.splits, same[:, column], row, 1)
     chosen, held_out = _choose_again(frontier, budget, margin, resamples, seed)
-    right, tokens = frontier.right[row, :, column], frontier.tokens[row, :, column]
-    return Choice(
-        threshold=_take_middle(*taus),
-        split=0.0 if row == 0 else _take_middle(*splits),
+    return replace(
+        describe_point(
+            frontier,
+            _take_middle(*taus),
+            0.0 if row == 0 else _take_middle(*splits),
+            budget,
+        ),
         threshold_range=taus,
         split_range=splits,
-        accuracy=bound_accuracy(_grade(right, frontier.samples)),
-        tokens=bound_tokens({str(n): [v] for n, v in enumerate(tokens)}),
         threshold_interval=_take_interval(frontier.taus[chosen[:, 1]]),
         split_interval=_take_interval(frontier.splits[chosen[:, 0]]),
         held_out=held_out,
-        within_budget=budget is None or bool(cost[row, column] <= budget),
+    )
+
+
+def rank(points: Sequence[Choice], margin: float = 0.0) -> int:
+    """The place of the best of several choices, by the rule of `choose`; the first of equal ones.
+
+    One that keeps to the budget comes before one that does not.
+    """
+    allowed = [place for place, point in enumerate(points) if point.within_budget]
+    if not allowed:
+        return min(range(len(points)), key=lambda place: points[place].tokens.estimate)
+    best = max(points[place].accuracy.estimate for place in allowed)
+    good = [p for p in allowed if points[p].accuracy.estimate >= best - margin - SLACK]
+    return min(good, key=lambda place: points[place].tokens.estimate)
+
+
+def describe_point(
+    frontier: Frontier, tau: float, split: float, budget: float | None = None
+) -> Choice:
+    """The outcome at given thresholds, as a Choice that was not chosen."""
+    row, column = _find(frontier.splits, split), _find(frontier.taus, tau)
+    right, tokens = frontier.right[row, :, column], frontier.tokens[row, :, column]
+    return Choice(
+        threshold=tau,
+        split=split,
+        threshold_range=_piece(frontier.taus, column),
+        split_range=(0.0, 0.0) if row == 0 else _piece(frontier.splits, row),
+        accuracy=bound_accuracy(_grade(right, frontier.samples)),
+        tokens=bound_tokens({str(n): [v] for n, v in enumerate(tokens)}),
+        threshold_interval=(tau, tau),
+        split_interval=(split, split),
+        held_out=None,
+        within_budget=budget is None or bool(tokens.mean() <= budget),
     )
 
 

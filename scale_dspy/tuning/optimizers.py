@@ -1,0 +1,466 @@
+"""The joint compile: thresholds, then prompts, then thresholds again, and the best of all stages.
+
+Every stage is measured on the validation problems by the exact frontier, so a stage that did not
+help is dropped, and the winner was compared with the program as it came. Stages that are done are
+kept in a folder, and finished model calls in DSPy's cache: an interrupted compile goes on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from scale_dspy.backends.connect import MeteredLM
+from scale_dspy.backends.ledger import CostLimitError, Tally, limit_cost
+from scale_dspy.evaluation.data import digest
+from scale_dspy.evaluation.labels import Label, measure_scores
+from scale_dspy.evaluation.metrics import make_metric
+from scale_dspy.evaluation.run import Progress, write_json
+from scale_dspy.program import SCALE, load_program
+from scale_dspy.tuning.frontier import Choice, Frontier, describe_point, rank
+from scale_dspy.tuning.search import Found, ThresholdSearch, adopt_prompts, change
+from scale_dspy.tuning.walks import read_labels
+
+logger = logging.getLogger(__name__)
+
+OPTIMIZERS = (
+    "none",
+    "bootstrap",
+    "bootstrap_random_search",
+    "copro",
+    "mipro",
+    "simba",
+    "infer_rules",
+    "gepa",
+)
+NEEDS = {"mipro": "optuna", "gepa": "gepa"}  # packages that DSPy imports late, after spending
+DEMOS = 2  # bootstrapped demos of a predictor: each is a whole solution in every prompt
+SUCCESS = 0.5  # the score from which a rollout may become a demo
+RESERVE = 1.5  # of the first search's cost, kept back for the last one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a compile does.
+
+    Attributes:
+        optimizer: one of OPTIMIZERS, for the prompts.
+        budget: response tokens a problem, on average over the validation problems.
+        margin: accuracy that may be given up for fewer tokens; see `frontier.choose`.
+        price: what the metric takes off for each budget spent beyond the budget.
+        samples: walks of each validation problem.
+        rollouts: about how many runs of the program the prompt optimizer may make.
+        cost_limit: response tokens that the whole compile may cost; None for no limit.
+        threads: problems at work at once.
+        variants: options of SCALE to try; see `ThresholdSearch`.
+        seed: of the optimizer and the intervals.
+    """
+
+    optimizer: str = "gepa"
+    budget: int | None = None
+    margin: float = 0.0
+    price: float = 0.5
+    samples: int = 1
+    rollouts: int = 200
+    cost_limit: int | None = None
+    threads: int = 64
+    variants: Sequence[dict[str, Any]] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_optimizer(self.optimizer)
+        for name in ("samples", "rollouts", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is a whole number from 1, not {getattr(self, name)!r}")
+        for name in ("budget", "cost_limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is a number of tokens from 1, not {value!r}")
+
+
+def check_optimizer(name: str) -> None:
+    """Raise ValueError unless an optimizer of this name can run here."""
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
+    package = NEEDS.get(name)
+    if package and importlib.util.find_spec(package) is None:
+        raise ValueError(f"optimizer {name} needs {package}: pip install 'scale-dspy[tune]'")
+
+
+def compile_program(
+    program: SCALE,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    lm: MeteredLM,
+    folder: Path,
+    plan: Plan,
+    *,
+    names: tuple[str, str] = ("train", "validation"),
+    report: Callable[[str, Progress], None] | None = None,
+) -> SCALE:
+    """Tune a program's thresholds and prompts.
+
+    Args:
+        program: stays as it is.
+        trainset: what the prompts are tuned on.
+        valset: what thresholds and the winner are chosen on. Keep a test set out of both.
+        lm: runs the program and proposes prompts; must cache.
+        folder: where stages are kept, and gone on with.
+        plan: which optimizer, and under which limits.
+        names: what the record calls the two sets.
+        report: called with the stage's name as walks end.
+
+    Returns:
+        A tuned copy; its `record` tells scores and tokens before and after, each stage's cost, and
+        how well the difficulty scores tell hard sub-problems.
+
+    Raises:
+        ValueError: a set is empty, the two overlap, or the folder holds another compile.
+        CostLimitError: the cost limit does not even pay for the first search.
+    """
+    _check_sets(trainset, valset)
+    folder.mkdir(parents=True, exist_ok=True)
+    paid = folder / "costs.json"
+
+    def search(stage: str, student: SCALE) -> Found:
+        finder = ThresholdSearch(
+            budget=plan.budget,
+            margin=plan.margin,
+            samples=plan.samples,
+            threads=plan.threads,
+            variants=plan.variants,
+            seed=plan.seed,
+            out=folder / stage,
+            report=None if report is None else lambda progress: report(stage, progress),
+        )
+        with _pay(paid, stage, plan.cost_limit):
+            return finder.find(student, valset, lm)
+
+    notes: list[str] = []
+    first = search("threshold", program)
+    last: Found | None = None
+    if plan.optimizer != "none":
+        try:
+            keep = round(RESERVE * _read_costs(paid)["threshold"].completion_tokens)
+            with _pay(paid, "prompts", plan.cost_limit, keep):
+                tuned = _tune_prompts_once(first, trainset, valset, lm, folder, plan)
+            last = search("joint", tuned)
+        except CostLimitError as error:
+            notes.append(f"the prompts were left as they were: {error}")
+            logger.warning(notes[-1])
+    candidates = _list_candidates(program, first, last, plan.budget)
+    best = rank([choice for _, _, choice in candidates], plan.margin)
+    winner = change(candidates[best][1], {})
+    costs = _read_costs(paid)
+    winner.record = {
+        "optimizer": plan.optimizer,
+        "model": lm.model,
+        "data": {
+            key: {"name": name, "digest": digest(examples), "problems": len(examples)}
+            for key, name, examples in zip(("train", "val"), names, (trainset, valset), strict=True)
+        },
+        "budget": plan.budget,
+        "seed": lm.seed,
+        "before": _describe(candidates[0][2], first.frontier),
+        "after": _describe(candidates[best][2], first.frontier),
+        "held_out": candidates[best][2].held_out,
+        "stages": [
+            {
+                "name": stage,
+                "kept": place == best,
+                "threshold": choice.threshold,
+                "split": choice.split,
+                "accuracy": choice.accuracy.estimate,
+                "tok": choice.tokens.estimate,
+                "response_tokens": costs.get(stage, Tally()).completion_tokens,
+            }
+            for place, (stage, _, choice) in enumerate(candidates)
+        ],
+        "difficulty": {
+            "before": measure_scores(read_labels(first.walks)),
+            "after": measure_scores(read_labels((last or first).walks)),
+        },
+        "cost": {
+            "response_tokens": _sum_costs(costs).completion_tokens,
+            "prompt_tokens": _sum_costs(costs).prompt_tokens,
+            "calls": _sum_costs(costs).calls,
+            "seconds": round(_sum_costs(costs).seconds, 1),
+        },
+        "notes": notes,
+    }
+    return winner
+
+
+def tune_prompts(
+    program: SCALE,
+    optimizer: str,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    lm: MeteredLM,
+    *,
+    budget: int | None = None,
+    price: float = 0.5,
+    rollouts: int = 200,
+    threads: int = 64,
+    labels: Sequence[Label] = (),
+    seed: int = 0,
+) -> SCALE:
+    """A copy of `program` with the instructions and demos that one of DSPy's optimizers found.
+
+    Args:
+        optimizer: one of OPTIMIZERS but "none".
+        rollouts: about how many runs of the program it may make.
+        labels: what is known of sub-problems' difficulty, told to GEPA's reflection.
+    """
+    known = {(label.problem, label.subproblem): label for label in labels}
+    metric = make_metric(budget=budget, price=price, labels=known, feedback=optimizer == "gepa")
+    # Proposals are hard work: they are asked for as System 2 is, and more freely.
+    writer = lm.copy(**{**program.solve.system_2.config, "temperature": 1.0})
+    student = change(program, {})  # with signatures of its own, as InferRules writes into classes
+    make = _MAKERS[optimizer]
+    job = _Job(metric, writer, list(trainset), list(valset), rollouts, threads, seed)
+    with dspy.context(lm=lm):
+        tuned = make(student, job)
+    copy = change(program, {})
+    adopt_prompts(copy, tuned)
+    return copy
+
+
+@dataclass(frozen=True)
+class _Job:
+    metric: Callable[..., Any]
+    writer: MeteredLM
+    trainset: list[dspy.Example]
+    valset: list[dspy.Example]
+    rollouts: int
+    threads: int
+    seed: int
+
+    def share(self, cost: int, most: int) -> int:
+        """How often something that costs so many rollouts may be done: 1 to `most` times."""
+        return max(1, min(most, self.rollouts // max(1, cost)))
+
+
+def _bootstrap(student: SCALE, job: _Job) -> dspy.Module:
+    optimizer = dspy.BootstrapFewShot(
+        metric=job.metric,
+        metric_threshold=SUCCESS,
+        max_bootstrapped_demos=DEMOS,
+        max_labeled_demos=0,  # examples have a problem and an answer, which no predictor takes
+        max_errors=len(job.trainset),
+    )
+    return optimizer.compile(student, trainset=job.trainset)
+
+
+def _bootstrap_random_search(student: SCALE, job: _Job) -> dspy.Module:
+    optimizer = dspy.BootstrapFewShotWithRandomSearch(
+        metric=job.metric,
+        metric_threshold=SUCCESS,
+        max_bootstrapped_demos=DEMOS,
+        max_labeled_demos=0,
+        num_candidate_programs=job.share(2 * len(job.valset), 16),
+        num_threads=job.threads,
+    )
+    return optimizer.compile(student, trainset=job.trainset, valset=job.valset)
+
+
+def _copro(student: SCALE, job: _Job) -> dspy.Module:
+    predictors = len(student.predictors())
+    optimizer = dspy.COPRO(
+        prompt_model=job.writer,
+        metric=job.metric,
+        breadth=1 + job.share(predictors * len(job.trainset), 9),
+        depth=1,
+    )
+    settings = {"num_threads": job.threads, "display_progress": False}
+    return optimizer.compile(student, trainset=job.trainset, eval_kwargs=settings)
+
+
+def _mipro(student: SCALE, job: _Job) -> dspy.Module:
+    optimizer = dspy.MIPROv2(
+        metric=job.metric,
+        prompt_model=job.writer,
+        auto=None,
+        num_candidates=1 + job.share(4 * len(job.valset), 5),
+        max_bootstrapped_demos=DEMOS,
+        max_labeled_demos=0,
+        metric_threshold=SUCCESS,
+        num_threads=job.threads,
+        seed=job.seed,
+    )
+    return optimizer.compile(
+        student,
+        trainset=job.trainset,
+        valset=job.valset,
+        num_trials=job.share(len(job.valset), 30),
+        minibatch=False,
+        # It would read this program's source and describe it to the model at length.
+        program_aware_proposer=False,
+    )
+
+
+def _simba(student: SCALE, job: _Job) -> dspy.Module:
+    batch, candidates = min(32, len(job.trainset)), 3
+    optimizer = dspy.SIMBA(
+        metric=job.metric,
+        bsize=batch,
+        num_candidates=candidates,
+        max_steps=job.share((2 * candidates + 1) * batch, 8),
+        max_demos=DEMOS,
+        prompt_model=job.writer,
+        num_threads=job.threads,
+    )
+    return optimizer.compile(student, trainset=job.trainset, seed=job.seed)
+
+
+def _infer_rules(student: SCALE, job: _Job) -> dspy.Module:
+    optimizer = dspy.InferRules(
+        num_candidates=job.share(len(job.valset), 10),
+        num_rules=5,
+        num_threads=job.threads,
+        metric=job.metric,
+        metric_threshold=SUCCESS,
+        max_bootstrapped_demos=DEMOS,
+        max_labeled_demos=0,
+        teacher_settings={"lm": job.writer},
+    )
+    return optimizer.compile(student, trainset=job.trainset, valset=job.valset)
+
+
+def _gepa(student: SCALE, job: _Job) -> dspy.Module:
+    optimizer = dspy.GEPA(
+        metric=job.metric,
+        max_metric_calls=job.rollouts,
+        reflection_lm=job.writer,
+        num_threads=job.threads,
+        seed=job.seed,
+    )
+    return optimizer.compile(student, trainset=job.trainset, valset=job.valset)
+
+
+_MAKERS: dict[str, Callable[[SCALE, _Job], dspy.Module]] = {
+    "bootstrap": _bootstrap,
+    "bootstrap_random_search": _bootstrap_random_search,
+    "copro": _copro,
+    "mipro": _mipro,
+    "simba": _simba,
+    "infer_rules": _infer_rules,
+    "gepa": _gepa,
+}
+
+
+def _tune_prompts_once(
+    first: Found,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    lm: MeteredLM,
+    folder: Path,
+    plan: Plan,
+) -> SCALE:
+    """The tuned prompts, or those that an interrupted compile had found before."""
+    path = folder / "prompts.json"
+    tuned = change(first.program, {})
+    if path.exists():
+        adopt_prompts(tuned, load_program(path))
+        return tuned
+    tuned = tune_prompts(
+        first.program,
+        plan.optimizer,
+        trainset,
+        valset,
+        lm,
+        budget=plan.budget,
+        price=plan.price,
+        rollouts=plan.rollouts,
+        threads=plan.threads,
+        labels=read_labels(first.walks),
+        seed=plan.seed,
+    )
+    draft = path.with_suffix(".draft.json")
+    tuned.save(draft)
+    draft.replace(path)
+    return tuned
+
+
+def _list_candidates(
+    program: SCALE, first: Found, last: Found | None, budget: int | None
+) -> list[tuple[str, SCALE, Choice]]:
+    """(stage, program, its outcome on the validation problems), simple ones first."""
+    start = describe_point(first.start, program.threshold.value, program.split.value, budget)
+    candidates = [("start", program, start), ("threshold", first.program, first.choice)]
+    if last is not None:
+        tau, split = first.choice.threshold, first.choice.split
+        prompts = change(last.program, first.program.options).at(tau, split)
+        if last.program.options == first.program.options:
+            point = describe_point(last.frontier, tau, split, budget)
+            candidates.append(("prompts", prompts, point))
+        candidates.append(("joint", last.program, last.choice))
+    return candidates
+
+
+def _describe(choice: Choice, frontier: Frontier) -> dict[str, Any]:
+    plain = choice.to_dict()
+    accuracy, tokens = plain["accuracy"], plain["tokens"]
+    return {
+        "threshold": choice.threshold,
+        "split": choice.split,
+        "accuracy": accuracy["estimate"],
+        "accuracy_interval": [accuracy["low"], accuracy["high"]],
+        "tok": tokens["estimate"],
+        "tok_interval": None if tokens["high"] is None else [tokens["low"], tokens["high"]],
+        "problems": len(frontier.problems),
+    }
+
+
+def _check_sets(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> None:
+    if not trainset or not valset:
+        raise ValueError("a compile needs training and validation problems, at least one of each")
+    shared = {each.problem for each in trainset} & {each.problem for each in valset}
+    if shared:
+        raise ValueError(
+            f"{len(shared)} problems are in both the training and the validation set, "
+            f"the first of them {next(iter(shared))[:60]!r}"
+        )
+
+
+@contextmanager
+def _pay(path: Path, stage: str, limit: int | None, keep: int = 0) -> Iterator[None]:
+    """Enter what the block really sends under `stage`, on top of what earlier sessions did.
+
+    Args:
+        limit: response tokens for all stages together.
+        keep: of these, left for later stages.
+    """
+    costs = _read_costs(path)
+    left = None if limit is None else max(0, limit - _sum_costs(costs).completion_tokens - keep)
+    started = time.perf_counter()
+    with limit_cost(left) as ledger:
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            costs[stage] = costs.get(stage, Tally()) + replace(ledger.cost, seconds=seconds)
+            write_json(path, {name: asdict(tally) for name, tally in costs.items()})
+
+
+def _read_costs(path: Path) -> dict[str, Tally]:
+    try:
+        stages = json.loads(path.read_text(encoding="utf-8"))
+        return {name: Tally(**tally) for name, tally in stages.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(f"{path} cannot be read: choose another --out") from None
+
+
+def _sum_costs(costs: dict[str, Tally]) -> Tally:
+    return sum(costs.values(), Tally())
