@@ -172,12 +172,15 @@ async def ask(
             # The window has no room for so long a reply: take what there is.
             prediction = await predictor.acall(**inputs, config={**config, "max_tokens": None})
     (field,) = predictor.signature.output_fields
-    return [
+    replies = [
         Reply(text, reasoning, cut_off)
         for text, reasoning, cut_off in zip(
             *(prediction.completions[key] for key in (field, "reasoning", "cut_off")), strict=True
         )
     ]
+    # DSPy's trace holds the prediction: demos and reflections on it would carry all the thinking.
+    del prediction["reasoning"]
+    return replies
 
 
 async def ask_many(

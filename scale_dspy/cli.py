@@ -16,9 +16,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from scale_dspy.backends.connect import MeteredLM, Style
+    from scale_dspy.program import SCALE
     from scale_dspy.solver import Solver
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+MODES = ("hybrid", "prompt", "embedded")
+OPTIMIZERS = (
+    "none",
+    "bootstrap",
+    "bootstrap_random_search",
+    "copro",
+    "mipro",
+    "simba",
+    "infer_rules",
+    "gepa",
+)
 METHODS = ("scale", "last_step", "cot", "majority", "inftythink", "routing")
 
 
@@ -94,10 +106,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from scale_dspy.evaluation.run import evaluate as run
 
     console = Console(stderr=True, highlight=False)
-    for flag in ("samples", "threads"):
-        value = getattr(arguments, flag)
-        if value is not None and value < 1:
-            raise ValueError(f"--{flag} is a whole number from 1, not {value}")
+    _check_counts(arguments, "samples", "threads")
     examples = load(arguments.data, limit=arguments.limit)
     program = _make_program(arguments)
     lm = _connect(arguments, console)
@@ -124,6 +133,125 @@ def evaluate(arguments: argparse.Namespace) -> int:
     console.print(f"rollouts, run and summary are in {out}", markup=False)
     if arguments.json:
         _print_json(summary)
+    return DONE
+
+
+def frontier(arguments: argparse.Namespace) -> int:
+    """Measure accuracy and tokens at every threshold; again, it does what is missing."""
+    from pathlib import Path
+
+    import dspy
+    from rich.console import Console
+
+    from scale_dspy.backends.connect import uses_embedded
+    from scale_dspy.display import RunBar, show_frontier
+    from scale_dspy.evaluation.data import load
+    from scale_dspy.evaluation.run import name_folder, write_json
+    from scale_dspy.tuning.frontier import check_rule, summarise_frontier
+    from scale_dspy.tuning.walks import walk_all
+
+    console = Console(stderr=True, highlight=False)
+    _check_counts(arguments, "samples", "threads")
+    check_rule(arguments.budget, arguments.margin)
+    examples = load(arguments.data, limit=arguments.limit)
+    program = _make_start(arguments)
+    lm = _connect(arguments, console)
+    out = Path(arguments.out or f"runs/{name_folder(arguments.data, 'frontier')}")
+    embedded = uses_embedded(arguments.model, arguments.api_base)
+    dspy.configure_cache(enable_memory_cache=False)
+    with RunBar(console, out) as bar:
+        walks = walk_all(
+            program,
+            examples,
+            lm,
+            out,
+            data=arguments.data,
+            samples=arguments.samples,
+            threads=arguments.threads or (1 if embedded else 64),
+            retry_errors=arguments.retry_errors,
+            report=bar.report,
+        )
+    found = summarise_frontier(walks, budget=arguments.budget, margin=arguments.margin)
+    write_json(out / "frontier.json", found)
+    show_frontier(console, found)
+    console.print(f"walks and frontier are in {out}", markup=False)
+    if arguments.json:
+        _print_json(found)
+    return DONE
+
+
+def compile(arguments: argparse.Namespace) -> int:
+    """Tune thresholds and prompts and write the program; again, it goes on where it stopped."""
+    from contextlib import redirect_stdout
+    from pathlib import Path
+
+    import dspy
+    from rich.console import Console
+
+    from scale_dspy.backends.connect import uses_embedded
+    from scale_dspy.display import RunBar, show_compiled
+    from scale_dspy.evaluation.data import load
+    from scale_dspy.tuning.optimizers import Plan, compile_program
+
+    console = Console(stderr=True, highlight=False)
+    _check_counts(arguments, "threads")
+    plan = Plan(
+        optimizer=arguments.optimizer,
+        budget=arguments.budget,
+        margin=arguments.margin,
+        samples=arguments.samples,
+        rollouts=arguments.rollouts,
+        cost_limit=arguments.cost_limit,
+        threads=arguments.threads
+        or (1 if uses_embedded(arguments.model, arguments.api_base) else 64),
+        variants=_read_variants(arguments),
+        seed=arguments.seed or 0,
+    )
+    out = Path(arguments.out)
+    if out.suffix != ".json" or not out.parent.is_dir():
+        raise ValueError(f"--out is a .json file in a folder that exists, not {arguments.out}")
+    trainset = load(arguments.data, limit=arguments.limit)
+    names = (arguments.data, arguments.valset or f"{arguments.data}, second half")
+    if arguments.valset:
+        valset = load(arguments.valset, limit=arguments.limit)
+    else:
+        trainset, valset = _halve(trainset, plan.seed)
+    program = _make_start(arguments)
+    lm = _connect(arguments, console)
+    dspy.configure_cache(enable_memory_cache=False)
+    folder = out.with_suffix(".compile")
+    # DSPy's optimizers print, and standard output is for --json alone.
+    with RunBar(console, folder) as bar, redirect_stdout(sys.stderr):
+        tuned = compile_program(
+            program,
+            trainset,
+            valset,
+            lm,
+            folder,
+            plan,
+            names=names,
+            report=lambda stage, progress: bar.report(progress, stage),
+        )
+    draft = out.with_suffix(".draft.json")
+    tuned.save(draft)
+    draft.replace(out)
+    show_compiled(console, tuned.record or {})
+    console.print(f"the program is in {out}", markup=False)
+    if arguments.json:
+        _print_json(tuned.record)
+    return DONE
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Write a compiled program's prompts for people or for runtimes without DSPy."""
+    from pathlib import Path
+
+    from scale_dspy.program import load_program
+    from scale_dspy.tuning.export import write_export
+
+    program = load_program(arguments.program, arguments.modes)
+    write_export(program, Path(arguments.out), arguments.format)
+    print(f"{arguments.out} is written", file=sys.stderr)
     return DONE
 
 
@@ -201,6 +329,47 @@ def _make_program(arguments: argparse.Namespace) -> Solver:
     return program
 
 
+def _make_start(arguments: argparse.Namespace) -> SCALE:
+    """The SCALE program that is measured or tuned: a compiled one, or one with these options."""
+    from scale_dspy.backends.connect import uses_embedded
+    from scale_dspy.program import SCALE, load_program
+
+    embedded = uses_embedded(arguments.model, arguments.api_base)
+    style: Style = arguments.modes or ("embedded" if embedded else "hybrid")
+    if arguments.program:
+        return load_program(arguments.program, style)
+    candidates = int(str(arguments.candidates or (1 if embedded else 8)).partition(",")[0])
+    return SCALE(candidates=candidates, assess=arguments.assess, modes=style)
+
+
+def _read_variants(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The numbers of candidates to try beside the first one given."""
+    _, _, others = (arguments.candidates or "").partition(",")
+    return [{"candidates": int(number)} for number in others.split(",") if number]
+
+
+def _read_numbers(text: str) -> str:
+    """An argument such as 8 or 8,1."""
+    if not all(part.isascii() and part.isdigit() and int(part) for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1, nor several")
+    return text
+
+
+def _halve(examples: list[Any], seed: int) -> tuple[list[Any], list[Any]]:
+    """Problems to tune prompts on and problems to choose on, at random from the seed."""
+    import random
+
+    shuffled = random.Random(seed).sample(examples, len(examples))
+    return shuffled[: len(shuffled) // 2], shuffled[len(shuffled) // 2 :]
+
+
+def _check_counts(arguments: argparse.Namespace, *flags: str) -> None:
+    for flag in flags:
+        value = getattr(arguments, flag)
+        if value is not None and value < 1:
+            raise ValueError(f"--{flag} is a whole number from 1, not {value}")
+
+
 def _connect(arguments: argparse.Namespace, console: Console) -> MeteredLM:
     from scale_dspy.backends.connect import connect, uses_embedded
 
@@ -250,6 +419,46 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_method(command)
     _add_backend(command)
 
+    command = commands.add_parser("frontier", help="accuracy and tokens at every threshold")
+    command.add_argument("data", help="as for evaluate")
+    command.add_argument("--samples", type=int, default=1, help="rollouts of each problem")
+    command.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
+    command.add_argument("--out", metavar="DIR", help="where to write; runs/DATA-frontier")
+    command.add_argument(
+        "--retry-errors", action="store_true", help="walk those again that ended in an error"
+    )
+    command.set_defaults(run=frontier)
+    _add_choice(command, margin=0.02)
+    _add_backend(command)
+
+    command = commands.add_parser("compile", help="tune thresholds and prompts together")
+    command.add_argument("data", help="training problems, as for evaluate")
+    command.add_argument("--optimizer", required=True, metavar="NAME", help=", ".join(OPTIMIZERS))
+    command.add_argument("--out", required=True, metavar="FILE.json", help="the compiled program")
+    command.add_argument(
+        "--valset", metavar="DATA", help="to choose on; by default half of the training problems"
+    )
+    command.add_argument("--limit", type=int, metavar="N", help="only the first N of each set")
+    command.add_argument("--samples", type=int, default=1, help="walks of a validation problem")
+    command.add_argument(
+        "--rollouts", type=int, default=200, help="about how often the optimizer may run a program"
+    )
+    command.add_argument(
+        "--cost-limit", type=int, metavar="TOKENS", help="response tokens of the whole compile"
+    )
+    command.set_defaults(run=compile)
+    _add_choice(command, margin=0.0)
+    _add_backend(command)
+
+    command = commands.add_parser("export", help="a program's prompts for people or other runtimes")
+    command.add_argument("program", metavar="FILE.json", help="a compiled SCALE program")
+    command.add_argument("--format", required=True, choices=("markdown", "messages"))
+    command.add_argument("--out", required=True, metavar="PATH", help="where to write")
+    command.add_argument(
+        "--modes", choices=MODES, default="hybrid", help="how requests switch thinking; hybrid"
+    )
+    command.set_defaults(run=export)
+
     command = commands.add_parser("report", help="a page on one or several runs")
     command.add_argument("folders", nargs="+", metavar="DIR", help="folders of evaluate --out")
     command.add_argument("--out", default="report.html", help="the page; report.html by default")
@@ -279,6 +488,29 @@ def _add_method(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_choice(command: argparse.ArgumentParser, margin: float) -> None:
+    group = command.add_argument_group("program and choice")
+    group.add_argument("--program", metavar="FILE.json", help="a compiled program to start from")
+    group.add_argument(
+        "--assess",
+        choices=("in_context", "upfront"),
+        default="in_context",
+        help="rate each sub-problem as its turn comes, or all before any is solved",
+    )
+    group.add_argument(
+        "--candidates",
+        type=_read_numbers,
+        metavar="K[,K...]",
+        help="decompositions to choose from [8]; of several numbers, compile keeps the best",
+    )
+    group.add_argument(
+        "--budget", type=int, metavar="TOKENS", help="response tokens a problem, on average"
+    )
+    group.add_argument(
+        "--margin", type=float, default=margin, help="accuracy to give up for fewer tokens"
+    )
+
+
 def _add_backend(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("backend (flags win over the environment)")
     for flag, variable, text in (
@@ -291,7 +523,7 @@ def _add_backend(command: argparse.ArgumentParser) -> None:
         )
     group.add_argument(
         "--modes",
-        choices=("hybrid", "prompt", "embedded"),
+        choices=MODES,
         help="how System 1 and 2 differ: by thinking off and on, or by the prompt alone",
     )
     group.add_argument("--threads", type=int, metavar="N", help="problems worked on at once [64]")

@@ -121,13 +121,16 @@ class RunBar:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.bar.stop()
         if kind is not None and self.state is not None:
-            kept = f"{self.state.done} of {self.state.total} rollouts are kept in {self.out}"
+            kept = f"{self.state.done} of {self.state.total} are kept in {self.out}"
             self.console.print(f"{kept}; the same command goes on from there", markup=False)
 
-    def report(self, state: Progress) -> None:
-        """Show where the run stands."""
+    def report(self, state: Progress, stage: str = "") -> None:
+        """Show where the run, or this stage of it, stands."""
         self.state = state
-        told = f"{state.right / state.done:.1%} right, {state.tokens / state.done:,.0f} tokens each"
+        told = f"{stage}: " if stage else ""
+        told += (
+            f"{state.right / state.done:.1%} right, {state.tokens / state.done:,.0f} tokens each"
+        )
         told += f", {state.errors} errors" if state.errors else ""
         self.bar.update(self.task, total=state.total, completed=state.done, description=told)
 
@@ -153,6 +156,67 @@ def show_summary(console: Console, method: str, summary: Summary) -> None:
     ]
     for name, value in rows:
         console.print(f"{name:<26} {value}")
+
+
+def show_frontier(console: Console, frontier: dict[str, Any]) -> None:
+    """The points that no other one beats, cheapest first, then the choices: all of frontier.json
+    that is for reading."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("threshold", "split", "accuracy", "tokens"):
+        table.add_column(name, justify="right")
+    for point in frontier["points"]:
+        table.add_row(
+            f"{point['threshold']:g}",
+            f"{point['split']:g}",
+            f"{point['accuracy']:.1%}",
+            f"{point['tokens']:,.0f}",
+        )
+    console.print(table)
+    console.print()
+    for name, choice in frontier["choices"].items():
+        console.print(f"{name.replace('_', ' '):<16}{_tell_choice(choice)}")
+    scores = frontier["difficulty"]
+    if scores["auroc"] is not None:
+        console.print(
+            f"{'scores':<16}tell hard from easy sub-problems with AUROC {scores['auroc']:.2f} "
+            f"({scores['count']} of them, {scores['share_hard']:.0%} hard)"
+        )
+
+
+def show_compiled(console: Console, record: dict[str, Any]) -> None:
+    """What a compile did: each stage, the scores before and after, the cost."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("stage", "threshold", "split", "accuracy", "tokens", "cost in tokens", ""):
+        table.add_column(name, justify="left" if name in ("stage", "") else "right")
+    for stage in record["stages"]:
+        table.add_row(
+            stage["name"],
+            f"{stage['threshold']:g}",
+            f"{stage['split']:g}",
+            f"{stage['accuracy']:.1%}",
+            f"{stage['tok']:,.0f}",
+            f"{stage['response_tokens']:,}",
+            "chosen" if stage["kept"] else "",
+        )
+    console.print(table)
+    low, high = record["after"]["accuracy_interval"]
+    told = f"95 % interval {low:.1%} to {high:.1%} over {record['after']['problems']} problems"
+    if record["held_out"] is not None:
+        told += f"; {record['held_out']:.1%} where the choice did not see the problems"
+    console.print(f"on the validation problems: {told}")
+    for note in record["notes"]:
+        console.print(f"note: {note}", style="yellow", markup=False)
+
+
+def _tell_choice(choice: dict[str, Any]) -> str:
+    accuracy, tokens = choice["accuracy"], choice["tokens"]
+    low, high = choice["threshold_interval"]
+    told = (
+        f"threshold {choice['threshold']:g} (resampled {low:.2g} to {high:.2g}), "
+        f"split {choice['split']:g}: {accuracy['estimate']:.1%} "
+        f"({accuracy['low']:.1%} to {accuracy['high']:.1%}), {tokens['estimate']:,.0f} tokens"
+    )
+    return told if choice["within_budget"] else f"{told}, and nothing keeps to the budget"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -228,6 +228,60 @@ def test_bad_evaluations_are_one_line_and_code_2(
     assert not server.requests
 
 
+def test_frontier_compile_export_and_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = World(3, parts=(1, 3))
+    with Path("set.jsonl").open("w") as file:
+        for example in world.problems(6):
+            file.write(json.dumps({"problem": example.problem, "answer": example.answer}) + "\n")
+    with fake_vllm(world) as server:
+        there = [*backend(server), "--candidates", "1", "--threads", "4"]
+        code, out, err = run(capsys, "frontier", "set.jsonl", *there, "--budget", "600", "--json")
+        found = json.loads(out)
+        assert code == 0, err
+        assert set(found["choices"]) == {"most_accurate", "cheapest", "within_budget"}
+        assert json.loads(Path("runs/set-frontier/frontier.json").read_text()) == found
+        assert "most accurate" in err
+        code, out, err = run(
+            capsys, "compile", "set.jsonl", "--optimizer", "bootstrap", "--out", "p.json", *there
+        )
+        assert (code, out) == (0, ""), err
+        assert "chosen" in err
+        (example,) = world.problems(1, 70)
+        solved = run(capsys, "solve", example.problem, "--program", "p.json", *backend(server))
+        assert solved[:2] == (0, f"{example.answer}\n")
+        for kind, path in (("markdown", "p.md"), ("messages", "p.messages.json")):
+            code, _, err = run(capsys, "export", "p.json", "--format", kind, "--out", path)
+            assert code == 0, err
+        assert "threshold" in Path("p.md").read_text().lower()
+        assert json.loads(Path("p.messages.json").read_text())["format"].startswith("scale_dspy/")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["compile", "mini", "--optimizer", "magic", "--out", "x.json"], "unknown optimizer"),
+        (["compile", "mini", "--optimizer", "none", "--out", "x.txt"], ".json"),
+        (["compile", "mini", "--optimizer", "none", "--out", "no/x.json"], "exists"),
+        (["compile", "mini", "--optimizer", "none", "--out", "x.json", "--rollouts", "0"], "not 0"),
+        (["frontier", "mini", "--margin", "2"], "margin"),
+        (["frontier", "mini", "--budget", "-5"], "budget"),
+        (["frontier", "mini", "--candidates", "8,x"], "whole number"),
+        (["frontier", "nothing.jsonl"], "nothing.jsonl"),
+        (["export", "nothing.json", "--format", "markdown", "--out", "y.md"], "nothing.json"),
+    ],
+)
+def test_bad_tuning_is_one_line_and_code_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
 def test_doctor_of_a_good_server(capsys: pytest.CaptureFixture[str]) -> None:
     with fake_vllm(cached_tokens=True) as server:
         code, out, _ = run(capsys, "doctor", "--api-base", server.api_base)

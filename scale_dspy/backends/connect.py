@@ -85,8 +85,8 @@ class MeteredLM(dspy.LM):
     ) -> Any:
         kwargs = self._seeded(prompt, messages, kwargs)
         need = self._price(prompt, messages, kwargs, asynchronous=True)
-        while not _may_send(need):
-            await asyncio.sleep(POLL)  # noqa: ASYNC110 - requests of other threads end the wait
+        while not _may_send(need):  # noqa: ASYNC110 - requests of other threads end the wait
+            await asyncio.sleep(POLL)
         try:
             with _timed():
                 return await run_on_shared_loop(super().acall(prompt, messages=messages, **kwargs))

@@ -50,6 +50,9 @@ class Ledger:
     Args:
         cap: the most response tokens (all choices, reasoning included) that the calls inside
             may use; None for no cap.
+
+    Attributes:
+        refused: requests that were not sent because of a cost limit.
     """
 
     def __init__(self, cap: int | None = None) -> None:
@@ -58,6 +61,7 @@ class Ledger:
         self.sent: dict[str, Tally] = {}
         self._granted = 0
         self._reserved = 0
+        self.refused = 0
         self._lock = threading.Lock()
 
     def add(self, stage: str, tally: Tally, *, from_cache: bool = False) -> None:
@@ -167,7 +171,10 @@ def reserve_cost(tokens: int) -> bool | None:
             continue
         for other in taken:
             other.reserve(-tokens, 0)
-        return False if ledger.reserved else None
+        if ledger.reserved:
+            return False
+        ledger.refused += 1
+        return None
     return True
 
 

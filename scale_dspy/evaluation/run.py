@@ -248,7 +248,8 @@ async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: Me
     started = time.perf_counter()
     answer, right, steps, replaced, error = None, False, [], [], None
     rollout_lm = lm.copy(rollout_id=sample)
-    with dspy.context(lm=rollout_lm, disable_history=True), track() as ledger:
+    # A trace would keep the replies of the last 10,000 calls in memory.
+    with dspy.context(lm=rollout_lm, disable_history=True, trace=None), track() as ledger:
         try:
             prediction = await program.acall(problem=example.problem)
             answer, replaced = prediction.answer, prediction.replaced

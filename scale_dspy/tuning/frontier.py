@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scale_dspy.evaluation.labels import measure_scores
 from scale_dspy.evaluation.statistics import Interval, bound_accuracy, bound_tokens
-from scale_dspy.tuning.walks import Walk
+from scale_dspy.tuning.walks import Walk, read_labels
 
 Numbers = NDArray[np.float64]
 
@@ -142,10 +143,7 @@ def choose(
     Raises:
         ValueError: the margin is not in [0, 1], or the budget is not above 0.
     """
-    if not 0 <= margin <= 1:
-        raise ValueError(f"a margin is a number from 0 to 1, not {margin!r}")
-    if budget is not None and not budget > 0:
-        raise ValueError(f"a budget is a number of tokens above 0, not {budget!r}")
+    check_rule(budget, margin)
     accuracy, cost = frontier.right.mean(axis=1), frontier.tokens.mean(axis=1)
     row, column = _pick(accuracy, cost, budget, margin)
     same = (np.abs(accuracy - accuracy[row, column]) < SLACK) & (
@@ -167,6 +165,14 @@ def choose(
         split_interval=_take_interval(frontier.splits[chosen[:, 0]]),
         held_out=held_out,
     )
+
+
+def check_rule(budget: float | None, margin: float) -> None:
+    """Raise ValueError unless `choose` takes these."""
+    if not 0 <= margin <= 1:
+        raise ValueError(f"a margin is a number from 0 to 1, not {margin!r}")
+    if budget is not None and not budget > 0:
+        raise ValueError(f"a budget is a number of tokens above 0, not {budget!r}")
 
 
 def rank(points: Sequence[Choice], margin: float = 0.0) -> int:
@@ -200,6 +206,33 @@ def describe_point(
         held_out=None,
         within_budget=budget is None or bool(tokens.mean() <= budget),
     )
+
+
+def summarise_frontier(
+    walks: Sequence[Walk], *, budget: float | None = None, margin: float = 0.02
+) -> dict[str, Any]:
+    """What frontier.json holds: points, curve, choices and how well scores tell, ready for JSON.
+
+    Args:
+        walks: of one program.
+        budget: adds the choice that keeps to it.
+        margin: accuracy given up for the choice called `cheapest`.
+    """
+    frontier = draw_frontier(walks)
+    choices = {"most_accurate": choose(frontier), "cheapest": choose(frontier, margin=margin)}
+    if budget is not None:
+        choices["within_budget"] = choose(frontier, budget=budget)
+    return {
+        "problems": len(frontier.problems),
+        "samples": int(frontier.samples.min()),
+        "errors": sum(bool(walk["error"]) for walk in walks),
+        "budget": budget,
+        "margin": margin,
+        "choices": {name: choice.to_dict() for name, choice in choices.items()},
+        "points": list_points(frontier),
+        "curve": list_curve(frontier),
+        "difficulty": measure_scores(read_labels(walks)),
+    }
 
 
 def list_points(frontier: Frontier) -> list[dict[str, float]]:

@@ -20,13 +20,13 @@ from typing import Any
 import dspy
 
 from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.backends.ledger import CostLimitError, Tally, limit_cost
+from scale_dspy.backends.ledger import CostLimitError, Ledger, Tally, limit_cost
 from scale_dspy.evaluation.data import digest
 from scale_dspy.evaluation.labels import Label, measure_scores
 from scale_dspy.evaluation.metrics import make_metric
 from scale_dspy.evaluation.run import Progress, write_json
 from scale_dspy.program import SCALE, load_program
-from scale_dspy.tuning.frontier import Choice, Frontier, describe_point, rank
+from scale_dspy.tuning.frontier import Choice, Frontier, check_rule, describe_point, rank
 from scale_dspy.tuning.search import Found, ThresholdSearch, adopt_prompts, change
 from scale_dspy.tuning.walks import read_labels
 
@@ -78,13 +78,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)
+        check_rule(self.budget, self.margin)
         for name in ("samples", "rollouts", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is a whole number from 1, not {getattr(self, name)!r}")
-        for name in ("budget", "cost_limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is a number of tokens from 1, not {value!r}")
+        if self.cost_limit is not None and self.cost_limit < 1:
+            raise ValueError(f"a cost limit is tokens from 1, not {self.cost_limit!r}")
 
 
 def check_optimizer(name: str) -> None:
@@ -151,8 +150,10 @@ def compile_program(
     if plan.optimizer != "none":
         try:
             keep = round(RESERVE * _read_costs(paid)["threshold"].completion_tokens)
-            with _pay(paid, "prompts", plan.cost_limit, keep):
+            with _pay(paid, "prompts", plan.cost_limit, keep) as ledger:
                 tuned = _tune_prompts_once(first, trainset, valset, lm, folder, plan)
+            if ledger.refused:  # optimizers take it for failed runs and go on without
+                notes.append("the cost limit ended the search for prompts early")
             last = search("joint", tuned)
         except CostLimitError as error:
             notes.append(f"the prompts were left as they were: {error}")
@@ -394,15 +395,17 @@ def _tune_prompts_once(
 def _list_candidates(
     program: SCALE, first: Found, last: Found | None, budget: int | None
 ) -> list[tuple[str, SCALE, Choice]]:
-    """(stage, program, its outcome on the validation problems), simple ones first."""
-    start = describe_point(first.start, program.threshold.value, program.split.value, budget)
+    """(stage, program, its outcome on the validation problems), simple ones first.
+
+    The stage `prompts` is the new prompts at the thresholds that the program came with.
+    """
+    ends = program.threshold.value, program.split.value
+    start = describe_point(first.start, *ends, budget)
     candidates = [("start", program, start), ("threshold", first.program, first.choice)]
     if last is not None:
-        tau, split = first.choice.threshold, first.choice.split
-        prompts = change(last.program, first.program.options).at(tau, split)
-        if last.program.options == first.program.options:
-            point = describe_point(last.frontier, tau, split, budget)
-            candidates.append(("prompts", prompts, point))
+        if last.program.options == program.options:
+            point = describe_point(last.frontier, *ends, budget)
+            candidates.append(("prompts", last.program.at(*ends), point))
         candidates.append(("joint", last.program, last.choice))
     return candidates
 
@@ -433,7 +436,7 @@ def _check_sets(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]
 
 
 @contextmanager
-def _pay(path: Path, stage: str, limit: int | None, keep: int = 0) -> Iterator[None]:
+def _pay(path: Path, stage: str, limit: int | None, keep: int = 0) -> Iterator[Ledger]:
     """Enter what the block really sends under `stage`, on top of what earlier sessions did.
 
     Args:
@@ -445,7 +448,7 @@ def _pay(path: Path, stage: str, limit: int | None, keep: int = 0) -> Iterator[N
     started = time.perf_counter()
     with limit_cost(left) as ledger:
         try:
-            yield
+            yield ledger
         finally:
             seconds = time.perf_counter() - started
             costs[stage] = costs.get(stage, Tally()) + replace(ledger.cost, seconds=seconds)

@@ -1,0 +1,279 @@
+"""The joint compile with DSPy's real optimizers: what it learns, keeps, costs and survives."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from scale_dspy import SCALE, connect, modes
+from scale_dspy.backends.connect import MeteredLM
+from scale_dspy.backends.ledger import CostLimitError
+from scale_dspy.evaluation.metrics import make_metric
+from scale_dspy.program import load_program
+from scale_dspy.threshold import Threshold
+from scale_dspy.tuning.optimizers import OPTIMIZERS, Plan, check_optimizer, compile_program
+from scale_dspy.tuning.search import ThresholdSearch, change
+from tests.fake_vllm import FakeVLLM, fake_vllm
+from tests.world import World
+from tests.writer import write_prompts
+
+
+@pytest.fixture(autouse=True)
+def _cache_on_disk(tmp_path: Path) -> None:
+    """As in real life: runs of a walk share their beginnings through it, and so do sessions."""
+    dspy.configure_cache(disk_cache_dir=str(tmp_path / "cache"), enable_memory_cache=False)
+
+
+def join(server: FakeVLLM, seed: int = 0) -> MeteredLM:
+    return connect(server.model, server.api_base, seed=seed)
+
+
+def prompts_of(program: dspy.Module) -> dict[str, Any]:
+    return {
+        name: (predictor.signature.instructions, [dict(demo) for demo in predictor.demos])
+        for name, predictor in program.named_predictors()
+    }
+
+
+SOLVE = """
+import sys, json, dspy
+from scale_dspy import connect
+from scale_dspy.evaluation.metrics import make_metric
+from scale_dspy.program import load_program
+from scale_dspy.threshold import Threshold
+path, model, base, problem = sys.argv[1:]
+dspy.configure_cache(enable_disk_cache=False)
+with dspy.context(lm=connect(model, base, seed=0)):
+    prediction = load_program(path)(problem=problem)
+print(json.dumps([prediction.answer, [step.solution for step in prediction.steps]]))
+"""
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_compiles_saves_and_loads(optimizer: str, tmp_path: Path) -> None:
+    world = World.noisy(4, parts=(1, 3))
+    requests = modes("hybrid", solve_2={"max_tokens": 2000})
+    program = SCALE(0.3, candidates=2, budget=5000, modes=requests)
+    plan = Plan(optimizer, rollouts=12, threads=4)
+    with fake_vllm(world, other=write_prompts("Do it with care.")) as server:
+        lm = join(server)
+        tuned = compile_program(
+            program, world.problems(4), world.problems(3, 50), lm, tmp_path / "work", plan
+        )
+        assert tuned.record is not None
+        assert tuned.record["cost"]["response_tokens"] == server.totals().completion_tokens
+        assert tuned.record["cost"]["calls"] == len(server.chats())
+        assert tuned.options == program.options
+        assert program.threshold.value == 0.3
+        assert {name: each.config for name, each in tuned.named_predictors()} == {
+            name: each.config for name, each in program.named_predictors()
+        }
+        tuned.save(tmp_path / "tuned.json")
+        loaded = load_program(tmp_path / "tuned.json", requests)
+        assert loaded.record == tuned.record
+        assert prompts_of(loaded) == prompts_of(tuned)
+        assert (loaded.threshold.value, loaded.split.value) == (
+            tuned.threshold.value,
+            tuned.split.value,
+        )
+        (example,) = world.problems(1, 90)
+        with dspy.context(lm=lm):
+            here = load_program(tmp_path / "tuned.json")(problem=example.problem)
+        arguments = [str(tmp_path / "tuned.json"), server.model, server.api_base, example.problem]
+        there = subprocess.run(
+            [sys.executable, "-c", SOLVE, *arguments], capture_output=True, text=True, check=True
+        )
+    assert json.loads(there.stdout) == [here.answer, [step.solution for step in here.steps]]
+    text = (tmp_path / "tuned.json").read_text()
+    assert "127.0.0.1" not in text
+
+
+def test_prompts_that_are_tuned_are_kept_with_their_thresholds(tmp_path: Path) -> None:
+    """One change of prompts is known to help, and the best threshold is not 0.5."""
+    world = World(
+        3, parts=(2, 4), hard=(0.6, 0.85), ability_1=0.2, ability_2=0.7, magic="with great care"
+    )
+    budget = 1500
+    with fake_vllm(world, other=write_prompts("Solve it with great care.")) as server:
+        tuned = compile_program(
+            SCALE(candidates=1),
+            world.problems(6),
+            world.problems(10, 100),
+            join(server),
+            tmp_path / "work",
+            Plan("gepa", budget=budget, rollouts=70, threads=8),
+        )
+        assert tuned.record is not None
+        assert tuned.record["cost"]["response_tokens"] == server.totals().completion_tokens
+    stages = {stage["name"]: stage for stage in tuned.record["stages"]}
+    after = tuned.record["after"]
+    assert after["tok"] <= budget
+    assert tuned.threshold.value != 0.5
+    assert any("great care" in text for text, _ in prompts_of(tuned).values())
+    assert after["accuracy"] > stages["threshold"]["accuracy"]
+    assert after["accuracy"] > stages["prompts"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "splits"),
+    [
+        ("hurts", {"merge": -0.05, "slip": 0.12, "whole_1": 0.05, "whole_2": 0.95}, "never"),
+        ("helps", {"merge": 0.3, "whole_1": 0.0, "whole_2": 0.05}, "always"),
+    ],
+)
+def test_whether_to_split_is_learned(
+    name: str, knobs: dict[str, Any], splits: str, tmp_path: Path
+) -> None:
+    world = World(6, parts=(3, 5), **knobs)
+    with fake_vllm(world) as server:
+        lm = join(server)
+        found = ThresholdSearch(threads=16, out=tmp_path).find(
+            SCALE(candidates=1), world.problems(24), lm
+        )
+        with dspy.context(lm=lm):
+            predictions = [found.program(problem=each.problem) for each in world.problems(6, 500)]
+    whole = [len(prediction.steps) == 1 for prediction in predictions]
+    assert all(whole) if splits == "never" else not any(whole)
+
+
+def test_a_stage_that_does_not_help_is_dropped(tmp_path: Path) -> None:
+    world = World(8, parts=(2, 3))  # free of chance: SCALE at 0.5 is always right already
+    with fake_vllm(world, other=write_prompts("Do it.")) as server:
+        plan = Plan("gepa", rollouts=10, threads=4)
+        tuned = compile_program(
+            SCALE(candidates=1),
+            world.problems(3),
+            world.problems(3, 9),
+            join(server),
+            tmp_path,
+            plan,
+        )
+    assert prompts_of(tuned) == prompts_of(SCALE())
+    kept = [stage["name"] for stage in tuned.record["stages"] if stage["kept"]]
+    assert kept in (["start"], ["threshold"])
+
+
+def test_an_interrupted_compile_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:
+    world = World.noisy(5, parts=(1, 3))
+    program, plan = SCALE(candidates=2), Plan("bootstrap", threads=4)
+    sets = world.problems(4), world.problems(4, 50)
+    with fake_vllm(world) as server:
+        lm = join(server)
+        whole = compile_program(program, *sets, lm, tmp_path / "a", plan)
+        sent = len(server.requests)
+        again = compile_program(program, *sets, lm, tmp_path / "a", plan)
+        assert len(server.requests) == sent
+        assert again.record["cost"]["response_tokens"] == whole.record["cost"]["response_tokens"]
+        (tmp_path / "a" / "prompts.json").unlink()  # as if it had stopped in the middle of them
+        third = compile_program(program, *sets, lm, tmp_path / "a", plan)
+        assert len(server.requests) == sent
+    assert prompts_of(third) == prompts_of(whole)
+
+
+def test_the_cost_limit_is_kept_and_leaves_the_thresholds(tmp_path: Path) -> None:
+    world = World.noisy(5, parts=(1, 3), tokens_2=40)
+    requests = modes(
+        "hybrid", **{stage: {"max_tokens": 300} for stage in ("decompose", "solve_1", "solve_2")}
+    )
+    program = SCALE(candidates=1, modes=requests)
+    sets = world.problems(4), world.problems(4, 50)
+    with fake_vllm(world, other=write_prompts("Do it.")) as server:
+        free = compile_program(program, *sets, join(server), tmp_path / "free", Plan("none"))
+        paid = free.record["cost"]["response_tokens"]
+    dspy.configure_cache(disk_cache_dir=str(tmp_path / "new"), enable_memory_cache=False)
+    with fake_vllm(world, other=write_prompts("Do it.")) as server:
+        limit = paid + 1000
+        plan = Plan("gepa", rollouts=40, threads=4, cost_limit=limit)
+        tuned = compile_program(program, *sets, join(server), tmp_path / "b", plan)
+        assert server.totals().completion_tokens <= limit
+        assert tuned.record["cost"]["response_tokens"] == server.totals().completion_tokens
+        assert "cost limit" in tuned.record["notes"][0]
+        assert tuned.threshold.value == free.threshold.value
+        with pytest.raises(CostLimitError):
+            compile_program(
+                program, *sets, join(server, 7), tmp_path / "c", Plan("none", cost_limit=100)
+            )
+
+
+def test_bad_plans_are_refused_before_anything_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for bad in ({"optimizer": "magic"}, {"budget": 0}, {"samples": 0}, {"cost_limit": 0}):
+        with pytest.raises(ValueError, match=r"not|unknown"):
+            Plan(**bad)  # type: ignore[arg-type]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs optuna"):
+        check_optimizer("mipro")
+    world = World()
+    with fake_vllm(world) as server:
+        both = world.problems(2)
+        with pytest.raises(ValueError, match="in both"):
+            compile_program(SCALE(), both, both[:1], join(server), tmp_path, Plan("none"))
+        with pytest.raises(ValueError, match="at least one"):
+            compile_program(SCALE(), both, [], join(server), tmp_path, Plan("none"))
+        assert not server.requests
+
+
+def test_variants_are_tried_and_the_best_is_kept(tmp_path: Path) -> None:
+    world = World(9, parts=(2, 4), lacking=0.6, merge=0.6)  # one list in two lacks a part
+    with fake_vllm(world) as server:
+        search = ThresholdSearch(
+            threads=16, whole=False, variants=[{"candidates": 8}], out=tmp_path
+        )
+        found = search.find(SCALE(candidates=1), world.problems(16), join(server))
+    assert found.program.options["candidates"] == 8
+    with pytest.raises(ValueError, match="no options"):
+        change(SCALE(), {"colour": 1})
+
+
+def test_threshold_search_alone_and_inside_better_together(tmp_path: Path) -> None:
+    world = World(2, parts=(1, 3), ability_1=0.3)
+    metric = make_metric()
+    with fake_vllm(world) as server:
+        lm = join(server)
+        student = SCALE(0.9, candidates=1)
+        with dspy.context(lm=lm):
+            alone = ThresholdSearch(threads=8).compile(student, trainset=world.problems(8))
+            assert alone.threshold.value < 0.5
+            student.set_lm(lm)
+            together = dspy.BetterTogether(
+                metric,
+                t=ThresholdSearch(threads=8),
+                b=dspy.BootstrapFewShot(metric=metric, max_labeled_demos=0),
+            )
+            both = together.compile(
+                student,
+                trainset=world.problems(8),
+                valset=world.problems(6, 50),
+                strategy="t -> b -> t",
+            )
+    assert not both.flag_compilation_error_occurred
+    assert both.threshold.value < 0.5
+
+
+class Guess(dspy.Module):
+    """A program that is no SCALE but has a threshold: right from 0.6 to 0.8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = Threshold(0.1)
+
+    def forward(self, problem: str) -> dspy.Prediction:
+        return dspy.Prediction(answer="1" if 0.6 <= self.cut.value <= 0.8 else "0")
+
+
+def test_other_programs_are_tuned_with_optuna() -> None:
+    examples = [dspy.Example(problem="p", answer="1").with_inputs("problem")] * 2
+    search = ThresholdSearch(lambda gold, pred: gold.answer == pred.answer, threads=1, trials=30)
+    tuned = search.compile(Guess(), trainset=examples)
+    assert 0.6 <= tuned.cut.value <= 0.8
+    with pytest.raises(ValueError, match="no Threshold"):
+        search.compile(dspy.Predict("problem -> answer"), trainset=examples)
+    with pytest.raises(ValueError, match="metric"):
+        ThresholdSearch().compile(Guess(), trainset=examples)
