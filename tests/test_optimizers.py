@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from scale_dspy.backends.ledger import CostLimitError
 from scale_dspy.evaluation.metrics import make_metric
 from scale_dspy.program import load_program
 from scale_dspy.threshold import Threshold
+from scale_dspy.tuning.frontier import Frontier, choose, draw_frontier
 from scale_dspy.tuning.optimizers import OPTIMIZERS, Plan, check_optimizer, compile_program
 from scale_dspy.tuning.search import ThresholdSearch, change
+from scale_dspy.tuning.walks import walk_all
 from tests.fake_vllm import FakeVLLM, fake_vllm
 from tests.world import World
 from tests.writer import write_prompts
@@ -140,6 +143,30 @@ def test_whether_to_split_is_learned(
             predictions = [found.program(problem=each.problem) for each in world.problems(6, 500)]
     whole = [len(prediction.steps) == 1 for prediction in predictions]
     assert all(whole) if splits == "never" else not any(whole)
+
+
+def test_a_mixed_world_needs_both_and_shows_it_on_other_problems(tmp_path: Path) -> None:
+    """Short problems are best solved whole, since every step may slip; long ones only in parts."""
+    world = World(12, parts=(1, 6), merge=0.15, slip=0.1)
+    program = SCALE(candidates=1, assess="upfront")
+    with fake_vllm(world) as server:
+        lm = join(server)
+        found = ThresholdSearch(threads=16, out=tmp_path / "val").find(
+            program, world.problems(24), lm
+        )
+        walks = walk_all(program, world.problems(40, 500), lm, tmp_path / "test")
+    test, choice = draw_frontier(walks), found.choice
+    both, _ = test.read(choice.threshold, choice.split)
+    split_only = replace(found.frontier, splits=found.frontier.splits[:1])
+    always = choose(replace(split_only, **_rows(found.frontier, slice(0, 1))))
+    never = choose(replace(split_only, **_rows(found.frontier, slice(-1, None))))
+    assert 0 < choice.split < 1
+    assert both > test.read(always.threshold, 0.0)[0]
+    assert both > test.read(never.threshold, 1.0)[0]
+
+
+def _rows(frontier: Frontier, rows: slice) -> dict[str, Any]:
+    return {"right": frontier.right[rows], "tokens": frontier.tokens[rows]}
 
 
 def test_a_stage_that_does_not_help_is_dropped(tmp_path: Path) -> None:

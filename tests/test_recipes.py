@@ -8,29 +8,59 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.fake_vllm import spawn_fake_vllm
+import pytest
+
+from scale_dspy.program import load_program
+from tests.fake_vllm import Spawned, spawn_fake_vllm
 from tests.world import World
 
 ROOT = Path(__file__).parents[1]
+WORLD = World.noisy(parts=(1, 3))
 
 
 def test_paper_tables_runs_and_repeats_nothing(tmp_path: Path) -> None:
-    data = tmp_path / "world.jsonl"
-    rows = [{key: example[key] for key in ("id", "problem", "answer")} for example in _problems()]
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with spawn_fake_vllm(World.noisy()) as server:
-        command = [sys.executable, str(ROOT / "optimize" / "paper_tables.py")]
-        command += ["--model", server.model, "--api-base", f"{server.url}/v1", "--samples", "1"]
-        command += ["--data", str(data), "--out", str(tmp_path / "runs")]
-        environment = {**os.environ, "DSPY_CACHEDIR": str(tmp_path / "cache")}
+    data = write_set(tmp_path / "world.jsonl", 2)
+    with spawn_fake_vllm(WORLD) as server:
+        arguments = ["--samples", "1", "--data", data, "--out", str(tmp_path / "runs")]
         calls = []
         for _ in range(2):
-            subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+            run_recipe("paper_tables", server, tmp_path, *arguments)
             calls.append(len(server.log()))
     summaries = list(tmp_path.glob("runs/*/summary.json"))
     assert len(summaries) == 5 + 8 + 4
     assert calls[0] == calls[1]
 
 
-def _problems() -> list[dict[str, str]]:
-    return World.noisy().problems(2)
+@pytest.mark.parametrize(
+    ("recipe", "sets", "arguments"),
+    [
+        ("threshold", 1, ["--budget", "3000"]),
+        ("prompts", 2, ["--rollouts", "8"]),
+        ("joint", 2, ["--optimizer", "bootstrap", "--candidates", "2"]),
+    ],
+)
+def test_tuning_recipes_write_a_program(
+    recipe: str, sets: int, arguments: list[str], tmp_path: Path
+) -> None:
+    data = [write_set(tmp_path / f"{number}.jsonl", 2, 10 * number) for number in range(sets)]
+    with spawn_fake_vllm(WORLD) as server:
+        run_recipe(recipe, server, tmp_path, *data, *arguments, "--out", str(tmp_path / "p.json"))
+    assert 0 <= load_program(tmp_path / "p.json").threshold.value <= 1
+    if recipe == "joint":
+        assert {path.name for path in tmp_path.glob("p.*")} >= {"p.md", "p.messages.json"}
+
+
+def run_recipe(recipe: str, server: Spawned, folder: Path, *arguments: str) -> None:
+    command = [sys.executable, str(ROOT / "optimize" / f"{recipe}.py"), *arguments]
+    command += ["--model", server.model, "--api-base", f"{server.url}/v1"]
+    environment = {**os.environ, "DSPY_CACHEDIR": str(folder / "cache")}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+
+
+def write_set(path: Path, count: int, start: int = 0) -> str:
+    rows = [
+        {key: example[key] for key in ("id", "problem", "answer")}
+        for example in WORLD.problems(count, start)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)

@@ -98,7 +98,10 @@ class ThresholdSearch(Teleprompter):
         """
         examples = list(valset or trainset)
         if isinstance(student, SCALE):
-            return self.find(student, examples, _find_lm(student)).program
+            tuned = self.find(student, examples, _find_lm(student)).program
+            for ours, given in zip(tuned.predictors(), student.predictors(), strict=True):
+                ours.lm = given.lm
+            return tuned
         return self._try_values(student, examples)
 
     def find(self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM) -> Found:

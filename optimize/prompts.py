@@ -1,0 +1,51 @@
+"""Tune the prompts alone with dspy.GEPA, as any DSPy program is tuned: the metric is all it takes.
+
+python optimize/prompts.py train.jsonl val.jsonl --api-base http://127.0.0.1:8000/v1
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import dspy
+
+from scale_dspy import SCALE, connect
+from scale_dspy.evaluation.data import load
+from scale_dspy.evaluation.metrics import make_metric
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("train")
+    parser.add_argument("val")
+    parser.add_argument("--model")
+    parser.add_argument("--api-base")
+    parser.add_argument("--modes", default="hybrid", choices=("hybrid", "prompt"))
+    parser.add_argument("--budget", type=int, help="response tokens a problem")
+    parser.add_argument("--rollouts", type=int, default=200, help="runs that GEPA may make")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--out", type=Path, default=Path("prompts.json"))
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    program = SCALE(modes=arguments.modes)
+    lm = connect(arguments.model, arguments.api_base)
+    gepa = dspy.GEPA(
+        metric=make_metric(budget=arguments.budget, feedback=True),
+        max_metric_calls=arguments.rollouts,
+        reflection_lm=lm.copy(temperature=1.0, max_tokens=8192),
+        num_threads=64,
+    )
+    with dspy.context(lm=lm):
+        tuned = gepa.compile(
+            program,
+            trainset=load(arguments.train, limit=arguments.limit),
+            valset=load(arguments.val, limit=arguments.limit),
+        )
+    tuned.save(arguments.out)
+    logging.info("%s is written", arguments.out)
+
+
+if __name__ == "__main__":
+    main()
