@@ -6,7 +6,7 @@ check:
 	ruff format --check .
 	mypy
 	lint-imports
-	pytest
+	pytest -n 2
 
 check-embedded:
 	pytest -m embedded

@@ -249,6 +249,22 @@ def test_frontier_compile_export_and_use(
         )
         assert (code, out) == (0, ""), err
         assert "chosen" in err
+        code, out, err = run(
+            capsys,
+            "compile",
+            "set.jsonl",
+            "--optimizer",
+            "none",
+            "--out",
+            "q.json",
+            *there,
+            "--cost-limit",
+            "9",
+            "--seed",
+            "5",
+        )
+        assert (code, out) == (1, "")
+        assert "the cost limit has no room" in err
         (example,) = world.problems(1, 70)
         solved = run(capsys, "solve", example.problem, "--program", "p.json", *backend(server))
         assert solved[:2] == (0, f"{example.answer}\n")

@@ -47,54 +47,52 @@ def prompts_of(program: dspy.Module) -> dict[str, Any]:
 SOLVE = """
 import sys, json, dspy
 from scale_dspy import connect
-from scale_dspy.evaluation.metrics import make_metric
 from scale_dspy.program import load_program
-from scale_dspy.threshold import Threshold
-path, model, base, problem = sys.argv[1:]
+model, base, problem, *paths = sys.argv[1:]
 dspy.configure_cache(enable_disk_cache=False)
 with dspy.context(lm=connect(model, base, seed=0)):
-    prediction = load_program(path)(problem=problem)
-print(json.dumps([prediction.answer, [step.solution for step in prediction.steps]]))
+    solved = [load_program(path)(problem=problem) for path in paths]
+print(json.dumps([[step.solution for step in each.steps] for each in solved]))
 """
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_compiles_saves_and_loads(optimizer: str, tmp_path: Path) -> None:
+def test_every_optimizer_compiles_saves_and_loads(tmp_path: Path) -> None:
     world = World.noisy(4, parts=(1, 3))
     requests = modes("hybrid", solve_2={"max_tokens": 2000})
     program = SCALE(0.3, candidates=2, budget=5000, modes=requests)
-    plan = Plan(optimizer, rollouts=12, threads=4)
+    train, val, (example,) = world.problems(4), world.problems(3, 50), world.problems(1, 90)
+    paths, here = [], []
     with fake_vllm(world, other=write_prompts("Do it with care.")) as server:
         lm = join(server)
-        tuned = compile_program(
-            program, world.problems(4), world.problems(3, 50), lm, tmp_path / "work", plan
-        )
-        assert tuned.record is not None
-        assert tuned.record["cost"]["response_tokens"] == server.totals().completion_tokens
-        assert tuned.record["cost"]["calls"] == len(server.chats())
-        assert tuned.options == program.options
-        assert program.threshold.value == 0.3
-        assert {name: each.config for name, each in tuned.named_predictors()} == {
-            name: each.config for name, each in program.named_predictors()
-        }
-        tuned.save(tmp_path / "tuned.json")
-        loaded = load_program(tmp_path / "tuned.json", requests)
-        assert loaded.record == tuned.record
-        assert prompts_of(loaded) == prompts_of(tuned)
-        assert (loaded.threshold.value, loaded.split.value) == (
-            tuned.threshold.value,
-            tuned.split.value,
-        )
-        (example,) = world.problems(1, 90)
-        with dspy.context(lm=lm):
-            here = load_program(tmp_path / "tuned.json")(problem=example.problem)
-        arguments = [str(tmp_path / "tuned.json"), server.model, server.api_base, example.problem]
+        for optimizer in OPTIMIZERS:
+            cache, folder = str(tmp_path / optimizer / "cache"), tmp_path / optimizer / "work"
+            dspy.configure_cache(disk_cache_dir=cache, enable_memory_cache=False)
+            spent, calls = server.totals().completion_tokens, len(server.chats())
+            plan = Plan(optimizer, rollouts=12, threads=4)
+            tuned = compile_program(program, train, val, lm, folder, plan)
+            cost = (tuned.record or {})["cost"]
+            assert cost["response_tokens"] == server.totals().completion_tokens - spent, optimizer
+            assert cost["calls"] == len(server.chats()) - calls, optimizer
+            assert tuned.options == program.options
+            assert {name: each.config for name, each in tuned.named_predictors()} == {
+                name: each.config for name, each in program.named_predictors()
+            }
+            paths.append(tmp_path / f"{optimizer}.json")
+            tuned.save(paths[-1])
+            loaded = load_program(paths[-1], requests)
+            assert (loaded.record, prompts_of(loaded)) == (tuned.record, prompts_of(tuned))
+            assert loaded.threshold.value == tuned.threshold.value
+            assert loaded.split.value == tuned.split.value
+            with dspy.context(lm=lm):
+                solved = load_program(paths[-1])(problem=example.problem)
+            here.append([step.solution for step in solved.steps])
+            assert "127.0.0.1" not in paths[-1].read_text()
+        arguments = [server.model, server.api_base, example.problem, *map(str, paths)]
         there = subprocess.run(
             [sys.executable, "-c", SOLVE, *arguments], capture_output=True, text=True, check=True
         )
-    assert json.loads(there.stdout) == [here.answer, [step.solution for step in here.steps]]
-    text = (tmp_path / "tuned.json").read_text()
-    assert "127.0.0.1" not in text
+    assert program.threshold.value == 0.3
+    assert json.loads(there.stdout) == here
 
 
 def test_prompts_that_are_tuned_are_kept_with_their_thresholds(tmp_path: Path) -> None:
@@ -197,6 +195,8 @@ def test_an_interrupted_compile_goes_on_and_pays_nothing_twice(tmp_path: Path) -
         again = compile_program(program, *sets, lm, tmp_path / "a", plan)
         assert len(server.requests) == sent
         assert again.record["cost"]["response_tokens"] == whole.record["cost"]["response_tokens"]
+        with pytest.raises(ValueError, match="its plan is"):
+            compile_program(program, *sets, lm, tmp_path / "a", Plan("simba", threads=4))
         (tmp_path / "a" / "prompts.json").unlink()  # as if it had stopped in the middle of them
         third = compile_program(program, *sets, lm, tmp_path / "a", plan)
         assert len(server.requests) == sent

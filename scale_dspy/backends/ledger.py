@@ -26,7 +26,7 @@ class OutOfTokensError(Exception):
     """A request was not sent because the budget has no room for it."""
 
 
-class CostLimitError(Exception):
+class CostLimitError(RuntimeError):
     """A request was not sent because it could cost more than `limit_cost` allows."""
 
 

@@ -162,7 +162,7 @@ def finish_pairs(
     }
     with _lock(path.parent):
         description = {**(description or {}), "versions": _read_versions()}
-        _match_description(path.parent / "run.json", description)
+        match_description(path.parent / "run.json", description)
         _mend(path, drop_errors=retry_errors)
         for record in read_rollouts(path):
             if pairs.pop((record["id"], record["sample"]), None) is not None:
@@ -341,10 +341,13 @@ def _mend(path: Path, *, drop_errors: bool) -> None:
         draft.unlink()
 
 
-def _match_description(path: Path, description: dict[str, Any]) -> None:
-    """Write run.json, or make sure that the run it tells of is this one.
+def match_description(path: Path, description: dict[str, Any]) -> None:
+    """Write the description of some work, or make sure that what the file tells of is the same.
 
     More samples may be added to a run; other versions of the software are logged.
+
+    Raises:
+        ValueError: the file cannot be read, or tells of other work.
     """
     if path.exists():
         try:

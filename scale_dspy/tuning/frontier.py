@@ -71,6 +71,7 @@ class Choice:
             exceeds it by is owed to choosing on few problems. None where every problem is always
             drawn.
         within_budget: whether the tokens keep to the budget; otherwise this is the cheapest point.
+        problems: how many it was measured on.
     """
 
     threshold: float
@@ -83,6 +84,7 @@ class Choice:
     split_interval: tuple[float, float]
     held_out: float | None
     within_budget: bool
+    problems: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; an infinite end of an interval is None."""
@@ -205,6 +207,7 @@ def describe_point(
         split_interval=(split, split),
         held_out=None,
         within_budget=budget is None or bool(tokens.mean() <= budget),
+        problems=len(frontier.problems),
     )
 
 

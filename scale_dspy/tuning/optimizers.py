@@ -24,9 +24,9 @@ from scale_dspy.backends.ledger import CostLimitError, Ledger, Tally, limit_cost
 from scale_dspy.evaluation.data import digest
 from scale_dspy.evaluation.labels import Label, measure_scores
 from scale_dspy.evaluation.metrics import make_metric
-from scale_dspy.evaluation.run import Progress, write_json
+from scale_dspy.evaluation.run import Progress, describe_run, match_description, write_json
 from scale_dspy.program import SCALE, load_program
-from scale_dspy.tuning.frontier import Choice, Frontier, check_rule, describe_point, rank
+from scale_dspy.tuning.frontier import Choice, check_rule, describe_point, rank
 from scale_dspy.tuning.search import Found, ThresholdSearch, adopt_prompts, change
 from scale_dspy.tuning.walks import read_labels
 
@@ -45,6 +45,7 @@ OPTIMIZERS = (
 NEEDS = {"mipro": "optuna", "gepa": "gepa"}  # packages that DSPy imports late, after spending
 DEMOS = 2  # bootstrapped demos of a predictor: each is a whole solution in every prompt
 SUCCESS = 0.5  # the score from which a rollout may become a demo
+PROMPTS = "prompts.json"
 RESERVE = 1.5  # of the first search's cost, kept back for the last one
 
 
@@ -127,7 +128,11 @@ def compile_program(
         CostLimitError: the cost limit does not even pay for the first search.
     """
     _check_sets(trainset, valset)
-    folder.mkdir(parents=True, exist_ok=True)
+    data = {
+        key: {"name": name, "digest": digest(examples), "problems": len(examples)}
+        for key, name, examples in zip(("train", "val"), names, (trainset, valset), strict=True)
+    }
+    _open_folder(folder, program, lm, data, plan)
     paid = folder / "costs.json"
 
     def search(stage: str, student: SCALE) -> Found:
@@ -154,6 +159,7 @@ def compile_program(
                 tuned = _tune_prompts_once(first, trainset, valset, lm, folder, plan)
             if ledger.refused:  # optimizers take it for failed runs and go on without
                 notes.append("the cost limit ended the search for prompts early")
+                (folder / PROMPTS).unlink()  # with a higher limit it may go on
             last = search("joint", tuned)
         except CostLimitError as error:
             notes.append(f"the prompts were left as they were: {error}")
@@ -165,36 +171,13 @@ def compile_program(
     winner.record = {
         "optimizer": plan.optimizer,
         "model": lm.model,
-        "data": {
-            key: {"name": name, "digest": digest(examples), "problems": len(examples)}
-            for key, name, examples in zip(("train", "val"), names, (trainset, valset), strict=True)
-        },
+        "data": data,
         "budget": plan.budget,
         "seed": lm.seed,
-        "before": _describe(candidates[0][2], first.frontier),
-        "after": _describe(candidates[best][2], first.frontier),
-        "held_out": candidates[best][2].held_out,
-        "stages": [
-            {
-                "name": stage,
-                "kept": place == best,
-                "threshold": choice.threshold,
-                "split": choice.split,
-                "accuracy": choice.accuracy.estimate,
-                "tok": choice.tokens.estimate,
-                "response_tokens": costs.get(stage, Tally()).completion_tokens,
-            }
-            for place, (stage, _, choice) in enumerate(candidates)
-        ],
+        **_tell_outcome([(stage, choice) for stage, _, choice in candidates], best, costs),
         "difficulty": {
             "before": measure_scores(read_labels(first.walks)),
             "after": measure_scores(read_labels((last or first).walks)),
-        },
-        "cost": {
-            "response_tokens": _sum_costs(costs).completion_tokens,
-            "prompt_tokens": _sum_costs(costs).prompt_tokens,
-            "calls": _sum_costs(costs).calls,
-            "seconds": round(_sum_costs(costs).seconds, 1),
         },
         "notes": notes,
     }
@@ -368,7 +351,7 @@ def _tune_prompts_once(
     plan: Plan,
 ) -> SCALE:
     """The tuned prompts, or those that an interrupted compile had found before."""
-    path = folder / "prompts.json"
+    path = folder / PROMPTS
     tuned = change(first.program, {})
     if path.exists():
         adopt_prompts(tuned, load_program(path))
@@ -410,7 +393,37 @@ def _list_candidates(
     return candidates
 
 
-def _describe(choice: Choice, frontier: Frontier) -> dict[str, Any]:
+def _tell_outcome(
+    stages: Sequence[tuple[str, Choice]], best: int, costs: dict[str, Tally]
+) -> dict[str, Any]:
+    """The part of the record that says what was reached, and at what cost."""
+    total = _sum_costs(costs)
+    return {
+        "before": _tell_choice(stages[0][1]),
+        "after": _tell_choice(stages[best][1]),
+        "held_out": stages[best][1].held_out,
+        "stages": [
+            {
+                "name": stage,
+                "kept": place == best,
+                "threshold": choice.threshold,
+                "split": choice.split,
+                "accuracy": choice.accuracy.estimate,
+                "tok": choice.tokens.estimate,
+                "response_tokens": costs.get(stage, Tally()).completion_tokens,
+            }
+            for place, (stage, choice) in enumerate(stages)
+        ],
+        "cost": {
+            "response_tokens": total.completion_tokens,
+            "prompt_tokens": total.prompt_tokens,
+            "calls": total.calls,
+            "seconds": round(total.seconds, 1),
+        },
+    }
+
+
+def _tell_choice(choice: Choice) -> dict[str, Any]:
     plain = choice.to_dict()
     accuracy, tokens = plain["accuracy"], plain["tokens"]
     return {
@@ -420,8 +433,23 @@ def _describe(choice: Choice, frontier: Frontier) -> dict[str, Any]:
         "accuracy_interval": [accuracy["low"], accuracy["high"]],
         "tok": tokens["estimate"],
         "tok_interval": None if tokens["high"] is None else [tokens["low"], tokens["high"]],
-        "problems": len(frontier.problems),
+        "problems": choice.problems,
     }
+
+
+def _open_folder(
+    folder: Path, program: SCALE, lm: MeteredLM, data: dict[str, Any], plan: Plan
+) -> None:
+    """Make the folder, or make sure that what lies in it is of this very compile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    described = asdict(plan)
+    for free in ("cost_limit", "threads"):  # these may change from session to session
+        del described[free]
+    described["variants"] = list(plan.variants)
+    started = describe_run(program, "compile", "", [], lm, plan.samples)
+    same = {key: started[key] for key in ("options", "program", "requests", "model", "seed")}
+    same["thresholds"] = [program.threshold.value, program.split.value]
+    match_description(folder / "compile.json", {**same, "data": data, "plan": described})
 
 
 def _check_sets(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> None:
