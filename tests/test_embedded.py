@@ -507,8 +507,9 @@ def test_llama_cpp_says_what_is_wrong_with_a_file(cache: Path, tmp_path: Path) -
 
 
 PROGRAM = f"""
-    import sys, time
+    import signal, sys, time
     from scale_dspy.backends import embedded
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
     server = embedded.start_server({SMALL!r})
     print(server.pid, flush=True)
 """
