@@ -13,8 +13,10 @@ from pathlib import Path
 
 from scale_dspy import SCALE, connect
 from scale_dspy.evaluation.data import load
+from scale_dspy.program import save_program
+from scale_dspy.tuning import OPTIMIZERS
 from scale_dspy.tuning.export import write_export
-from scale_dspy.tuning.optimizers import OPTIMIZERS, Plan, compile_program
+from scale_dspy.tuning.optimizers import Plan, compile_program
 
 
 def main() -> None:
@@ -49,7 +51,7 @@ def main() -> None:
         ),
         names=(arguments.train, arguments.val),
     )
-    tuned.save(out)
+    save_program(tuned, out)
     write_export(tuned, out.with_suffix(".md"), "markdown")
     write_export(tuned, out.with_suffix(".messages.json"), "messages")
     logging.info("%s: %s", out, json.dumps(tuned.record, indent=2))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scale_dspy import __version__
+from scale_dspy.tuning import OPTIMIZERS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 MODES = ("hybrid", "prompt", "embedded")
-OPTIMIZERS = (
-    "none",
-    "bootstrap",
-    "bootstrap_random_search",
-    "copro",
-    "mipro",
-    "simba",
-    "infer_rules",
-    "gepa",
-)
 METHODS = ("scale", "last_step", "cot", "majority", "inftythink", "routing")
 
 
@@ -99,7 +90,6 @@ def evaluate(arguments: argparse.Namespace) -> int:
     import dspy
     from rich.console import Console
 
-    from scale_dspy.backends.connect import uses_embedded
     from scale_dspy.display import RunBar, show_summary
     from scale_dspy.evaluation.data import load
     from scale_dspy.evaluation.run import describe_run, name_folder
@@ -112,7 +102,6 @@ def evaluate(arguments: argparse.Namespace) -> int:
     lm = _connect(arguments, console)
     method = arguments.method
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, method)}")
-    embedded = uses_embedded(arguments.model, arguments.api_base)
     # The cache on disk is what a resumed run lives on; one in memory would only grow.
     dspy.configure_cache(enable_memory_cache=False)
     with RunBar(console, out) as bar:
@@ -125,7 +114,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
                 program, method, arguments.data, examples, lm, arguments.samples
             ),
             samples=arguments.samples,
-            threads=arguments.threads or (1 if embedded else 64),
+            threads=_count_threads(arguments),
             retry_errors=arguments.retry_errors,
             report=bar.report,
         )
@@ -143,7 +132,6 @@ def frontier(arguments: argparse.Namespace) -> int:
     import dspy
     from rich.console import Console
 
-    from scale_dspy.backends.connect import uses_embedded
     from scale_dspy.display import RunBar, show_frontier
     from scale_dspy.evaluation.data import load
     from scale_dspy.evaluation.run import name_folder, write_json
@@ -157,7 +145,6 @@ def frontier(arguments: argparse.Namespace) -> int:
     program = _make_start(arguments)
     lm = _connect(arguments, console)
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, 'frontier')}")
-    embedded = uses_embedded(arguments.model, arguments.api_base)
     dspy.configure_cache(enable_memory_cache=False)
     with RunBar(console, out) as bar:
         walks = walk_all(
@@ -167,7 +154,7 @@ def frontier(arguments: argparse.Namespace) -> int:
             out,
             data=arguments.data,
             samples=arguments.samples,
-            threads=arguments.threads or (1 if embedded else 64),
+            threads=_count_threads(arguments),
             retry_errors=arguments.retry_errors,
             report=bar.report,
         )
@@ -188,9 +175,9 @@ def compile(arguments: argparse.Namespace) -> int:
     import dspy
     from rich.console import Console
 
-    from scale_dspy.backends.connect import uses_embedded
     from scale_dspy.display import RunBar, show_compiled
     from scale_dspy.evaluation.data import load
+    from scale_dspy.program import save_program
     from scale_dspy.tuning.optimizers import Plan, compile_program
 
     console = Console(stderr=True, highlight=False)
@@ -202,8 +189,7 @@ def compile(arguments: argparse.Namespace) -> int:
         samples=arguments.samples,
         rollouts=arguments.rollouts,
         cost_limit=arguments.cost_limit,
-        threads=arguments.threads
-        or (1 if uses_embedded(arguments.model, arguments.api_base) else 64),
+        threads=_count_threads(arguments),
         variants=_read_variants(arguments),
         seed=arguments.seed or 0,
     )
@@ -232,9 +218,7 @@ def compile(arguments: argparse.Namespace) -> int:
             names=names,
             report=lambda stage, progress: bar.report(progress, stage),
         )
-    draft = out.with_suffix(".draft.json")
-    tuned.save(draft)
-    draft.replace(out)
+    save_program(tuned, out)
     show_compiled(console, tuned.record or {})
     console.print(f"the program is in {out}", markup=False)
     if arguments.json:
@@ -304,18 +288,16 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def _make_program(arguments: argparse.Namespace) -> Solver:
     """The program that the flags describe, before anything is started or asked."""
-    from scale_dspy.backends.connect import uses_embedded
     from scale_dspy.baselines import make_program
     from scale_dspy.program import load_program
     from scale_dspy.solver import check_budget
 
-    embedded = uses_embedded(arguments.model, arguments.api_base)
-    style: Style = arguments.modes or ("embedded" if embedded else "hybrid")
+    style = _choose_style(arguments)
     if not arguments.program:
         return make_program(
             arguments.method,
             threshold=arguments.threshold,
-            candidates=1 if embedded else 8,
+            candidates=_count_candidates(arguments),
             budget=arguments.budget,
             modes=style,
         )
@@ -331,15 +313,34 @@ def _make_program(arguments: argparse.Namespace) -> Solver:
 
 def _make_start(arguments: argparse.Namespace) -> SCALE:
     """The SCALE program that is measured or tuned: a compiled one, or one with these options."""
-    from scale_dspy.backends.connect import uses_embedded
     from scale_dspy.program import SCALE, load_program
 
-    embedded = uses_embedded(arguments.model, arguments.api_base)
-    style: Style = arguments.modes or ("embedded" if embedded else "hybrid")
+    style = _choose_style(arguments)
     if arguments.program:
         return load_program(arguments.program, style)
-    candidates = int(str(arguments.candidates or (1 if embedded else 8)).partition(",")[0])
+    default = _count_candidates(arguments)
+    candidates = int(str(arguments.candidates or default).partition(",")[0])
     return SCALE(candidates=candidates, assess=arguments.assess, modes=style)
+
+
+def _is_embedded(arguments: argparse.Namespace) -> bool:
+    from scale_dspy.backends.connect import uses_embedded
+
+    return uses_embedded(arguments.model, arguments.api_base)
+
+
+def _choose_style(arguments: argparse.Namespace) -> Style:
+    style: Style = arguments.modes or ("embedded" if _is_embedded(arguments) else "hybrid")
+    return style
+
+
+def _count_threads(arguments: argparse.Namespace) -> int:
+    return arguments.threads or (1 if _is_embedded(arguments) else 64)
+
+
+def _count_candidates(arguments: argparse.Namespace) -> int:
+    """Decompositions to choose from, where nothing else is asked for."""
+    return 1 if _is_embedded(arguments) else 8
 
 
 def _read_variants(arguments: argparse.Namespace) -> list[dict[str, Any]]:

@@ -176,7 +176,7 @@ def show_frontier(console: Console, frontier: dict[str, Any]) -> None:
     for name, choice in frontier["choices"].items():
         console.print(f"{name.replace('_', ' '):<16}{_tell_choice(choice)}")
     scores = frontier["difficulty"]
-    if scores["auroc"] is not None:
+    if scores is not None and scores["auroc"] is not None:
         console.print(
             f"{'scores':<16}tell hard from easy sub-problems with AUROC {scores['auroc']:.2f} "
             f"({scores['count']} of them, {scores['share_hard']:.0%} hard)"

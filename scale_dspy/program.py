@@ -197,6 +197,13 @@ class SCALE(Solver):
         return 2 if difficulty is not None and difficulty > self.threshold.value else 1
 
 
+def save_program(program: SCALE, path: str | Path) -> None:
+    """Write a program's JSON file whole or not at all; `load_program` reads it."""
+    draft = Path(path).with_suffix(".draft.json")
+    program.save(draft)
+    draft.replace(path)
+
+
 def load_program(path: str | Path, modes: Modes | Style = "hybrid") -> SCALE:
     """The program saved in a JSON file by `program.save(path)` or by a compile.
 

@@ -17,7 +17,14 @@ from scale_dspy.backends.ledger import CostLimitError, limit_cost
 from scale_dspy.backends.loop import run
 from scale_dspy.evaluation.run import solve_once
 from scale_dspy.program import Timing
-from scale_dspy.tuning.frontier import Frontier, choose, draw_frontier, list_curve, list_points
+from scale_dspy.tuning.frontier import (
+    Frontier,
+    choose,
+    draw_frontier,
+    list_curve,
+    list_points,
+    summarise_frontier,
+)
 from scale_dspy.tuning.walks import read_labels, walk_all
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
@@ -154,6 +161,8 @@ def test_a_failed_walk_is_recorded_and_counts_as_wrong(tmp_path: Path) -> None:
         walks = walk_all(SCALE(candidates=1), world.problems(2), lm, tmp_path)
         assert {walk["id"][-1]: bool(walk["error"]) for walk in walks} == {"0": False, "1": True}
         assert draw_frontier(walks).read(0.0)[0] == 0.5
+        lost = [walk for walk in walks if walk["error"]]
+        assert summarise_frontier([{**lost[0], "labels": []}])["difficulty"] is None
     with fake_vllm(world) as server:
         lm = join(server)
         walks = walk_all(SCALE(candidates=1), world.problems(2), lm, tmp_path, retry_errors=True)

@@ -103,8 +103,8 @@ class Ledger:
     def reserve(self, tokens: int, limit: int) -> bool:
         """Set `tokens` aside for a request to be sent, if `limit` has room beside all that was
         sent and all that is set aside; negative tokens give back."""
-        sent = self.cost.completion_tokens
         with self._lock:
+            sent = sum(tally.completion_tokens for tally in self.sent.values())
             if tokens > 0 and sent + self._reserved + tokens > limit:
                 return False
             self._reserved += tokens
@@ -145,9 +145,7 @@ def limit_cost(tokens: int | None) -> Iterator[Ledger]:
         tokens: response tokens; None for no limit.
     """
     with track() as ledger:
-        limits = dspy.settings.get("scale_limits", ()) or ()
-        if tokens is not None:
-            limits = (*limits, (ledger, tokens))
+        limits = open_limits() if tokens is None else (*open_limits(), (ledger, tokens))
         with dspy.context(scale_limits=limits):
             yield ledger
 

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scale_dspy.evaluation.labels import measure_scores
 from scale_dspy.evaluation.statistics import Interval, bound_accuracy, bound_tokens
-from scale_dspy.tuning.walks import Walk, read_labels
+from scale_dspy.tuning.walks import Walk, report_scores
 
 Numbers = NDArray[np.float64]
 
@@ -234,7 +233,7 @@ def summarise_frontier(
         "choices": {name: choice.to_dict() for name, choice in choices.items()},
         "points": list_points(frontier),
         "curve": list_curve(frontier),
-        "difficulty": measure_scores(read_labels(walks)),
+        "difficulty": report_scores(walks),
     }
 
 

@@ -22,26 +22,17 @@ import dspy
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.ledger import CostLimitError, Ledger, Tally, limit_cost
 from scale_dspy.evaluation.data import digest
-from scale_dspy.evaluation.labels import Label, measure_scores
+from scale_dspy.evaluation.labels import Label
 from scale_dspy.evaluation.metrics import make_metric
 from scale_dspy.evaluation.run import Progress, describe_run, match_description, write_json
-from scale_dspy.program import SCALE, load_program
+from scale_dspy.program import SCALE, load_program, save_program
+from scale_dspy.tuning import OPTIMIZERS
 from scale_dspy.tuning.frontier import Choice, check_rule, describe_point, rank
 from scale_dspy.tuning.search import Found, ThresholdSearch, adopt_prompts, change
-from scale_dspy.tuning.walks import read_labels
+from scale_dspy.tuning.walks import read_labels, report_scores
 
 logger = logging.getLogger(__name__)
 
-OPTIMIZERS = (
-    "none",
-    "bootstrap",
-    "bootstrap_random_search",
-    "copro",
-    "mipro",
-    "simba",
-    "infer_rules",
-    "gepa",
-)
 NEEDS = {"mipro": "optuna", "gepa": "gepa"}  # packages that DSPy imports late, after spending
 DEMOS = 2  # bootstrapped demos of a predictor: each is a whole solution in every prompt
 SUCCESS = 0.5  # the score from which a rollout may become a demo
@@ -176,8 +167,8 @@ def compile_program(
         "seed": lm.seed,
         **_tell_outcome([(stage, choice) for stage, _, choice in candidates], best, costs),
         "difficulty": {
-            "before": measure_scores(read_labels(first.walks)),
-            "after": measure_scores(read_labels((last or first).walks)),
+            "before": report_scores(first.walks),
+            "after": report_scores((last or first).walks),
         },
         "notes": notes,
     }
@@ -186,34 +177,30 @@ def compile_program(
 
 def tune_prompts(
     program: SCALE,
-    optimizer: str,
     trainset: Sequence[dspy.Example],
     valset: Sequence[dspy.Example],
     lm: MeteredLM,
-    *,
-    budget: int | None = None,
-    price: float = 0.5,
-    rollouts: int = 200,
-    threads: int = 64,
+    plan: Plan,
     labels: Sequence[Label] = (),
-    seed: int = 0,
 ) -> SCALE:
     """A copy of `program` with the instructions and demos that one of DSPy's optimizers found.
 
     Args:
-        optimizer: one of OPTIMIZERS but "none".
-        rollouts: about how many runs of the program it may make.
+        plan: its optimizer is not "none".
         labels: what is known of sub-problems' difficulty, told to GEPA's reflection.
     """
-    known = {(label.problem, label.subproblem): label for label in labels}
-    metric = make_metric(budget=budget, price=price, labels=known, feedback=optimizer == "gepa")
+    metric = make_metric(
+        budget=plan.budget,
+        price=plan.price,
+        labels={(label.problem, label.subproblem): label for label in labels},
+        feedback=plan.optimizer == "gepa",
+    )
     # Proposals are hard work: they are asked for as System 2 is, and more freely.
     writer = lm.copy(**{**program.solve.system_2.config, "temperature": 1.0})
     student = change(program, {})  # with signatures of its own, as InferRules writes into classes
-    make = _MAKERS[optimizer]
-    job = _Job(metric, writer, list(trainset), list(valset), rollouts, threads, seed)
+    job = _Job(metric, writer, list(trainset), list(valset), plan)
     with dspy.context(lm=lm):
-        tuned = make(student, job)
+        tuned = _MAKERS[plan.optimizer](student, job)
     copy = change(program, {})
     adopt_prompts(copy, tuned)
     return copy
@@ -225,13 +212,11 @@ class _Job:
     writer: MeteredLM
     trainset: list[dspy.Example]
     valset: list[dspy.Example]
-    rollouts: int
-    threads: int
-    seed: int
+    plan: Plan
 
     def share(self, cost: int, most: int) -> int:
         """How often something that costs so many rollouts may be done: 1 to `most` times."""
-        return max(1, min(most, self.rollouts // max(1, cost)))
+        return max(1, min(most, self.plan.rollouts // max(1, cost)))
 
 
 def _bootstrap(student: SCALE, job: _Job) -> dspy.Module:
@@ -252,7 +237,7 @@ def _bootstrap_random_search(student: SCALE, job: _Job) -> dspy.Module:
         max_bootstrapped_demos=DEMOS,
         max_labeled_demos=0,
         num_candidate_programs=job.share(2 * len(job.valset), 16),
-        num_threads=job.threads,
+        num_threads=job.plan.threads,
     )
     return optimizer.compile(student, trainset=job.trainset, valset=job.valset)
 
@@ -265,7 +250,7 @@ def _copro(student: SCALE, job: _Job) -> dspy.Module:
         breadth=1 + job.share(predictors * len(job.trainset), 9),
         depth=1,
     )
-    settings = {"num_threads": job.threads, "display_progress": False}
+    settings = {"num_threads": job.plan.threads, "display_progress": False}
     return optimizer.compile(student, trainset=job.trainset, eval_kwargs=settings)
 
 
@@ -278,8 +263,8 @@ def _mipro(student: SCALE, job: _Job) -> dspy.Module:
         max_bootstrapped_demos=DEMOS,
         max_labeled_demos=0,
         metric_threshold=SUCCESS,
-        num_threads=job.threads,
-        seed=job.seed,
+        num_threads=job.plan.threads,
+        seed=job.plan.seed,
     )
     return optimizer.compile(
         student,
@@ -301,16 +286,16 @@ def _simba(student: SCALE, job: _Job) -> dspy.Module:
         max_steps=job.share((2 * candidates + 1) * batch, 8),
         max_demos=DEMOS,
         prompt_model=job.writer,
-        num_threads=job.threads,
+        num_threads=job.plan.threads,
     )
-    return optimizer.compile(student, trainset=job.trainset, seed=job.seed)
+    return optimizer.compile(student, trainset=job.trainset, seed=job.plan.seed)
 
 
 def _infer_rules(student: SCALE, job: _Job) -> dspy.Module:
     optimizer = dspy.InferRules(
         num_candidates=job.share(len(job.valset), 10),
         num_rules=5,
-        num_threads=job.threads,
+        num_threads=job.plan.threads,
         metric=job.metric,
         metric_threshold=SUCCESS,
         max_bootstrapped_demos=DEMOS,
@@ -323,10 +308,10 @@ def _infer_rules(student: SCALE, job: _Job) -> dspy.Module:
 def _gepa(student: SCALE, job: _Job) -> dspy.Module:
     optimizer = dspy.GEPA(
         metric=job.metric,
-        max_metric_calls=job.rollouts,
+        max_metric_calls=job.plan.rollouts,
         reflection_lm=job.writer,
-        num_threads=job.threads,
-        seed=job.seed,
+        num_threads=job.plan.threads,
+        seed=job.plan.seed,
     )
     return optimizer.compile(student, trainset=job.trainset, valset=job.valset)
 
@@ -356,22 +341,9 @@ def _tune_prompts_once(
     if path.exists():
         adopt_prompts(tuned, load_program(path))
         return tuned
-    tuned = tune_prompts(
-        first.program,
-        plan.optimizer,
-        trainset,
-        valset,
-        lm,
-        budget=plan.budget,
-        price=plan.price,
-        rollouts=plan.rollouts,
-        threads=plan.threads,
-        labels=read_labels(first.walks),
-        seed=plan.seed,
-    )
-    draft = path.with_suffix(".draft.json")
-    tuned.save(draft)
-    draft.replace(path)
+    labels = read_labels(first.walks)
+    tuned = tune_prompts(first.program, trainset, valset, lm, plan, labels)
+    save_program(tuned, path)
     return tuned
 
 

@@ -19,13 +19,12 @@ import dspy
 
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.ledger import track
-from scale_dspy.evaluation.labels import Label, make_label
+from scale_dspy.evaluation.labels import Label, ScoreReport, make_label, measure_scores
 from scale_dspy.evaluation.run import (
     Progress,
     Rollout,
     describe_run,
     finish_pairs,
-    read_rollouts,
     solve_once,
 )
 from scale_dspy.program import SCALE
@@ -74,9 +73,11 @@ def walk_all(
     if not lm.cache:
         raise ValueError("the frontier needs an LM that caches: leave cache=True")
     progress = Progress(total=len(examples) * samples)
+    walks: list[Walk] = []
 
     def enter(walk: Walk) -> None:
         nonlocal progress
+        walks.append(walk)
         start = walk["split"][0][1] if walk["split"] else False
         progress = progress.after({**walk, "correct": start})
         if report:
@@ -96,18 +97,18 @@ def walk_all(
         retry_errors=retry_errors,
         enter=enter,
     )
-    return list(read_walks(out, examples, samples))
-
-
-def read_walks(out: Path, examples: Sequence[dspy.Example], samples: int) -> Iterator[Walk]:
-    """The walks of these examples in a folder."""
-    wanted = {(str(example.id), sample) for example in examples for sample in range(samples)}
-    return (walk for walk in read_rollouts(out / FILE) if (walk["id"], walk["sample"]) in wanted)
+    return walks
 
 
 def read_labels(walks: Sequence[Walk]) -> list[Label]:
     """What the walks show of single sub-problems: see `labels.Label`."""
     return [Label(**label) for walk in walks for label in walk["labels"]]
+
+
+def report_scores(walks: Sequence[Walk]) -> ScoreReport | None:
+    """How well the difficulty scores tell hard sub-problems; None where no walk tells."""
+    labels = read_labels(walks)
+    return measure_scores(labels) if labels else None
 
 
 async def walk_pair(
