@@ -15,7 +15,7 @@ from scale_dspy.solver import Solver
 from scale_dspy.step import Step
 
 ROUND = 0.25  # of System 2's max_tokens, for one round of InftyThink
-SUMMARY = 512  # response tokens that a summary needs at least
+SHORTEST_ROUND = 256  # response tokens; in less nothing is worked out that is worth a summary
 
 
 class SolveProblem(dspy.Signature):
@@ -122,7 +122,8 @@ class InftyThink(Solver):
 
     Args:
         rounds: the most rounds, after which the summary is all that the answer is drawn from.
-        round_tokens: response tokens of a round; by default ROUND of System 2's max_tokens.
+        round_tokens: response tokens of a round, and the most of its summary; by default ROUND of
+            System 2's max_tokens, at least SHORTEST_ROUND.
         budget: see Solver.
         modes: request parameters by stage, or the name of a style.
     """
@@ -140,10 +141,10 @@ class InftyThink(Solver):
             raise ValueError(f"rounds is a whole number from 1, not {rounds!r}")
         stages = choose_modes(modes)
         thinking: dict[str, Any] = stages["solve_2"]
-        length = round_tokens or int(thinking["max_tokens"] * ROUND)
+        length = round_tokens or max(SHORTEST_ROUND, int(thinking["max_tokens"] * ROUND))
         self.rounds = rounds
         self.think = dspy.Predict(ContinueProblem, **{**thinking, "max_tokens": length})
-        self.summarise = dspy.Predict(SummariseWork, **_loosen(stages["solve_1"]))
+        self.summarise = dspy.Predict(SummariseWork, **_loosen(stages["solve_1"], length))
         self.conclude = dspy.Predict(ConcludeProblem, **stages["solve_1"])
 
     @property
@@ -227,11 +228,11 @@ def make_program(
     return others[method](**shared)
 
 
-def _loosen(config: dict[str, Any]) -> dict[str, Any]:
+def _loosen(config: dict[str, Any], tokens: int) -> dict[str, Any]:
     """System 1 as a writer of prose: no grammar that holds answers to a form, and room for it."""
     body = {key: value for key, value in config.get("extra_body", {}).items() if key != "grammar"}
     free = {key: value for key, value in config.items() if key != "extra_body"}
-    free["max_tokens"] = max(config["max_tokens"], SUMMARY)
+    free["max_tokens"] = tokens
     return {**free, "extra_body": body} if body else free
 
 

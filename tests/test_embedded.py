@@ -17,11 +17,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import dspy
 import httpx
 import pytest
 
+from scale_dspy import connect, modes
 from scale_dspy.backends import embedded
 from scale_dspy.backends.embedded import EmbeddedError, Server, Weights
+from scale_dspy.baselines import InftyThink, make_program
+from scale_dspy.cli import METHODS
 
 SMALL = "qwen2.5-coder-0.5b"
 CONTENT = (b"GGUF and more", b"the middle", b"the end")
@@ -459,6 +463,19 @@ def ask(server: Server, **more: object) -> httpx.Response:
     return httpx.post(
         f"{server.api_base}/chat/completions", json={**body, **more}, timeout=120, trust_env=False
     )
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("method", METHODS)
+def test_serves_every_method(server: Server, method: str) -> None:
+    short = {"solve_2": {"max_tokens": 32}, "solve_1": {"max_tokens": 32}}
+    program = make_program(method, candidates=2, modes=modes("embedded", **short))
+    if isinstance(program, InftyThink):
+        program.rounds = 1
+    with dspy.context(lm=connect(server.model, server.api_base, cache=False)):
+        prediction = program(problem="What is 17 + 25?")
+    assert prediction.steps
+    assert prediction.usage["solve_2"]["calls"] + prediction.usage["solve_1"]["calls"] > 0
 
 
 @pytest.mark.embedded

@@ -278,7 +278,8 @@ _STYLES: dict[str, Modes] = {
         "solve_1": {**_PLAIN, "max_tokens": 256},
         "solve_2": {**_PLAIN, "max_tokens": 2048},
     },
-    # One choice a request: llama.cpp gains nothing from n and reports the usage of one choice.
+    # One choice a request: llama.cpp gains nothing from n, refuses more of them than it has slots,
+    # and reports the usage of one choice.
     "embedded": {
         "decompose": {
             **_SYSTEM_1,
@@ -293,7 +294,7 @@ _STYLES: dict[str, Modes] = {
             "extra_body": {"grammar": 'root ::= "0." [0-9]'},
         },
         "solve_1": {**_SYSTEM_1, "max_tokens": 96, "extra_body": {"grammar": BOXED_LINE}},
-        "solve_2": {**_SYSTEM_2, "max_tokens": 448},
+        "solve_2": {**_SYSTEM_2, "n": 1, "max_tokens": 448},
     },
 }
 
