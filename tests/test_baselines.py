@@ -99,7 +99,7 @@ def test_a_summary_is_held_to_no_grammar() -> None:
     program = InftyThink(modes="embedded")
     assert "grammar" in program.conclude.config["extra_body"]
     assert "extra_body" not in program.summarise.config
-    assert program.summarise.config["max_tokens"] == 512
+    assert program.summarise.config["max_tokens"] == 256
     switched = InftyThink(modes="hybrid").summarise.config["extra_body"]
     assert switched == {"chat_template_kwargs": {"enable_thinking": False}}
 
