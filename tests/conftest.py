@@ -25,8 +25,9 @@ def _isolated_cache() -> None:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No backend from the caller's environment, and no proxy between a test and its server."""
-    for name in ("SCALE_MODEL", "SCALE_API_BASE", "SCALE_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("MODEL", "API_BASE", "API_KEY"):
+        for kind in ("SCALE_", "SCALE_SYSTEM_1_"):
+            monkeypatch.delenv(f"{kind}{name}", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
 
