@@ -152,6 +152,7 @@ def test_a_pair_of_one_is_refused(
     assert not server.chats()
 
 
+@pytest.mark.usefixtures("own_disk_cache")
 def test_a_pair_on_the_command_line(
     server: FakeVLLM, thinker: FakeVLLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
