@@ -195,6 +195,7 @@ def describe_run(
         "program": _digest_instructions(program),
         "requests": {name: predict.config for name, predict in program.named_predictors()},
         "model": lm.model,
+        "system_1": lm.partner.model if lm.partner else None,
         "data": data,
         "digest": digest(examples),
         "problems": len(examples),
@@ -278,11 +279,13 @@ async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: Me
 
 def _hide_server(text: str, lm: MeteredLM) -> str:
     """The text without the key and the address of the server, which go into no file."""
-    address = lm.kwargs.get("api_base") or ""
-    parts = urlsplit(address)
-    for secret in (lm.kwargs.get("api_key"), address, parts.netloc, parts.hostname):
-        if secret:
-            text = text.replace(secret, "[server]")
+    for server in (lm, lm.partner):
+        known = server.kwargs if server else {}
+        address = known.get("api_base") or ""
+        parts = urlsplit(address)
+        for secret in (known.get("api_key"), address, parts.netloc, parts.hostname):
+            if secret:
+                text = text.replace(secret, "[server]")
     return text
 
 
