@@ -7,11 +7,12 @@ LM: optimizers copy, reset and swap a program's LM, but they keep a predictor's 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from scale_dspy.backends.ledger import (
     reserve_cost,
 )
 from scale_dspy.backends.loop import run_on_shared_loop
+from scale_dspy.backends.replicas import find_replicas, split_addresses, take_turns, work_on
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +68,9 @@ class MeteredLM(dspy.LM):
         kwargs.setdefault("engine", "litellm")
         super().__init__(model, **kwargs)
         self.seed = seed
+        self.retries = int(kwargs.get("num_retries", 3))
+        if find_replicas(self.kwargs.get("api_base")):
+            self.num_retries = 0  # each retry may go to another replica, so they are made here
 
     def __call__(
         self, prompt: Any = None, *, messages: list[dict[str, Any]] | None = None, **kwargs: Any
@@ -76,7 +81,7 @@ class MeteredLM(dspy.LM):
             time.sleep(POLL)
         try:
             with _timed():
-                return super().__call__(prompt, messages=messages, **kwargs)
+                return self._call(prompt, messages, kwargs)
         finally:
             release_cost(need)
 
@@ -89,9 +94,28 @@ class MeteredLM(dspy.LM):
             await asyncio.sleep(POLL)
         try:
             with _timed():
-                return await run_on_shared_loop(super().acall(prompt, messages=messages, **kwargs))
+                return await run_on_shared_loop(self._acall(prompt, messages, kwargs))
         finally:
             release_cost(need)
+
+    def _call(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        """One call, at the replica that is chosen for it where there are several."""
+        replicas = find_replicas(self.kwargs.get("api_base"))
+        for turn in take_turns(replicas, self.retries):
+            time.sleep(turn.wait)
+            with work_on(turn, kwargs.get("n") or 1):
+                sent = {**kwargs, "api_base": turn.replica.address}
+                return super().__call__(prompt, messages=messages, **sent)
+        return super().__call__(prompt, messages=messages, **kwargs)
+
+    async def _acall(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        replicas = find_replicas(self.kwargs.get("api_base"))
+        for turn in take_turns(replicas, self.retries):
+            await asyncio.sleep(turn.wait)
+            with work_on(turn, kwargs.get("n") or 1):
+                sent = {**kwargs, "api_base": turn.replica.address}
+                return await super().acall(prompt, messages=messages, **sent)
+        return await super().acall(prompt, messages=messages, **kwargs)
 
     def _seeded(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         if self.seed is None or "seed" in kwargs:
@@ -136,7 +160,7 @@ class MeteredLM(dspy.LM):
 
 def connect(
     model: str | None = None,
-    api_base: str | None = None,
+    api_base: str | Sequence[str] | None = None,
     api_key: str | None = None,
     *,
     seed: int | None = None,
@@ -152,7 +176,8 @@ def connect(
 
     Args:
         model: name as served; may be left out where a server serves one model.
-        api_base: for example http://127.0.0.1:8000/v1
+        api_base: for example http://127.0.0.1:8000/v1; or several that serve the same model, with
+            commas or blanks between them or as a list: calls are then shared out among them.
         seed: makes runs repeatable; see MeteredLM.
         timeout: seconds for one request.
         kwargs: handed on to dspy.LM (cache, num_retries, temperature, ...).
@@ -162,7 +187,7 @@ def connect(
         EmbeddedError: the embedded model is not installed or does not start.
     """
     model = model or os.environ.get("SCALE_MODEL")
-    api_base = api_base or os.environ.get("SCALE_API_BASE")
+    api_base = ",".join(split_addresses(api_base or os.environ.get("SCALE_API_BASE")))
     api_key = api_key or os.environ.get("SCALE_API_KEY")
     if uses_embedded(model, api_base):
         from scale_dspy.backends.embedded import serve
@@ -173,7 +198,7 @@ def connect(
         model = model or ask_for_model(api_base, api_key)
         known = model.startswith(("hosted_vllm/", "litellm_proxy/"))
         model = model if known else f"hosted_vllm/{model}"
-        kwargs["api_base"] = api_base.rstrip("/")
+        kwargs["api_base"] = api_base
     if api_key:
         kwargs["api_key"] = api_key
     return MeteredLM(str(model), seed=seed, timeout=timeout, **kwargs)
@@ -191,14 +216,22 @@ def uses_embedded(model: str | None, api_base: str | None) -> bool:
 
 
 def ask_for_model(api_base: str, api_key: str | None = None) -> str:
-    """The name of the one model that a server serves.
+    """The name of the one model that a server serves; of several, the first that answers.
 
     Raises:
         ConnectionError: no answer, no model, or several of them.
     """
+    addresses = split_addresses(api_base)
+    for address in addresses[:-1]:
+        with contextlib.suppress(ConnectionError):
+            return _ask_one(address, api_key)
+    return _ask_one(addresses[-1], api_key)
+
+
+def _ask_one(address: str, api_key: str | None) -> str:
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        reply = httpx.get(f"{api_base.rstrip('/')}/models", headers=headers, timeout=10)
+        reply = httpx.get(f"{address}/models", headers=headers, timeout=10)
         reply.raise_for_status()
         names = [entry["id"] for entry in reply.json()["data"]]
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
