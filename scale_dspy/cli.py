@@ -188,7 +188,11 @@ def _add_backend(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("backend (flags win over the environment)")
     for flag, variable, text in (
         ("--model", "SCALE_MODEL", "model name as served, or a GGUF file"),
-        ("--api-base", "SCALE_API_BASE", "for example http://127.0.0.1:8000/v1"),
+        (
+            "--api-base",
+            "SCALE_API_BASE",
+            "for example http://127.0.0.1:8000/v1; of several replicas, with commas between",
+        ),
         ("--api-key", "SCALE_API_KEY", "the server's key"),
         ("--system-1-model", "SCALE_SYSTEM_1_MODEL", "with --modes pair: System 1's model"),
         ("--system-1-api-base", "SCALE_SYSTEM_1_API_BASE", "its server, if it has its own"),
@@ -232,7 +236,12 @@ def _explain(error: Exception, arguments: argparse.Namespace) -> str:
     """A model error as one line that says what to do."""
     from dspy.utils import exceptions as kinds
 
-    where = arguments.api_base or "the server"
+    from scale_dspy.backends.replicas import split_addresses
+
+    addresses = split_addresses(arguments.api_base)
+    where = addresses[0] if len(addresses) == 1 else "the server"
+    if len(addresses) > 1:
+        where = f"each of {', '.join(addresses)}"
     if isinstance(error, kinds.LMAuthError):
         return f"{where} refused the key: give --api-key or SCALE_API_KEY"
     if isinstance(error, kinds.LMUnsupportedModelError):
@@ -241,6 +250,8 @@ def _explain(error: Exception, arguments: argparse.Namespace) -> str:
         return f"{where} did not answer in time: {_first_line(error)}"
     # LiteLLM calls a refused connection an internal server error.
     if isinstance(error, kinds.LMTransportError) or "connect to host" in str(error).lower():
+        if len(addresses) > 1:
+            return f"none of {', '.join(addresses)} can be reached: are the servers running?"
         return f"{where} cannot be reached: is the server running?"
     return f"{where} failed: {_first_line(error)}"
 

@@ -244,6 +244,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
     from scale_dspy.backends.connect import uses_embedded
     from scale_dspy.backends.doctor import examine
+    from scale_dspy.backends.replicas import split_addresses
     from scale_dspy.display import show_finding
 
     console = Console(stderr=bool(arguments.json), highlight=False)
@@ -251,13 +252,19 @@ def doctor(arguments: argparse.Namespace) -> int:
     if uses_embedded(model, api_base):
         server = _start_embedded(model, console)
         model, api_base = server.model, server.api_base
-    findings = []
+    findings, rows = [], []
+    addresses = split_addresses(api_base)
     with console.status("asking the server"):
-        for finding in examine(api_base, model, arguments.api_key):
-            findings.append(finding)
-            show_finding(console, finding)
+        for number, address in enumerate(addresses, 1):
+            if len(addresses) > 1:
+                console.print(f"server {number}: {address}", markup=False)
+            for finding in examine(address, model, arguments.api_key):
+                findings.append(finding)
+                server = {"server": number} if len(addresses) > 1 else {}
+                rows.append({**server, **asdict(finding)})
+                show_finding(console, finding)
     if arguments.json:
-        _print_json({"model": model, "findings": [asdict(finding) for finding in findings]})
+        _print_json({"model": model, "findings": rows})
     return FAILED if any(finding.needed and not finding.ok for finding in findings) else DONE
 
 

@@ -61,8 +61,10 @@ class Solver(dspy.Module):
         cap = self.budget if budget is None else check_budget(budget)
         if cap is not None and not isinstance(dspy.settings.lm, MeteredLM):
             raise ValueError("a budget needs an LM that counts its tokens: connect() makes one")
-        with dspy.context(adapter=PlainAdapter()), track(cap) as ledger:
-            return await self._solve_within(ledger, problem.strip())
+        # By the problem's text its calls find the replica that has its beginning in the cache.
+        text = problem.strip()
+        with dspy.context(adapter=PlainAdapter(), scale_problem=text), track(cap) as ledger:
+            return await self._solve_within(ledger, text)
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
         raise NotImplementedError

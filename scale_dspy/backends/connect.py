@@ -6,11 +6,12 @@ How each stage asks it is told in modes.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ __all__ = [
     "modes",
     "uses_embedded",
 ]
+from scale_dspy.backends.replicas import find_replicas, split_addresses, take_turns, work_on
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,9 @@ class MeteredLM(dspy.LM):
         super().__init__(model, **kwargs)
         self.seed = seed
         self.partner = partner
+        self.retries = int(kwargs.get("num_retries", 3))
+        if find_replicas(self.kwargs.get("api_base")):
+            self.num_retries = 0  # each retry may go to another replica, so they are made here
 
     def __call__(
         self, prompt: Any = None, *, messages: list[dict[str, Any]] | None = None, **kwargs: Any
@@ -91,7 +96,7 @@ class MeteredLM(dspy.LM):
             time.sleep(POLL)
         try:
             with _timed():
-                return super().__call__(prompt, messages=messages, **kwargs)
+                return self._call(prompt, messages, kwargs)
         finally:
             release_cost(need)
 
@@ -107,7 +112,7 @@ class MeteredLM(dspy.LM):
             await asyncio.sleep(POLL)
         try:
             with _timed():
-                return await run_on_shared_loop(super().acall(prompt, messages=messages, **kwargs))
+                return await run_on_shared_loop(self._acall(prompt, messages, kwargs))
         finally:
             release_cost(need)
 
@@ -123,6 +128,24 @@ class MeteredLM(dspy.LM):
         """Parameters for the partner: the call's, and the rollout that this copy stands for."""
         rollout = self.kwargs.get("rollout_id")
         return kwargs if rollout is None else {"rollout_id": rollout, **kwargs}
+    def _call(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        """One call, at the replica that is chosen for it where there are several."""
+        replicas = find_replicas(self.kwargs.get("api_base"))
+        for turn in take_turns(replicas, self.retries):
+            time.sleep(turn.wait)
+            with work_on(turn, kwargs.get("n") or 1):
+                sent = {**kwargs, "api_base": turn.replica.address}
+                return super().__call__(prompt, messages=messages, **sent)
+        return super().__call__(prompt, messages=messages, **kwargs)
+
+    async def _acall(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        replicas = find_replicas(self.kwargs.get("api_base"))
+        for turn in take_turns(replicas, self.retries):
+            await asyncio.sleep(turn.wait)
+            with work_on(turn, kwargs.get("n") or 1):
+                sent = {**kwargs, "api_base": turn.replica.address}
+                return await super().acall(prompt, messages=messages, **sent)
+        return await super().acall(prompt, messages=messages, **kwargs)
 
     def _seeded(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         if self.seed is None or "seed" in kwargs:
@@ -167,7 +190,7 @@ class MeteredLM(dspy.LM):
 
 def connect(
     model: str | None = None,
-    api_base: str | None = None,
+    api_base: str | Sequence[str] | None = None,
     api_key: str | None = None,
     *,
     system_1: str | None = None,
@@ -186,7 +209,8 @@ def connect(
 
     Args:
         model: name as served; may be left out where a server serves one model.
-        api_base: for example http://127.0.0.1:8000/v1
+        api_base: for example http://127.0.0.1:8000/v1; or several that serve the same model, with
+            commas or blanks between them or as a list: calls are then shared out among them.
         system_1: in the style `pair`, the model that is System 1; may be left out where its own
             server serves one model.
         system_1_api_base: its server, if that is not the one at `api_base`.
@@ -199,7 +223,7 @@ def connect(
         EmbeddedError: the embedded model is not installed or does not start.
     """
     model = model or os.environ.get("SCALE_MODEL")
-    api_base = api_base or os.environ.get("SCALE_API_BASE")
+    api_base = ",".join(split_addresses(api_base or os.environ.get("SCALE_API_BASE")))
     api_key = api_key or os.environ.get("SCALE_API_KEY")
     if uses_embedded(model, api_base):
         from scale_dspy.backends.embedded import serve
@@ -210,7 +234,7 @@ def connect(
         model = model or ask_for_model(api_base, api_key)
         known = model.startswith(("hosted_vllm/", "litellm_proxy/"))
         model = model if known else f"hosted_vllm/{model}"
-        kwargs["api_base"] = api_base.rstrip("/")
+        kwargs["api_base"] = api_base
     if api_key:
         kwargs["api_key"] = api_key
     shared = {"seed": seed, "timeout": timeout, **kwargs}
@@ -252,14 +276,22 @@ def uses_embedded(model: str | None, api_base: str | None) -> bool:
 
 
 def ask_for_model(api_base: str, api_key: str | None = None) -> str:
-    """The name of the one model that a server serves.
+    """The name of the one model that a server serves; of several, the first that answers.
 
     Raises:
         ConnectionError: no answer, no model, or several of them.
     """
+    addresses = split_addresses(api_base)
+    for address in addresses[:-1]:
+        with contextlib.suppress(ConnectionError):
+            return _ask_one(address, api_key)
+    return _ask_one(addresses[-1], api_key)
+
+
+def _ask_one(address: str, api_key: str | None) -> str:
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        reply = httpx.get(f"{api_base.rstrip('/')}/models", headers=headers, timeout=10)
+        reply = httpx.get(f"{address}/models", headers=headers, timeout=10)
         reply.raise_for_status()
         names = [entry["id"] for entry in reply.json()["data"]]
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:

@@ -33,6 +33,7 @@ from scale_dspy.answers import vote
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.ledger import CostLimitError, track
 from scale_dspy.backends.loop import run
+from scale_dspy.backends.replicas import split_addresses
 from scale_dspy.evaluation.data import digest
 from scale_dspy.evaluation.metrics import is_right
 from scale_dspy.evaluation.summary import Summary, summarise
@@ -278,14 +279,17 @@ async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: Me
 
 
 def _hide_server(text: str, lm: MeteredLM) -> str:
-    """The text without the key and the address of the server, which go into no file."""
+    """The text without the keys and the addresses of the servers, which go into no file."""
+    secrets: set[str | None] = set()
     for server in (lm, lm.partner):
         known = server.kwargs if server else {}
-        address = known.get("api_base") or ""
-        parts = urlsplit(address)
-        for secret in (known.get("api_key"), address, parts.netloc, parts.hostname):
-            if secret:
-                text = text.replace(secret, "[server]")
+        addresses = split_addresses(known.get("api_base"))
+        parts = [urlsplit(address) for address in addresses]
+        hosts = [part for each in parts for part in (each.netloc, each.hostname)]
+        secrets |= {known.get("api_key"), *addresses, *hosts}
+    # The longest first: of http://a and http://a.b the first is a part of the second.
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, "[server]")
     return text
 
 

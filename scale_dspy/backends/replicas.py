@@ -1,0 +1,143 @@
+"""Several servers of one model: which of them a call goes to, and what becomes of a dead one.
+
+An `api_base` may name several replicas. What is known of them (calls at work, failures) is kept
+once for the process, so that all copies of an LM share it. LiteLLM's Router does not serve here: it
+has no way to keep a problem on its replica, where the prefix cache holds its beginning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import dspy
+from dspy.utils.exceptions import LMRateLimitError, is_retryable_lm_error
+
+SLACK = 8  # choices that a problem's own replica may be busier than the least busy one
+COOL, COOL_MOST = 1.0, 60.0  # seconds without calls after a failure, doubled by each further one
+
+_lock = threading.Lock()
+
+
+@dataclass
+class Replica:
+    """One server.
+
+    Attributes:
+        busy: choices it works on for this process.
+        failures: in a row; a success ends the row.
+        until: seconds of time.monotonic(); after a failure it gets no calls before.
+    """
+
+    address: str
+    busy: int = 0
+    failures: int = 0
+    until: float = 0.0
+
+    def is_ready(self, now: float) -> bool:
+        """Whether calls may go there: it is sound, or it is time to try it with a single one."""
+        return not self.failures or (now >= self.until and not self.busy)
+
+
+@dataclass
+class Turn:
+    """One try of a call: where it goes, after how many seconds of waiting."""
+
+    replica: Replica
+    wait: float
+    error: Exception | None = None
+
+
+def split_addresses(api_base: str | Sequence[str] | None) -> list[str]:
+    """The addresses that an api_base names, each once, without a slash at the end.
+
+    >>> split_addresses("http://a:8000/v1/, http://b:8000/v1 http://a:8000/v1")
+    ['http://a:8000/v1', 'http://b:8000/v1']
+    """
+    text = api_base if isinstance(api_base, str) else " ".join(api_base or ())
+    found = [address.rstrip("/") for address in re.split(r"[,\s]+", text) if address]
+    return list(dict.fromkeys(found))
+
+
+@lru_cache(maxsize=256)
+def find_replicas(api_base: str | None) -> tuple[Replica, ...]:
+    """The replicas of an api_base, the same ones at each call; none where it names one server."""
+    addresses = split_addresses(api_base)
+    return tuple(map(Replica, addresses)) if len(addresses) > 1 else ()
+
+
+def choose(replicas: Sequence[Replica], problem: str | None, now: float) -> Replica:
+    """The replica for a call.
+
+    A problem has an order of the replicas of its own, which only the replicas decide. It goes to
+    the first of them that is ready and not much busier than the others; a call of no problem goes
+    to the least busy one. Where none is ready it is the one that will be first.
+    """
+    ready = [replica for replica in replicas if replica.is_ready(now)]
+    if not ready:
+        return min(replicas, key=lambda each: each.until)
+    least = min(ready, key=lambda each: each.busy)
+    if problem is None:
+        return least
+    near = [each for each in ready if each.busy <= least.busy + max(SLACK, least.busy // 4)]
+    return max(near, key=lambda each: _rank(each.address, problem))
+
+
+def take_turns(replicas: Sequence[Replica], retries: int) -> Iterator[Turn]:
+    """The tries of one call: one for each replica, and `retries` more; none without replicas.
+
+    For each turn wait `turn.wait` seconds, then call inside `work_on(turn)`. Whatever error the
+    last turn meets is raised there; the caller ends the loop where a call succeeds.
+    """
+    problem = dspy.settings.get("scale_problem", None)
+    wait, pauses = 0.0, 0
+    for left in reversed(range(len(replicas) + retries if replicas else 0)):
+        turn = Turn(choose(replicas, problem, time.monotonic()), wait)
+        yield turn
+        error = turn.error
+        if error is None:
+            return
+        if left == 0 or not is_retryable_lm_error(error):
+            raise error
+        wait = 0.0
+        others = any(replica.is_ready(time.monotonic()) for replica in replicas)
+        if isinstance(error, LMRateLimitError) or not others:
+            asked = getattr(error, "retry_after", None)
+            wait, pauses = asked or min(2.0**pauses, COOL_MOST), pauses + 1
+
+
+@contextlib.contextmanager
+def work_on(turn: Turn, choices: int = 1) -> Iterator[None]:
+    """Count a call as work of its replica; an error is kept in the turn, to be tried elsewhere."""
+    replica = turn.replica
+    with _lock:
+        replica.busy += choices
+    try:
+        yield
+        replica.failures = 0
+    except Exception as error:
+        turn.error = error
+        if is_retryable_lm_error(error) and not isinstance(error, LMRateLimitError):
+            _cool_down(replica)
+    finally:
+        with _lock:
+            replica.busy -= choices
+
+
+def _cool_down(replica: Replica) -> None:
+    """Keep calls away for a while; calls that fail together count once."""
+    now = time.monotonic()
+    if replica.failures and now < replica.until:
+        return
+    replica.until = now + min(COOL * 2**replica.failures, COOL_MOST)
+    replica.failures += 1
+
+
+def _rank(address: str, problem: str) -> bytes:
+    return hashlib.blake2b(f"{address} {problem}".encode(), digest_size=8).digest()

@@ -1,0 +1,163 @@
+"""Several replicas: balance, locality, and no rollout lost when one is killed."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import dspy
+import pytest
+
+from scale_dspy import SCALE, connect
+from scale_dspy.backends.replicas import SLACK, Replica, choose, split_addresses
+from scale_dspy.cli import main
+from scale_dspy.evaluation.run import evaluate, read_rollouts
+from tests.fake_vllm import Fault, Spawned, fake_vllm, spawn_fake_vllm
+from tests.world import World
+
+PROBLEMS = [f"problem {number}" for number in range(600)]
+
+
+def test_addresses_are_told_apart_by_commas_and_blanks() -> None:
+    assert split_addresses("http://a/v1/,http://b/v1  http://a/v1") == [
+        "http://a/v1",
+        "http://b/v1",
+    ]
+    assert split_addresses(["http://a/v1", "http://b/v1/"]) == ["http://a/v1", "http://b/v1"]
+    assert split_addresses(None) == []
+
+
+def test_problems_are_shared_out_evenly_and_stay_where_they_are() -> None:
+    three = [Replica(f"http://10.0.0.{number}:8000/v1") for number in (1, 2, 3)]
+    first = {problem: choose(three, problem, 0.0) for problem in PROBLEMS}
+    counts = Counter(replica.address for replica in first.values())
+    assert min(counts.values()) > 150
+    three[0].failures, three[0].until = 1, 10.0
+    for problem in PROBLEMS:
+        second = choose(three, problem, 0.0)
+        assert second is (first[problem] if first[problem] is not three[0] else second)
+        assert second is not three[0]
+        assert choose(three, problem, 11.0) is first[problem]
+
+
+def test_a_problem_leaves_a_replica_that_is_much_busier() -> None:
+    two = [Replica("http://a/v1"), Replica("http://b/v1")]
+    own = choose(two, "p", 0.0)
+    (other,) = (each for each in two if each is not own)
+    own.busy = SLACK
+    assert choose(two, "p", 0.0) is own
+    own.busy = SLACK + 1
+    assert choose(two, "p", 0.0) is other
+    assert choose(two, None, 0.0) is other
+
+
+def test_a_replica_that_failed_is_tried_with_one_call() -> None:
+    two = [Replica("http://a/v1", failures=1, until=5.0), Replica("http://b/v1", busy=50)]
+    assert choose(two, None, 4.0) is two[1]
+    assert choose(two, None, 6.0) is two[0]
+    two[0].busy = 1
+    assert choose(two, None, 6.0) is two[1]
+
+
+def test_calls_are_balanced_and_a_problem_stays(tmp_path: Path) -> None:
+    world = World()
+    with fake_vllm(world, delay=0.005) as one, fake_vllm(world, delay=0.005) as two:
+        lm = connect(one.model, [one.api_base, two.api_base], seed=0)
+        evaluate(SCALE(), world.problems(12), lm, tmp_path, samples=1, threads=12)
+        shares = [len(server.chats()) for server in (one, two)]
+        assert min(shares) > 0.1 * sum(shares)
+        homes: dict[str, Counter[int]] = {}
+        for place, server in enumerate((one, two)):
+            for chat in server.chats():
+                homes.setdefault(chat.problem, Counter())[place] += 1
+        stayed = sum(max(counts.values()) for counts in homes.values())
+        assert stayed > 0.7 * sum(shares)
+
+
+def test_the_cache_does_not_depend_on_the_replica() -> None:
+    with fake_vllm() as one, fake_vllm() as two:
+        program, problem = SCALE(), World().problems(1)[0].problem
+        with dspy.context(lm=connect(one.model, one.api_base, seed=0)):
+            alone = program(problem=problem)
+        sent = len(one.chats()) + len(two.chats())
+        with dspy.context(lm=connect(one.model, f"{two.api_base} {one.api_base}", seed=0)):
+            again = program(problem=problem)
+        assert len(one.chats()) + len(two.chats()) == sent
+        assert again.answer == alone.answer
+
+
+def test_a_replica_with_errors_costs_no_rollout(tmp_path: Path) -> None:
+    world = World()
+    faults = [Fault(every=3, status=503), Fault(every=5, reset="middle")]
+    with fake_vllm(world, faults=faults) as one, fake_vllm(world) as two:
+        lm = connect(one.model, [one.api_base, two.api_base], seed=0)
+        summary = evaluate(SCALE(), world.problems(5), lm, tmp_path, samples=1, threads=5)
+    assert summary["errors"] == 0
+
+
+def test_one_killed_in_the_middle_of_a_run(tmp_path: Path) -> None:
+    world = World()
+    with ExitStack() as stack:
+        servers = [stack.enter_context(spawn_fake_vllm(world, delay=0.03)) for _ in range(3)]
+        lm = connect(servers[0].model, [server.api_base for server in servers], seed=0)
+        killed = threading.Event()
+        threading.Thread(
+            target=kill_after, args=(servers[0], tmp_path / "rollouts.jsonl", 3, killed)
+        ).start()
+        summary = evaluate(SCALE(), world.problems(8), lm, tmp_path, samples=2, threads=8)
+        assert killed.is_set()
+        rollouts = list(read_rollouts(tmp_path / "rollouts.jsonl"))
+        pairs = Counter((each["id"], each["sample"]) for each in rollouts)
+        assert len(pairs) == 16
+        assert set(pairs.values()) == {1}
+        assert summary["errors"] == 0
+        check_no_address(tmp_path, servers)
+
+
+def test_all_dead_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scale_dspy.backends.replicas.COOL_MOST", 0.01)
+    with fake_vllm() as one, fake_vllm() as two:
+        model, addresses = one.model, f"{one.api_base},{two.api_base}"
+    program = ["solve", "What is 1 + 1?", "--model", model, "--api-base", addresses]
+    assert main(program) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"scale-dspy: none of {addresses.replace(',', ', ')} can be reached")
+    lm = connect(model, addresses)
+    evaluate(SCALE(), World().problems(2), lm, tmp_path, samples=1, threads=2)
+    assert all(each["error"] for each in read_rollouts(tmp_path / "rollouts.jsonl"))
+    for address in addresses.split(","):
+        assert urlsplit(address).netloc not in (tmp_path / "rollouts.jsonl").read_text()
+
+
+def test_doctor_examines_each(capsys: pytest.CaptureFixture[str]) -> None:
+    with fake_vllm() as one, fake_vllm(thinking="never") as two:
+        addresses = f"{one.api_base},{two.api_base}"
+        main(["doctor", "--model", one.model, "--api-base", addresses, "--json"])
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    seen = {each["server"]: each["ok"] for each in findings if each["name"] == "thinking"}
+    assert seen == {1: True, 2: None}
+
+
+def kill_after(server: Spawned, path: Path, lines: int, killed: threading.Event) -> None:
+    """Kill a server with SIGKILL once so many rollouts are written."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_bytes().count(b"\n") >= lines:
+            server.kill()
+            killed.set()
+            return
+        time.sleep(0.01)
+
+
+def check_no_address(folder: Path, servers: list[Spawned]) -> None:
+    for path in folder.iterdir():
+        for server in servers:
+            assert str(server.port) not in path.read_text() or path.suffix == ".jsonl"
+            assert urlsplit(server.url).netloc not in path.read_text()
