@@ -7,8 +7,10 @@ LM: optimizers copy, reset and swap a program's LM, but they keep a predictor's 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,12 +25,18 @@ import dspy
 import httpx
 import orjson
 from dspy.clients.execution import IGNORED_CACHE_KEYS, prepare
+from dspy.utils.exceptions import (
+    LMError,
+    LMProviderError,
+    is_retryable_lm_error,
+)
 
 from scale_dspy.backends.ledger import (
     CostLimitError,
     Tally,
     open_limits,
     record,
+    record_failure,
     release_cost,
     reserve_cost,
 )
@@ -41,6 +49,9 @@ Modes = dict[str, dict[str, Any]]
 """Request parameters by stage: decompose, select, assess, solve_1, solve_2."""
 
 LONGEST = 32_768  # response tokens that a request without max_tokens is taken to cost at most
+RETRIES = 3  # times that a request is sent again after a failure that may pass
+FIRST_WAIT = 1.0  # seconds before it is sent again; twice as many before each further time
+LONGEST_WAIT = 60.0  # seconds, however long a server asks to wait
 POLL = 0.05  # seconds between two looks at a cost limit that requests on their way have used up
 TIMEOUT = 3600.0  # seconds; a thinking call that times out starts again from nothing
 # GBNF for the embedded model: small models leave a form, or explain until they are cut off.
@@ -58,14 +69,21 @@ class MeteredLM(dspy.LM):
         model: as in LiteLLM, `hosted_vllm/NAME` for a vLLM server.
         seed: with it, each request carries a seed made from this number, the rollout id and the
             messages: the same call repeats its reply, another rollout id draws another sample.
+        num_retries: times that a request is sent again after a failure that may pass.
         kwargs: as for dspy.LM.
     """
 
-    def __init__(self, model: str, *, seed: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, model: str, *, seed: int | None = None, num_retries: int = RETRIES, **kwargs: Any
+    ) -> None:
         # DSPy's own client sends n choices as n requests and drops top_k without a word.
         kwargs.setdefault("engine", "litellm")
-        super().__init__(model, **kwargs)
+        # DSPy's own loop waits for as long as a server asks to, and takes a reply that is no JSON
+        # (a proxy's page, a body cut short) for an answer.
+        super().__init__(model, num_retries=0, **kwargs)
         self.seed = seed
+        self.retries = num_retries
+        self._learned: dict[str, int] = {}  # shared with the LM's copies
 
     def __call__(
         self, prompt: Any = None, *, messages: list[dict[str, Any]] | None = None, **kwargs: Any
@@ -75,8 +93,13 @@ class MeteredLM(dspy.LM):
         while not _may_send(need):
             time.sleep(POLL)
         try:
-            with _timed():
-                return super().__call__(prompt, messages=messages, **kwargs)
+            for attempt in itertools.count():
+                try:
+                    with _timed():
+                        return super().__call__(prompt, messages=messages, **kwargs)
+                except LMError as error:
+                    wait = self._choose_wait(error, attempt)
+                time.sleep(wait)
         finally:
             release_cost(need)
 
@@ -88,10 +111,37 @@ class MeteredLM(dspy.LM):
         while not _may_send(need):  # noqa: ASYNC110 - requests of other threads end the wait
             await asyncio.sleep(POLL)
         try:
-            with _timed():
-                return await run_on_shared_loop(super().acall(prompt, messages=messages, **kwargs))
+            for attempt in itertools.count():
+                try:
+                    with _timed():
+                        return await run_on_shared_loop(
+                            super().acall(prompt, messages=messages, **kwargs)
+                        )
+                except LMError as error:
+                    wait = self._choose_wait(error, attempt)
+                await asyncio.sleep(wait)
         finally:
             release_cost(need)
+
+    @property
+    def window(self) -> int | None:
+        """Tokens of prompt and reply together, known once a request was refused as too long."""
+        return self._learned.get("window")
+
+    def learn_window(self, refusal: str) -> None:
+        """Remember the window that a server's words tell of."""
+        said = re.search(r"(?:context length|max_model_len)\D{0,24}(\d+)", refusal)
+        if said:
+            self._learned["window"] = int(said[1])
+
+    def _choose_wait(self, error: LMError, attempt: int) -> float:
+        """Seconds until the request is sent again; raises the error where it is not."""
+        if attempt >= self.retries or not _may_pass(error):
+            record_failure()
+            raise error
+        asked = error.retry_after
+        wait = FIRST_WAIT * 2.0**attempt if asked is None else float(asked)
+        return min(wait, LONGEST_WAIT)
 
     def _seeded(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         if self.seed is None or "seed" in kwargs:
@@ -108,6 +158,7 @@ class MeteredLM(dspy.LM):
             return 0
         asked = {**self.kwargs, **kwargs}
         longest = asked.get("max_tokens") or asked.get("max_completion_tokens") or LONGEST
+        longest = min(longest, self.window or longest)
         return int(longest) * int(asked.get("n") or 1)
 
     def _is_cached(
@@ -154,7 +205,7 @@ def connect(
         model: name as served; may be left out where a server serves one model.
         api_base: for example http://127.0.0.1:8000/v1
         seed: makes runs repeatable; see MeteredLM.
-        timeout: seconds for one request.
+        timeout: seconds for one request, each time that it is sent.
         kwargs: handed on to dspy.LM (cache, num_retries, temperature, ...).
 
     Raises:
@@ -297,6 +348,13 @@ _STYLES: dict[str, Modes] = {
         "solve_2": {**_SYSTEM_2, "n": 1, "max_tokens": 448},
     },
 }
+
+
+def _may_pass(error: LMError) -> bool:
+    """Whether the same request may be answered later. A success that could not be read counts:
+    its body was cut short, or it is the page of a proxy."""
+    unread = isinstance(error, LMProviderError) and error.status == 200
+    return bool(unread or is_retryable_lm_error(error))
 
 
 def _may_send(tokens: int) -> bool:
