@@ -45,7 +45,8 @@ import dspy
 from scale_dspy import connect
 from scale_dspy.baselines import make_program
 from scale_dspy.evaluation.run import evaluate
-from tests.bench.soak import SAMPLES, THREADS, TIMEOUT, WORLD
+from tests.bench.memory import SAMPLES, THREADS, WORLD
+from tests.bench.soak import TIMEOUT
 model, url, method, rollouts, out = sys.argv[1:]
 dspy.configure_cache(enable_memory_cache=False)  # as the command line does
 examples = WORLD.problems(int(rollouts) // SAMPLES)
@@ -58,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rollouts", type=int, default=5_000, help=f"a multiple of {SAMPLES}")
     parser.add_argument(
-        "--method", default="cot", help="cot or scale: their final answers are booked"
+        "--method", default="cot", help="cot or scale"
     )
     given = parser.parse_args()
     options: dict[str, Any] = {"faults": FAULTS, "keep_bodies": False}
