@@ -17,6 +17,7 @@ import dspy
 from dspy.clients._deprecation import adapter_message_call
 from dspy.utils.exceptions import ContextWindowExceededError, LMInvalidRequestError
 
+from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.ledger import OutOfTokensError, grant, stage
 
 logger = logging.getLogger(__name__)
@@ -163,12 +164,18 @@ async def ask(
     if attempt:
         config["rollout_id"] = _derive_rollout(predictor, attempt)
     with stage(stage_name), grant(predictor.config.get("max_tokens"), n) as max_tokens:
-        config["max_tokens"] = max_tokens
+        lm = predictor.lm or dspy.settings.lm
+        server = lm.find_server(predictor.config) if isinstance(lm, MeteredLM) else None
+        window = server.window if server else None
+        fits = window is None or max_tokens is None or max_tokens < window
+        config["max_tokens"] = max_tokens if fits else None
         try:
             prediction = await predictor.acall(**inputs, config=config)
         except LMInvalidRequestError as error:
-            if not _overflows(error):
+            if not _overflows(error) or config["max_tokens"] is None:
                 raise
+            if server:
+                server.learn_window(str(error))
             # The window has no room for so long a reply: take what there is.
             prediction = await predictor.acall(**inputs, config={**config, "max_tokens": None})
     (field,) = predictor.signature.output_fields

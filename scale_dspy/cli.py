@@ -207,6 +207,9 @@ def _add_backend(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--threads", type=int, metavar="N", help="problems worked on at once [64]")
     group.add_argument("--seed", type=int, help="makes a run repeatable")
+    group.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="for one request, each try [3600]"
+    )
     group.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 

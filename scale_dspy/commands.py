@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,6 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """Run a method on a set and write rollouts, run and summary; again, it does what is missing."""
     from pathlib import Path
 
-    import dspy
     from rich.console import Console
 
     from scale_dspy.display import RunBar, show_summary
@@ -77,8 +77,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     lm = _connect(arguments, console)
     method = arguments.method
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, method)}")
-    # The cache on disk is what a resumed run lives on; one in memory would only grow.
-    dspy.configure_cache(enable_memory_cache=False)
+    _open_cache()
     with RunBar(console, out) as bar:
         summary = run(
             program,
@@ -97,14 +96,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
     console.print(f"rollouts, run and summary are in {out}", markup=False)
     if arguments.json:
         _print_json(summary)
-    return DONE
+    return _judge(console, summary["errors"])
 
 
 def frontier(arguments: argparse.Namespace) -> int:
     """Measure accuracy and tokens at every threshold; again, it does what is missing."""
     from pathlib import Path
 
-    import dspy
     from rich.console import Console
 
     from scale_dspy.display import RunBar, show_frontier
@@ -120,7 +118,7 @@ def frontier(arguments: argparse.Namespace) -> int:
     program = _make_start(arguments)
     lm = _connect(arguments, console)
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, 'frontier')}")
-    dspy.configure_cache(enable_memory_cache=False)
+    _open_cache()
     with RunBar(console, out) as bar:
         walks = walk_all(
             program,
@@ -139,7 +137,7 @@ def frontier(arguments: argparse.Namespace) -> int:
     console.print(f"walks and frontier are in {out}", markup=False)
     if arguments.json:
         _print_json(found)
-    return DONE
+    return _judge(console, found["errors"])
 
 
 def compile(arguments: argparse.Namespace) -> int:
@@ -147,7 +145,6 @@ def compile(arguments: argparse.Namespace) -> int:
     from contextlib import redirect_stdout
     from pathlib import Path
 
-    import dspy
     from rich.console import Console
 
     from scale_dspy.display import RunBar, show_compiled
@@ -179,7 +176,7 @@ def compile(arguments: argparse.Namespace) -> int:
         trainset, valset = _halve(trainset, plan.seed)
     program = _make_start(arguments)
     lm = _connect(arguments, console)
-    dspy.configure_cache(enable_memory_cache=False)
+    _open_cache()
     folder = out.with_suffix(".compile")
     # DSPy's optimizers print, and standard output is for --json alone.
     with RunBar(console, folder) as bar, redirect_stdout(sys.stderr):
@@ -347,10 +344,13 @@ def _check_counts(arguments: argparse.Namespace, *flags: str) -> None:
 
 
 def _connect(arguments: argparse.Namespace, console: Console) -> MeteredLM:
-    from scale_dspy.backends.connect import connect, uses_embedded
+    from scale_dspy.backends.connect import TIMEOUT, connect, uses_embedded
 
     if uses_embedded(arguments.model, arguments.api_base):
         _start_embedded(arguments.model, console)
+    timeout = TIMEOUT if arguments.timeout is None else arguments.timeout
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"--timeout is seconds above 0, not {timeout:g}")
     lm = connect(
         arguments.model,
         arguments.api_base,
@@ -358,6 +358,7 @@ def _connect(arguments: argparse.Namespace, console: Console) -> MeteredLM:
         system_1=arguments.system_1_model,
         system_1_api_base=arguments.system_1_api_base,
         seed=arguments.seed,
+        timeout=timeout,
     )
     if arguments.modes == "pair" and lm.partner is None:
         raise ValueError("--modes pair needs --system-1-model or --system-1-api-base")
@@ -376,6 +377,37 @@ def _start_embedded(model: str | None, console: Console) -> Any:
         return serve(
             model, progress=lambda done, total: progress.update(task, completed=done, total=total)
         )
+
+
+def _open_cache() -> None:
+    """The cache on disk is what a resumed run lives on; one in memory would only grow.
+
+    Raises:
+        OSError: its folder cannot be written.
+    """
+    import sqlite3
+
+    import dspy
+    from dspy.clients import DISK_CACHE_DIR
+
+    try:
+        dspy.configure_cache(enable_memory_cache=False)
+    except (OSError, sqlite3.Error) as error:
+        raise OSError(
+            f"the cache folder {DISK_CACHE_DIR} cannot be used: {error}; "
+            "set DSPY_CACHEDIR to a folder that can be written"
+        ) from None
+
+
+def _judge(console: Console, errors: int) -> int:
+    """The exit code of a run that came to its end; one with failures in it is no full result."""
+    if not errors:
+        return DONE
+    console.print(
+        f"{errors} failed and count as wrong: the same command with --retry-errors runs them again",
+        style="yellow",
+    )
+    return FAILED
 
 
 def _plain_step(step: Any) -> dict[str, Any]:

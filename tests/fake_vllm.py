@@ -118,6 +118,7 @@ class Fault:
         status: an error status, with `retry_after` seconds in its header and `message`.
         reset: the connection breaks "before" the reply or in the "middle" of its body.
         cut_json: the body ends half way.
+        body: the body, as text, instead of a reply in JSON.
         content_type: the body is a page of HTML of this type ("text/html").
         empty_choices: no choice in the reply.
         null_content: content is null.
@@ -140,6 +141,7 @@ class Fault:
     message: str = "an error by order"
     reset: Literal["before", "middle"] | None = None
     cut_json: bool = False
+    body: str | None = None
     content_type: str | None = None
     empty_choices: bool = False
     null_content: bool = False
@@ -500,6 +502,7 @@ class FakeVLLM:
 
     Attributes:
         right: for each problem's id, whether each final answer given for it was right, in order.
+        struck: how often each fault was played, by its description.
         in_flight_max: the most chat requests that were open at the same time.
         occupancy: (seconds of time.monotonic(), choices being worked on) at every change, where
             max_concurrency is set.
@@ -586,6 +589,7 @@ class FakeVLLM:
         self._totals: dict[str, Totals] = defaultdict(Totals)
         self.right: dict[str, list[bool]] = defaultdict(list)
         self._seen: Counter[bytes] = Counter()
+        self.struck: Counter[str] = Counter()
         self._count = self._open = self._busy = self.in_flight_max = 0
         self._cached = self._prompted = 0
 
@@ -643,6 +647,7 @@ class FakeVLLM:
                 self._recognise(entry)
             fault = entry.fault = self._pick_fault(entry)
             if fault:
+                self.struck[fault.describe()] += 1
                 await _play_early(fault)
             self._check_key(request)
             route = self._routes.get((request.method, request.path))
@@ -665,6 +670,8 @@ class FakeVLLM:
         if fault.content_type:
             page = "<html><body>502 Bad Gateway</body></html>"
             return web.Response(text=page, content_type=fault.content_type)
+        if fault.body is not None:
+            return web.Response(text=fault.body, content_type="application/json")
         if fault.cut_json:
             return web.Response(body=body[: len(body) // 2], content_type="application/json")
         if fault.reset == "middle":
@@ -984,6 +991,8 @@ class FakeVLLM:
         reply = {
             **asdict(self.totals()),
             "by_stage": {stage: asdict(total) for stage, total in self._totals.items()},
+            "requests": self._count,
+            "struck": self.struck,
             "rounds": self.rounds(),
             "in_flight_max": self.in_flight_max,
             "utilisation": self.utilisation(),
@@ -1069,7 +1078,10 @@ def _override(choices: list[Choice], fault: Fault) -> list[Choice]:
 
 
 def _is_unreadable(fault: Fault | None) -> bool:
-    return fault is not None and bool(fault.cut_json or fault.content_type or fault.reset)
+    if fault is None:
+        return False
+    cut = fault.cut_json or fault.body is not None
+    return bool(cut or fault.content_type or fault.reset)
 
 
 def _add_up(usage: Mapping[str, Any]) -> Totals:

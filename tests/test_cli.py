@@ -107,7 +107,7 @@ def test_bad_usage_is_one_line_and_code_2(
 
 
 def test_unreachable_server(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr("dspy.clients.execution._delay", lambda error, attempt: 0)
+    monkeypatch.setattr("scale_dspy.backends.replicas.FIRST_WAIT", 0)
     address = "http://127.0.0.1:9/v1"
     code, _, err = run(capsys, "solve", "1+1", "--model", "m", "--api-base", address)
     assert code == 1

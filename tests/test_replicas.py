@@ -122,7 +122,7 @@ def test_one_killed_in_the_middle_of_a_run(tmp_path: Path) -> None:
 def test_all_dead_is_one_clear_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scale_dspy.backends.replicas.COOL_MOST", 0.01)
+    monkeypatch.setattr("scale_dspy.backends.replicas.LONGEST_WAIT", 0.01)
     with fake_vllm() as one, fake_vllm() as two:
         model, addresses = one.model, f"{one.api_base},{two.api_base}"
     program = ["solve", "What is 1 + 1?", "--model", model, "--api-base", addresses]

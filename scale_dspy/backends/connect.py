@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,26 @@ import dspy
 import httpx
 import orjson
 from dspy.clients.execution import IGNORED_CACHE_KEYS, prepare
-from dspy.utils.exceptions import LMConfigurationError
+from dspy.utils.exceptions import LMConfigurationError, LMError
 
 from scale_dspy.backends.ledger import (
     CostLimitError,
     Tally,
     open_limits,
     record,
+    record_failure,
     release_cost,
     reserve_cost,
 )
 from scale_dspy.backends.loop import run_on_shared_loop
 from scale_dspy.backends.modes import PARTNER, Modes, Style, choose_modes, modes
+from scale_dspy.backends.replicas import (
+    Replica,
+    find_replicas,
+    split_addresses,
+    take_turns,
+    work_on,
+)
 
 __all__ = [
     "MeteredLM",
@@ -47,11 +56,11 @@ __all__ = [
     "modes",
     "uses_embedded",
 ]
-from scale_dspy.backends.replicas import find_replicas, split_addresses, take_turns, work_on
 
 logger = logging.getLogger(__name__)
 
 LONGEST = 32_768  # response tokens that a request without max_tokens is taken to cost at most
+RETRIES = 3  # times that a request is sent again after a failure that may pass
 POLL = 0.05  # seconds between two looks at a cost limit that requests on their way have used up
 TIMEOUT = 3600.0  # seconds; a thinking call that times out starts again from nothing
 
@@ -64,6 +73,7 @@ class MeteredLM(dspy.LM):
         seed: with it, each request carries a seed made from this number, the rollout id and the
             messages: the same call repeats its reply, another rollout id draws another sample.
         partner: the other model of a pair; it answers the calls whose config has PARTNER.
+        num_retries: times that a request is sent again after a failure that may pass.
         kwargs: as for dspy.LM.
     """
 
@@ -73,50 +83,79 @@ class MeteredLM(dspy.LM):
         *,
         seed: int | None = None,
         partner: MeteredLM | None = None,
+        num_retries: int = RETRIES,
         **kwargs: Any,
     ) -> None:
         # DSPy's own client sends n choices as n requests and drops top_k without a word.
         kwargs.setdefault("engine", "litellm")
-        super().__init__(model, **kwargs)
+        super().__init__(model, num_retries=0, **kwargs)  # `take_turns` is the loop here
         self.seed = seed
         self.partner = partner
-        self.retries = int(kwargs.get("num_retries", 3))
-        if find_replicas(self.kwargs.get("api_base")):
-            self.num_retries = 0  # each retry may go to another replica, so they are made here
+        self.retries = num_retries
+        self._learned: dict[str, int] = {}  # shared with the LM's copies
 
     def __call__(
         self, prompt: Any = None, *, messages: list[dict[str, Any]] | None = None, **kwargs: Any
     ) -> Any:
-        if kwargs.pop(PARTNER, False):
-            other = self._find_partner()
+        other = self.find_server(kwargs)
+        if other is not self:
             return other(prompt, messages=messages, **self._hand_over(kwargs))
         kwargs = self._seeded(prompt, messages, kwargs)
         need = self._price(prompt, messages, kwargs, asynchronous=False)
         while not _may_send(need):
             time.sleep(POLL)
         try:
-            with _timed():
-                return self._call(prompt, messages, kwargs)
+            return self._call(prompt, messages, kwargs)
+        except LMError:
+            record_failure()
+            raise
         finally:
             release_cost(need)
 
     async def acall(
         self, prompt: Any = None, *, messages: list[dict[str, Any]] | None = None, **kwargs: Any
     ) -> Any:
-        if kwargs.pop(PARTNER, False):
-            other = self._find_partner()
+        other = self.find_server(kwargs)
+        if other is not self:
             return await other.acall(prompt, messages=messages, **self._hand_over(kwargs))
         kwargs = self._seeded(prompt, messages, kwargs)
         need = self._price(prompt, messages, kwargs, asynchronous=True)
         while not _may_send(need):  # noqa: ASYNC110 - requests of other threads end the wait
             await asyncio.sleep(POLL)
         try:
-            with _timed():
-                return await run_on_shared_loop(self._acall(prompt, messages, kwargs))
+            return await run_on_shared_loop(self._acall(prompt, messages, kwargs))
+        except LMError:
+            record_failure()
+            raise
         finally:
             release_cost(need)
 
-    def _find_partner(self) -> MeteredLM:
+    def _call(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        """One call, sent again after failures that may pass, each time to the replica of choice."""
+        for turn in take_turns(self._find_replicas(), self.retries):
+            time.sleep(turn.wait)
+            with work_on(turn, kwargs.get("n") or 1), _timed():
+                return super().__call__(prompt, messages=messages, **kwargs, **turn.address)
+        raise AssertionError("a call has one turn at least, and the last one's error is raised")
+
+    async def _acall(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        for turn in take_turns(self._find_replicas(), self.retries):
+            await asyncio.sleep(turn.wait)
+            with work_on(turn, kwargs.get("n") or 1), _timed():
+                return await super().acall(prompt, messages=messages, **kwargs, **turn.address)
+        raise AssertionError("a call has one turn at least, and the last one's error is raised")
+
+    def _find_replicas(self) -> Sequence[Replica]:
+        return find_replicas(self.kwargs.get("api_base"))
+
+    def find_server(self, config: Mapping[str, Any]) -> MeteredLM:
+        """The LM that answers calls with this config: itself, or its partner.
+
+        Raises:
+            LMConfigurationError: the partner, where there is none.
+        """
+        if not config.get(PARTNER):
+            return self
         if self.partner is None:
             raise LMConfigurationError(
                 "the modes of a pair need a second model for System 1: connect(system_1=...) or "
@@ -126,26 +165,20 @@ class MeteredLM(dspy.LM):
 
     def _hand_over(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Parameters for the partner: the call's, and the rollout that this copy stands for."""
+        given = {key: value for key, value in kwargs.items() if key != PARTNER}
         rollout = self.kwargs.get("rollout_id")
-        return kwargs if rollout is None else {"rollout_id": rollout, **kwargs}
-    def _call(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
-        """One call, at the replica that is chosen for it where there are several."""
-        replicas = find_replicas(self.kwargs.get("api_base"))
-        for turn in take_turns(replicas, self.retries):
-            time.sleep(turn.wait)
-            with work_on(turn, kwargs.get("n") or 1):
-                sent = {**kwargs, "api_base": turn.replica.address}
-                return super().__call__(prompt, messages=messages, **sent)
-        return super().__call__(prompt, messages=messages, **kwargs)
+        return given if rollout is None else {"rollout_id": rollout, **given}
 
-    async def _acall(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
-        replicas = find_replicas(self.kwargs.get("api_base"))
-        for turn in take_turns(replicas, self.retries):
-            await asyncio.sleep(turn.wait)
-            with work_on(turn, kwargs.get("n") or 1):
-                sent = {**kwargs, "api_base": turn.replica.address}
-                return await super().acall(prompt, messages=messages, **sent)
-        return await super().acall(prompt, messages=messages, **kwargs)
+    @property
+    def window(self) -> int | None:
+        """Tokens of prompt and reply together, known once a request was refused as too long."""
+        return self._learned.get("window")
+
+    def learn_window(self, refusal: str) -> None:
+        """Remember the window that a server's words tell of."""
+        said = re.search(r"(?:context length|max_model_len)\D{0,24}(\d+)", refusal)
+        if said:
+            self._learned["window"] = int(said[1])
 
     def _seeded(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         if self.seed is None or "seed" in kwargs:
@@ -162,6 +195,7 @@ class MeteredLM(dspy.LM):
             return 0
         asked = {**self.kwargs, **kwargs}
         longest = asked.get("max_tokens") or asked.get("max_completion_tokens") or LONGEST
+        longest = min(longest, self.window or longest)
         return int(longest) * int(asked.get("n") or 1)
 
     def _is_cached(
@@ -215,7 +249,7 @@ def connect(
             server serves one model.
         system_1_api_base: its server, if that is not the one at `api_base`.
         seed: makes runs repeatable; see MeteredLM.
-        timeout: seconds for one request.
+        timeout: seconds for one request, each time that it is sent.
         kwargs: handed on to dspy.LM (cache, num_retries, temperature, ...).
 
     Raises:

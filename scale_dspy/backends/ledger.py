@@ -53,6 +53,7 @@ class Ledger:
 
     Attributes:
         refused: requests that were not sent because of a cost limit.
+        failed: requests that were given up, also after being sent again.
     """
 
     def __init__(self, cap: int | None = None) -> None:
@@ -62,6 +63,7 @@ class Ledger:
         self._granted = 0
         self._reserved = 0
         self.refused = 0
+        self.failed = 0
         self._lock = threading.Lock()
 
     def add(self, stage: str, tally: Tally, *, from_cache: bool = False) -> None:
@@ -199,6 +201,12 @@ def record(tally: Tally, *, from_cache: bool = False) -> None:
     name = dspy.settings.get("scale_stage", OTHER) or OTHER
     for ledger in open_ledgers():
         ledger.add(name, tally, from_cache=from_cache)
+
+
+def record_failure() -> None:
+    """Enter a request that was given up in every open ledger."""
+    for ledger in open_ledgers():
+        ledger.failed += 1
 
 
 def room() -> int | None:

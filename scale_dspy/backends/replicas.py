@@ -17,10 +17,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import dspy
-from dspy.utils.exceptions import LMRateLimitError, is_retryable_lm_error
+from dspy.utils.exceptions import (
+    LMError,
+    LMProviderError,
+    LMRateLimitError,
+    is_retryable_lm_error,
+)
 
 SLACK = 8  # choices that a problem's own replica may be busier than the least busy one
-COOL, COOL_MOST = 1.0, 60.0  # seconds without calls after a failure, doubled by each further one
+FIRST_WAIT = 1.0  # seconds without calls after a failure, doubled by each further one
+LONGEST_WAIT = 60.0  # seconds, however long a server asks to wait
 
 _lock = threading.Lock()
 
@@ -53,6 +59,11 @@ class Turn:
     wait: float
     error: Exception | None = None
 
+    @property
+    def address(self) -> dict[str, str]:
+        """The parameter of the call that says where it goes; none where the model alone says it."""
+        return {"api_base": self.replica.address} if self.replica.address else {}
+
 
 def split_addresses(api_base: str | Sequence[str] | None) -> list[str]:
     """The addresses that an api_base names, each once, without a slash at the end.
@@ -67,9 +78,8 @@ def split_addresses(api_base: str | Sequence[str] | None) -> list[str]:
 
 @lru_cache(maxsize=256)
 def find_replicas(api_base: str | None) -> tuple[Replica, ...]:
-    """The replicas of an api_base, the same ones at each call; none where it names one server."""
-    addresses = split_addresses(api_base)
-    return tuple(map(Replica, addresses)) if len(addresses) > 1 else ()
+    """The replicas of an api_base, one or several, the same ones at each call."""
+    return tuple(map(Replica, split_addresses(api_base) or [""]))
 
 
 def choose(replicas: Sequence[Replica], problem: str | None, now: float) -> Replica:
@@ -90,26 +100,37 @@ def choose(replicas: Sequence[Replica], problem: str | None, now: float) -> Repl
 
 
 def take_turns(replicas: Sequence[Replica], retries: int) -> Iterator[Turn]:
-    """The tries of one call: one for each replica, and `retries` more; none without replicas.
+    """The tries of one call: one for each replica, and `retries` more.
 
     For each turn wait `turn.wait` seconds, then call inside `work_on(turn)`. Whatever error the
     last turn meets is raised there; the caller ends the loop where a call succeeds.
+
+    DSPy's own retries are not used: they stay with one server, wait for as long as it asks to, and
+    take a reply that is no JSON (a proxy's page, a body cut short) for an answer.
     """
     problem = dspy.settings.get("scale_problem", None)
     wait, pauses = 0.0, 0
-    for left in reversed(range(len(replicas) + retries if replicas else 0)):
+    for left in reversed(range(len(replicas) + retries)):
         turn = Turn(choose(replicas, problem, time.monotonic()), wait)
         yield turn
         error = turn.error
         if error is None:
             return
-        if left == 0 or not is_retryable_lm_error(error):
+        if left == 0 or not may_pass(error):
             raise error
         wait = 0.0
         others = any(replica.is_ready(time.monotonic()) for replica in replicas)
         if isinstance(error, LMRateLimitError) or not others:
             asked = getattr(error, "retry_after", None)
-            wait, pauses = asked or min(2.0**pauses, COOL_MOST), pauses + 1
+            wait = min(FIRST_WAIT * 2.0**pauses if asked is None else float(asked), LONGEST_WAIT)
+            pauses += 1
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the same request may be answered later. A success that could not be read counts:
+    its body was cut short, or it is the page of a proxy."""
+    unread = isinstance(error, LMProviderError) and error.status == 200
+    return isinstance(error, LMError) and bool(unread or is_retryable_lm_error(error))
 
 
 @contextlib.contextmanager
@@ -123,7 +144,7 @@ def work_on(turn: Turn, choices: int = 1) -> Iterator[None]:
         replica.failures = 0
     except Exception as error:
         turn.error = error
-        if is_retryable_lm_error(error) and not isinstance(error, LMRateLimitError):
+        if may_pass(error) and not isinstance(error, LMRateLimitError):
             _cool_down(replica)
     finally:
         with _lock:
@@ -135,7 +156,7 @@ def _cool_down(replica: Replica) -> None:
     now = time.monotonic()
     if replica.failures and now < replica.until:
         return
-    replica.until = now + min(COOL * 2**replica.failures, COOL_MOST)
+    replica.until = now + min(FIRST_WAIT * 2**replica.failures, LONGEST_WAIT)
     replica.failures += 1
 
 

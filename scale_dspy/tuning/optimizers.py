@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ NEEDS = {"mipro": "optuna", "gepa": "gepa"}  # packages that DSPy imports late, 
 DEMOS = 2  # bootstrapped demos of a predictor: each is a whole solution in every prompt
 SUCCESS = 0.5  # the score from which a rollout may become a demo
 PROMPTS = "prompts.json"
+NOTED = 1.0  # seconds between two notes of what a stage has cost so far
 RESERVE = 1.5  # of the first search's cost, kept back for the last one
 
 
@@ -151,6 +153,9 @@ def compile_program(
             if ledger.refused:  # optimizers take it for failed runs and go on without
                 notes.append("the cost limit ended the search for prompts early")
                 (folder / PROMPTS).unlink()  # with a higher limit it may go on
+            elif ledger.failed:
+                notes.append(f"{ledger.failed} requests failed in the search for prompts")
+                (folder / PROMPTS).unlink()  # a compile that is interrupted after it searches again
             last = search("joint", tuned)
         except CostLimitError as error:
             notes.append(f"the prompts were left as they were: {error}")
@@ -446,13 +451,28 @@ def _pay(path: Path, stage: str, limit: int | None, keep: int = 0) -> Iterator[L
     costs = _read_costs(path)
     left = None if limit is None else max(0, limit - _sum_costs(costs).completion_tokens - keep)
     started = time.perf_counter()
+    before = costs.get(stage, Tally())
+    ended = threading.Event()
+
+    def note() -> None:
+        spent = replace(ledger.cost, seconds=time.perf_counter() - started)
+        told = {**costs, stage: before + spent}
+        write_json(path, {name: asdict(tally) for name, tally in told.items()})
+
+    def note_until_ended() -> None:  # a process that is killed has told all but its last second
+        while not ended.wait(NOTED):
+            with suppress(OSError):
+                note()
+
     with limit_cost(left) as ledger:
+        noter = threading.Thread(target=note_until_ended, name="compile-costs", daemon=True)
+        noter.start()
         try:
             yield ledger
         finally:
-            seconds = time.perf_counter() - started
-            costs[stage] = costs.get(stage, Tally()) + replace(ledger.cost, seconds=seconds)
-            write_json(path, {name: asdict(tally) for name, tally in costs.items()})
+            ended.set()
+            noter.join()
+            note()
 
 
 def _read_costs(path: Path) -> dict[str, Tally]:

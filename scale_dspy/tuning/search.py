@@ -22,6 +22,8 @@ from scale_dspy.tuning.walks import Walk, walk_all
 
 logger = logging.getLogger(__name__)
 
+MAY_FAIL = 0.1  # share of the walks that may fail before a choice by the others means little
+
 
 @dataclass(frozen=True)
 class Found:
@@ -95,6 +97,7 @@ class ThresholdSearch(Teleprompter):
 
         Raises:
             ValueError: the student has no thresholds, or the LM does not cache or does not count.
+            RuntimeError: too many runs failed; running it again does those again.
         """
         examples = list(valset or trainset)
         if isinstance(student, SCALE):
@@ -133,11 +136,17 @@ class ThresholdSearch(Teleprompter):
             samples=self.samples,
             threads=self.threads,
             whole=self.whole,
+            retry_errors=True,
             report=self.report,
         )
-        failed = sum(bool(walk["error"]) for walk in walks)
-        if failed:
-            logger.warning("%d of %d walks failed and count as wrong", failed, len(walks))
+        errors = [walk["error"] for walk in walks if walk["error"]]
+        if len(errors) > MAY_FAIL * len(walks):
+            raise RuntimeError(
+                f"{len(errors)} of {len(walks)} walks failed, too many to choose by; the last "
+                f"with {errors[-1]}"
+            )
+        if errors:
+            logger.warning("%d of %d walks failed and count as wrong", len(errors), len(walks))
         frontier = draw_frontier(walks)
         choice = choose(frontier, budget=self.budget, margin=self.margin, seed=self.seed)
         tuned = change(student, {})
