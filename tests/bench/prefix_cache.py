@@ -83,10 +83,12 @@ def main() -> None:
     given = parser.parse_args()
     examples = load(given.data, limit=given.problems)
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
-    with tempfile.TemporaryDirectory() as folder:
-        with serve(make_model(Path(folder) / "model", "hybrid")) as server:
-            runs = (("before", InstructionsFirst), ("after", PlainAdapter))
-            readings = [measure(server, name, order, examples, folder) for name, order in runs]
+    runs = (("before", InstructionsFirst), ("after", PlainAdapter))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serve(make_model(Path(folder) / "model", "hybrid")) as server,
+    ):
+        readings = [measure(server, name, order, examples, folder) for name, order in runs]
     print(f"{len(examples)} problems of {given.data}, blocks of {BLOCK} tokens")
     print("order   requests  queried      hit   rate  could hit  of these   s")
     for each in readings:
@@ -155,7 +157,7 @@ def tokenise(server: RealVLLM, sent: Sequence[dict[str, Any]]) -> list[list[int]
 
 
 def count_shared(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """For each prompt the tokens of its longest prefix, in whole blocks, that an earlier one has."""
+    """For each prompt: tokens of its longest prefix, in whole blocks, that an earlier one has."""
     seen: set[tuple[int, ...]] = set()
     shared = []
     for prompt in prompts:
