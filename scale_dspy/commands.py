@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from scale_dspy.backends.connect import MeteredLM, Style
+    from scale_dspy.backends.doctor import Finding
     from scale_dspy.program import SCALE
     from scale_dspy.solver import Solver
 
@@ -254,11 +255,21 @@ def doctor(arguments: argparse.Namespace) -> int:
     findings = []
     with console.status("asking the server"):
         for finding in examine(api_base, model, arguments.api_key):
+            finding = _hide_key(finding, arguments.api_key)
             findings.append(finding)
             show_finding(console, finding)
     if arguments.json:
         _print_json({"model": model, "findings": [asdict(finding) for finding in findings]})
     return FAILED if any(finding.needed and not finding.ok for finding in findings) else DONE
+
+
+def _hide_key(finding: Finding, key: str | None) -> Finding:
+    """The finding without the key, which a server's own words may repeat."""
+    from dataclasses import asdict, replace
+
+    said = {name: value for name, value in asdict(finding).items() if isinstance(value, str)}
+    hidden = {name: text.replace(key, "[key]") if key else text for name, text in said.items()}
+    return replace(finding, **hidden)
 
 
 def _make_program(arguments: argparse.Namespace) -> Solver:

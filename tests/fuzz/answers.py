@@ -61,5 +61,5 @@ def try_input(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    atheris.Setup([*sys.argv, "-timeout=5", "-max_len=1024", "-len_control=0"], try_input)
+    atheris.Setup([*sys.argv, "-timeout=5", "-max_len=128", "-len_control=0"], try_input)
     atheris.Fuzz()
