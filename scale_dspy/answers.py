@@ -282,14 +282,18 @@ def _apply(rules: _Rules, text: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    r"""Replace the first `\text{...}`, `\boxed{...}` or the like by its content."""
-    wrapper = _WRAPPER.search(text)
-    end = _closing_brace(text, wrapper.end()) if wrapper else None
-    if wrapper is None or end is None:
-        return text
-    before = text[: wrapper.start()]
-    gap = " " if _COMMAND_END.search(before) else ""
-    return before + gap + text[wrapper.end() : end] + text[end + 1 :]
+    r"""Replace every `\text{...}`, `\boxed{...}` or the like by its content, up to an open one.
+
+    All at once: with one a round of all rules, an answer of nothing else would take seconds.
+    """
+    while wrapper := _WRAPPER.search(text):
+        end = _closing_brace(text, wrapper.end())
+        if end is None:
+            break
+        before = text[: wrapper.start()]
+        gap = " " if _COMMAND_END.search(before) else ""
+        text = before + gap + text[wrapper.end() : end] + text[end + 1 :]
+    return text
 
 
 def _unbrace(text: str) -> str:

@@ -50,7 +50,8 @@ class PlainAdapter(dspy.Adapter):
         self, signature: type[dspy.Signature], demos: list[dict[str, Any]], inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
         content = self.format_user_message_content(signature, inputs, main_request=True)
-        return [*self.format_demos(signature, demos), {"role": "user", "content": content}]
+        messages = [*self.format_demos(signature, demos), {"role": "user", "content": content}]
+        return [{**message, "content": mend(message["content"])} for message in messages]
 
     def format_user_message_content(
         self,
@@ -114,15 +115,23 @@ class PlainAdapter(dspy.Adapter):
         choices = []
         for output in outputs or [""]:
             whole = output if isinstance(output, dict) else {"text": output}
-            text, reasoning = split_thinking(whole.get("text") or "")
+            text, reasoning = split_thinking(mend(whole.get("text") or ""))
             choices.append(
                 {
                     **self.parse(signature, text),
-                    "reasoning": whole.get("reasoning_content") or reasoning,
+                    "reasoning": mend(whole.get("reasoning_content") or reasoning),
                     "cut_off": whole.get("finish_reason") == "length",
                 }
             )
         return choices
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def mend(text: str) -> str:
+    """A text that can be sent and written: JSON may carry half a character, UTF-8 may not."""
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def split_thinking(text: str) -> tuple[str, str]:

@@ -23,22 +23,28 @@ METHODS = ("scale", "last_step", "cot", "majority", "inftythink", "routing")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (0 done, 1 it failed, 2 bad usage or input)."""
     arguments = _make_parser().parse_args(argv)
+    key = getattr(arguments, "api_key", None)
+
+    def complain(message: str, code: int) -> int:
+        """One line without the key, which a server's own words may repeat."""
+        return _complain(message.replace(key, "[key]") if key else message, code)
+
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         return run(arguments)
     except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
+        return complain("interrupted", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except ValueError as error:
-        return _complain(_first_line(error), BAD_USAGE)
+        return complain(_first_line(error), BAD_USAGE)
     except (OSError, RuntimeError) as error:
-        return _complain(_first_line(error), FAILED)
+        return complain(_first_line(error), FAILED)
     except Exception as error:
         if not _is_model_error(error):
             raise
-        return _complain(_explain(error, arguments), FAILED)
+        return complain(_explain(error, arguments), FAILED)
 
 
 def _make_parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from scale_dspy.backends.connect import MeteredLM, Style
+    from scale_dspy.backends.doctor import Finding
     from scale_dspy.program import SCALE
     from scale_dspy.solver import Solver
 
@@ -256,6 +257,7 @@ def doctor(arguments: argparse.Namespace) -> int:
             if len(addresses) > 1:
                 console.print(f"server {number}: {address}", markup=False)
             for finding in examine(address, model, arguments.api_key):
+                finding = _hide_key(finding, arguments.api_key)
                 findings.append(finding)
                 server = {"server": number} if len(addresses) > 1 else {}
                 rows.append({**server, **asdict(finding)})
@@ -263,6 +265,15 @@ def doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json({"model": model, "findings": rows})
     return FAILED if any(finding.needed and not finding.ok for finding in findings) else DONE
+
+
+def _hide_key(finding: Finding, key: str | None) -> Finding:
+    """The finding without the key, which a server's own words may repeat."""
+    from dataclasses import asdict, replace
+
+    said = {name: value for name, value in asdict(finding).items() if isinstance(value, str)}
+    hidden = {name: text.replace(key, "[key]") if key else text for name, text in said.items()}
+    return replace(finding, **hidden)
 
 
 def _make_program(arguments: argparse.Namespace) -> Solver:

@@ -10,7 +10,7 @@ from typing import Any
 
 import dspy
 
-from scale_dspy.ask import PlainAdapter
+from scale_dspy.ask import PlainAdapter, mend
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.ledger import Ledger, track
 from scale_dspy.backends.loop import run
@@ -62,7 +62,7 @@ class Solver(dspy.Module):
         if cap is not None and not isinstance(dspy.settings.lm, MeteredLM):
             raise ValueError("a budget needs an LM that counts its tokens: connect() makes one")
         # By the problem's text its calls find the replica that has its beginning in the cache.
-        text = problem.strip()
+        text = mend(problem.strip())
         with dspy.context(adapter=PlainAdapter(), scale_problem=text), track(cap) as ledger:
             return await self._solve_within(ledger, text)
 

@@ -22,7 +22,7 @@ MODULUS = 997  # prime, so that a wrong value never leads back to the right one
 MARKER = re.compile(r"\[world (\d+) problem (\d+)\]")
 _ENTRY = re.compile(r"(?m)^\d+\. ")
 _TARGET = re.compile(r"\$(q|r)_\{(\d+)\}\$")
-_BOXED = re.compile(r"\\boxed\{(-?\d+)\}")
+_BOXED = re.compile(r"\\boxed\{(-?\d{1,18})\}")
 
 _VERBS = ("Find", "Determine", "Compute", "Work out", "Calculate", "Obtain", "Establish", "Give")
 _TALK = (

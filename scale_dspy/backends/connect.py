@@ -372,6 +372,10 @@ def _read_usage(response: Any, hit: bool) -> Tally:
     carried = response._hidden_params
     if not hit:
         carried["scale_usage"] = _plain_usage(response)
+        # The reply goes into DSPy's cache on disk, which shall not tell where the server is.
+        for private in ("api_base", "headers", "additional_headers"):
+            carried.pop(private, None)
+        response._response_headers = None
     return Tally(calls=1, **carried.get("scale_usage", {}))
 
 

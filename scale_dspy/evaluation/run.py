@@ -168,7 +168,8 @@ def finish_pairs(
         for record in read_rollouts(path):
             if pairs.pop((record["id"], record["sample"]), None) is not None:
                 enter(record)
-        with path.open("a", encoding="utf-8") as file:
+        # Half a character, which UTF-8 has no bytes for, then stands there as JSON's escape of it.
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
 
             def keep(record: Rollout) -> None:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -236,7 +237,8 @@ def read_rollouts(path: Path) -> Iterator[Rollout]:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    draft.write_text(text, encoding="utf-8", errors="backslashreplace")
     draft.replace(path)
 
 
