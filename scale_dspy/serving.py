@@ -1,0 +1,284 @@
+"""`serve`: LiteLLM's proxy with SCALE mounted, behind a door.
+
+The door is a small ASGI application around the proxy's. It checks the key, lets nothing through but
+the paths of a model, and refuses bodies that are too large, each time as OpenAI's API would say it.
+The proxy itself has a key that only the door knows, made anew for each process.
+"""
+
+from __future__ import annotations
+
+import hmac
+import importlib.util
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scale_dspy.catalogue import list_names
+from scale_dspy.provider import PROVIDER, RETRY_AFTER, Offer, handler
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CREDENTIALS = (
+    b"authorization",
+    b"api-key",
+    b"x-api-key",
+    b"x-goog-api-key",
+    b"x-litellm-api-key",
+    b"ocp-apim-subscription-key",
+)
+
+PATHS = {
+    "/v1/chat/completions": "POST",
+    "/chat/completions": "POST",
+    "/v1/models": "GET",
+    "/models": "GET",
+    "/health/liveliness": "GET",
+}
+LARGEST_BODY = 1 << 20  # bytes
+DRAINED = 64 << 20  # bytes that are read and dropped so that the client gets to read its answer
+NEEDED = ("apscheduler", "backoff", "fastapi", "uvicorn", "websockets")
+
+
+def check_extra() -> None:
+    """Raise RuntimeError where the packages of the extra `serve` are missing."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RuntimeError('`serve` needs an extra: pip install "scale-dspy[serve]"')
+
+
+def check_key(key: str | None, host: str) -> None:
+    """Raise ValueError unless this key will do for this address."""
+    if not key and not _is_loopback(host):
+        raise ValueError(
+            f"--host {host} can be reached from other machines, so a key is needed: set "
+            "SCALE_SERVE_KEY, or --key-file"
+        )
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise ValueError("a key is printable ASCII without blanks")
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens there; at any free port for 0.
+
+    Raises:
+        OSError: the port is taken, or the host is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    return listener
+
+
+def serve(
+    offer: Offer, listener: socket.socket, key: str | None, ready: Callable[[], None]
+) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        ready: called when requests are answered.
+    """
+    with tempfile.TemporaryDirectory(prefix="scale-serve-") as folder:
+        path = Path(folder) / "config.json"  # which is YAML too
+        path.write_text(json.dumps(describe_proxy(list_names(offer.catalogue))))
+        inner_key = f"sk-{secrets.token_urlsafe(32)}"
+        _set_environment(path, inner_key)
+        import uvicorn
+        from litellm.proxy.proxy_server import app
+
+        handler.set_offer(offer)
+        config = uvicorn.Config(
+            make_door(app, key, inner_key),
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=3,
+        )
+        server = _Server(config)
+        server.ready = ready
+        with _ended_by_signals():
+            server.run(sockets=[listener])
+
+
+def describe_proxy(names: Sequence[str]) -> dict[str, Any]:
+    """The configuration of LiteLLM's proxy. It holds names only: no key, no address."""
+    deployments = [
+        {"model_name": name, "litellm_params": {"model": f"{PROVIDER}/{name}"}}
+        for name in dict.fromkeys([*names, "*"])  # any other name is the provider's to refuse
+    ]
+    custom = {"provider": PROVIDER, "custom_handler": "scale_dspy.provider.handler"}
+    return {
+        "model_list": deployments,
+        "litellm_settings": {
+            "custom_provider_map": [custom],
+            "num_retries": 0,
+            "telemetry": False,
+        },
+        # A request that failed has cost its tokens, and a full queue is no broken deployment.
+        "router_settings": {"num_retries": 0, "disable_cooldowns": True},
+        "general_settings": {"cancel_on_disconnect": True},
+    }
+
+
+def make_door(app: App, key: str | None, inner_key: str) -> App:
+    """`app` behind the door.
+
+    Args:
+        key: what clients have to send as a bearer token; None to ask for none.
+        inner_key: what `app` is sent instead.
+    """
+
+    async def door(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await app(scope, receive, send)
+        elif scope["type"] == "http":
+            await enter(scope, receive, send)
+
+    async def enter(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {bytes(name).lower(): bytes(value) for name, value in scope["headers"]}
+        method = PATHS.get(scope["path"].rstrip("/") or "/")
+        if method is None:
+            await refuse(send, 404, f"there is no {scope['path'][:100]!r} here", "not_found_error")
+        elif key and not _fits(key, headers.get(b"authorization", b"")):
+            await refuse(send, 401, "the API key is missing or wrong", "invalid_api_key")
+        elif scope["method"] != method:
+            await refuse(send, 405, f"{scope['path']} takes {method}", "invalid_request_error")
+        elif method == "GET":
+            await app(_let_in(scope, inner_key), receive, send)
+        else:
+            body = await _read_body(receive)
+            if body is None:
+                return
+            complaint = _check_body(body)
+            if complaint:
+                await refuse(send, *complaint)
+                return
+            scope = _let_in(scope, inner_key)
+            await app(scope, _replay(body, receive), _tell_when_to_retry(send))
+
+    return door
+
+
+async def refuse(send: Send, status: int, message: str, kind: str) -> None:
+    """Answer with an error as OpenAI's API words it."""
+    code = kind if status in (401, 404) else str(status)
+    error = {"message": message, "type": kind, "param": None, "code": code}
+    content = json.dumps({"error": error}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(content)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """The body, cut off behind LARGEST_BODY; None where the client left."""
+    kept, seen = bytearray(), 0
+    while seen <= DRAINED:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        piece = message.get("body", b"")
+        seen += len(piece)
+        if len(kept) <= LARGEST_BODY:
+            kept += piece
+        if not message.get("more_body"):
+            break
+    return bytes(kept)
+
+
+def _check_body(body: bytes) -> tuple[int, str, str] | None:
+    """(status, message, type) of what is wrong with it."""
+    if len(body) > LARGEST_BODY:
+        return 413, f"the body has more than {LARGEST_BODY:,} bytes", "invalid_request_error"
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        return 400, f"the body is not JSON: {reason}", "invalid_request_error"
+    if not isinstance(request, dict):
+        return 400, "the body is no JSON object", "invalid_request_error"
+    if not isinstance(request.get("messages"), list) or not all(
+        isinstance(message, dict) for message in request["messages"]
+    ):
+        return 400, "messages is a list of objects", "invalid_request_error"
+    if not isinstance(request.get("model"), str):
+        return 400, "model is a text: GET /v1/models lists what there is", "invalid_request_error"
+    return None
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """`receive` for an application that has not read the body yet."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
+
+
+def _tell_when_to_retry(send: Send) -> Send:
+    """The proxy drops the provider's Retry-After: add it to every 429."""
+
+    async def send_on(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] == 429:
+            headers = [pair for pair in message["headers"] if pair[0].lower() != b"retry-after"]
+            message["headers"] = [*headers, (b"retry-after", str(RETRY_AFTER).encode())]
+        await send(message)
+
+    return send_on
+
+
+def _fits(key: str, header: bytes) -> bool:
+    scheme, _, given = header.partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), key.encode())
+
+
+def _let_in(scope: Scope, inner_key: str) -> Scope:
+    """The request with the proxy's key, and with nothing else that could pass for one."""
+    kept = [pair for pair in scope["headers"] if pair[0].lower() not in CREDENTIALS]
+    return {**scope, "headers": [*kept, (b"authorization", f"Bearer {inner_key}".encode())]}
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
+
+
+def _set_environment(config: Path, inner_key: str) -> None:
+    """The proxy takes its configuration from here; what is meant for another proxy goes."""
+    for name in ("WORKER_CONFIG", "DATABASE_URL", "LITELLM_CONFIG_BUCKET_NAME"):
+        os.environ.pop(name, None)
+    os.environ["CONFIG_FILE_PATH"] = str(config)
+    os.environ["LITELLM_MASTER_KEY"] = inner_key
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """uvicorn raises the signal that ended it once more; it is not to kill the process, which has
+    a model server to stop and a folder to remove."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
