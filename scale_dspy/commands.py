@@ -236,6 +236,43 @@ def report(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve SCALE as a model until interrupted; with --json, say where once it answers."""
+    from rich.console import Console
+
+    from scale_dspy.serving_checks import check_extra, check_key, open_socket, read_key
+
+    console = Console(stderr=True, highlight=False)
+    _check_counts(arguments, "threads", "waiting")
+    key = read_key(arguments.key_file)
+    check_key(key, arguments.host)
+    check_extra()
+    with open_socket(arguments.host, arguments.port) as listener:
+        from scale_dspy.catalogue import list_names, read_catalogue
+        from scale_dspy.provider import Offer
+        from scale_dspy.serving import serve as run
+
+        catalogue = read_catalogue(
+            arguments.program,
+            arguments.frontier,
+            style=_choose_style(arguments),
+            candidates=_count_candidates(arguments),
+        )
+        lm = _connect(arguments, console, cache=False)
+        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+        url = f"http://{host}:{listener.getsockname()[1]}/v1"
+        names = list_names(catalogue)
+
+        def say() -> None:
+            console.print(f"serving {', '.join(names)} at {url}", markup=False)
+            if arguments.json:
+                _print_json({"url": url, "models": names})
+                sys.stdout.flush()
+
+        run(Offer(catalogue, lm, _count_threads(arguments), arguments.waiting), listener, key, say)
+    return DONE
+
+
 def doctor(arguments: argparse.Namespace) -> int:
     """Probe the server with real calls and say what holds; fails if SCALE cannot work with it."""
     from dataclasses import asdict
@@ -339,12 +376,13 @@ def _check_counts(arguments: argparse.Namespace, *flags: str) -> None:
             raise ValueError(f"--{flag} is a whole number from 1, not {value}")
 
 
-def _connect(arguments: argparse.Namespace, console: Console) -> MeteredLM:
+def _connect(arguments: argparse.Namespace, console: Console, **options: Any) -> MeteredLM:
     from scale_dspy.backends.connect import connect, uses_embedded
 
     if uses_embedded(arguments.model, arguments.api_base):
         _start_embedded(arguments.model, console)
-    return connect(arguments.model, arguments.api_base, arguments.api_key, seed=arguments.seed)
+    backend = (arguments.model, arguments.api_base, arguments.api_key)
+    return connect(*backend, seed=arguments.seed, **options)
 
 
 def _start_embedded(model: str | None, console: Console) -> Any:

@@ -16,9 +16,8 @@ import secrets
 import signal
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,14 @@ PATHS = {
     "/models": "GET",
     "/health/liveliness": "GET",
 }
+# Of a request. The proxy would take more of them, its own settings for example.
+FIELDS = frozenset(
+    """model messages stream stream_options seed n max_tokens max_completion_tokens budget method
+    temperature top_p presence_penalty frequency_penalty logit_bias logprobs top_logprobs stop user
+    metadata store service_tier tools tool_choice parallel_tool_calls functions function_call
+    response_format reasoning_effort verbosity modalities safety_identifier prompt_cache_key
+    """.split()
+)
 LARGEST_BODY = 1 << 20  # bytes
 DRAINED = 64 << 20  # bytes that are read and dropped so that the client gets to read its answer
 NEEDED = ("apscheduler", "backoff", "fastapi", "uvicorn", "websockets")
@@ -97,8 +104,9 @@ def serve(
         ready: called when requests are answered.
     """
     with tempfile.TemporaryDirectory(prefix="scale-serve-") as folder:
-        path = Path(folder) / "config.json"  # which is YAML too
-        path.write_text(json.dumps(describe_proxy(list_names(offer.catalogue))))
+        path = Path(folder) / "config.yaml"  # JSON is YAML too
+        names = list_names(offer.catalogue)
+        path.write_text(json.dumps(describe_proxy(names)))
         inner_key = f"sk-{secrets.token_urlsafe(32)}"
         _set_environment(path, inner_key)
         import uvicorn
@@ -106,16 +114,14 @@ def serve(
 
         handler.set_offer(offer)
         config = uvicorn.Config(
-            make_door(app, key, inner_key),
+            make_door(app, key, inner_key, names, ready),
             lifespan="on",
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=3,
         )
-        server = _Server(config)
-        server.ready = ready
         with _ended_by_signals():
-            server.run(sockets=[listener])
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def describe_proxy(names: Sequence[str]) -> dict[str, Any]:
@@ -138,19 +144,35 @@ def describe_proxy(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def make_door(app: App, key: str | None, inner_key: str) -> App:
+def make_door(
+    app: App,
+    key: str | None,
+    inner_key: str,
+    names: Sequence[str],
+    ready: Callable[[], None] = lambda: None,
+) -> App:
     """`app` behind the door.
 
     Args:
         key: what clients have to send as a bearer token; None to ask for none.
         inner_key: what `app` is sent instead.
+        names: of the models. The proxy lists none where it takes any name.
+        ready: called when `app` has started.
     """
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await app(scope, receive, send)
+            await app(scope, receive, announce(send))
         elif scope["type"] == "http":
             await enter(scope, receive, send)
+
+    def announce(send: Send) -> Send:
+        async def send_on(message: Message) -> None:
+            await send(message)
+            if message["type"] == "lifespan.startup.complete":
+                ready()
+
+        return send_on
 
     async def enter(scope: Scope, receive: Receive, send: Send) -> None:
         headers = {bytes(name).lower(): bytes(value) for name, value in scope["headers"]}
@@ -161,8 +183,10 @@ def make_door(app: App, key: str | None, inner_key: str) -> App:
             await refuse(send, 401, "the API key is missing or wrong", "invalid_api_key")
         elif scope["method"] != method:
             await refuse(send, 405, f"{scope['path']} takes {method}", "invalid_request_error")
-        elif method == "GET":
+        elif scope["path"].startswith("/health"):
             await app(_let_in(scope, inner_key), receive, send)
+        elif method == "GET":
+            await _send_json(send, 200, _describe_models(names))
         else:
             body = await _read_body(receive)
             if body is None:
@@ -172,7 +196,7 @@ def make_door(app: App, key: str | None, inner_key: str) -> App:
                 await refuse(send, *complaint)
                 return
             scope = _let_in(scope, inner_key)
-            await app(scope, _replay(body, receive), _tell_when_to_retry(send))
+            await app(scope, _replay(body, receive), _mend_reply(send))
 
     return door
 
@@ -181,7 +205,18 @@ async def refuse(send: Send, status: int, message: str, kind: str) -> None:
     """Answer with an error as OpenAI's API words it."""
     code = kind if status in (401, 404) else str(status)
     error = {"message": message, "type": kind, "param": None, "code": code}
-    content = json.dumps({"error": error}).encode()
+    await _send_json(send, status, {"error": error})
+
+
+def _describe_models(names: Sequence[str]) -> dict[str, Any]:
+    models = [
+        {"id": name, "object": "model", "created": 0, "owned_by": "scale_dspy"} for name in names
+    ]
+    return {"object": "list", "data": models}
+
+
+async def _send_json(send: Send, status: int, value: Any) -> None:
+    content = json.dumps(value).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(content)).encode()),
@@ -217,6 +252,9 @@ def _check_body(body: bytes) -> tuple[int, str, str] | None:
         return 400, f"the body is not JSON: {reason}", "invalid_request_error"
     if not isinstance(request, dict):
         return 400, "the body is no JSON object", "invalid_request_error"
+    unknown = sorted(set(request) - FIELDS)
+    if unknown:
+        return 400, f"unknown field {unknown[0][:100]!r}", "invalid_request_error"
     if not isinstance(request.get("messages"), list) or not all(
         isinstance(message, dict) for message in request["messages"]
     ):
@@ -236,14 +274,23 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-def _tell_when_to_retry(send: Send) -> Send:
-    """The proxy drops the provider's Retry-After: add it to every 429."""
+def _mend_reply(send: Send) -> Send:
+    """The proxy drops the provider's Retry-After, and what it did not foresee it answers as plain
+    text: add the one to every 429, and say the other as an error."""
+    failed = False
 
     async def send_on(message: Message) -> None:
-        if message["type"] == "http.response.start" and message["status"] == 429:
-            headers = [pair for pair in message["headers"] if pair[0].lower() != b"retry-after"]
-            message["headers"] = [*headers, (b"retry-after", str(RETRY_AFTER).encode())]
-        await send(message)
+        nonlocal failed
+        if message["type"] == "http.response.start":
+            headers = dict(message["headers"])
+            if message["status"] == 429:
+                headers[b"retry-after"] = str(RETRY_AFTER).encode()
+                message = {**message, "headers": list(headers.items())}
+            failed = message["status"] >= 500 and b"json" not in headers.get(b"content-type", b"")
+        if not failed:
+            await send(message)
+        elif message["type"] == "http.response.start":
+            await refuse(send, 500, "the request failed", "internal_server_error")
 
     return send_on
 
