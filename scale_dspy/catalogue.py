@@ -94,7 +94,9 @@ def list_names(catalogue: Catalogue) -> list[str]:
     names = []
     for name in catalogue.programs:
         names.append(name)
-        names += [f"{name}@tokens={-int(-p['tokens'] // 1)}" for p in catalogue.points.get(name, ())]
+        names += [
+            f"{name}@tokens={-int(-p['tokens'] // 1)}" for p in catalogue.points.get(name, ())
+        ]
     return names
 
 

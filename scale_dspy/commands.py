@@ -240,7 +240,7 @@ def serve(arguments: argparse.Namespace) -> int:
     """Serve SCALE as a model until interrupted; with --json, say where once it answers."""
     from rich.console import Console
 
-    from scale_dspy.serving_checks import check_extra, check_key, open_socket, read_key
+    from scale_dspy.serving import check_extra, check_key, open_socket, read_key
 
     console = Console(stderr=True, highlight=False)
     _check_counts(arguments, "threads", "waiting")

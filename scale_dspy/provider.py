@@ -1,9 +1,11 @@
-r"""SCALE as a provider of LiteLLM: a chat model whose answer is solved for, sub-problem by sub-problem.
+r"""SCALE as a provider of LiteLLM: a chat model that solves a question step by step.
 
-Two lines mount it in a LiteLLM proxy that is there already:
+Two entries mount it in the configuration of a LiteLLM proxy:
 
-    litellm_settings: {custom_provider_map: [{provider: scale, custom_handler: scale_dspy.provider.handler}]}
-    model_list: [{model_name: scale, litellm_params: {model: scale/scale}}]
+    litellm_settings:
+      custom_provider_map: [{provider: scale, custom_handler: scale_dspy.provider.handler}]
+    model_list:
+      - {model_name: scale, litellm_params: {model: scale/scale}}
 
 A reply's content is the solution of the question itself and ends with its answer in \boxed{}. The
 work before it is reasoning content, told while it happens. `scale_steps`, `scale_usage` and
@@ -20,31 +22,34 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import dspy
 import httpx
 import litellm
 from dspy.utils import exceptions as kinds
-from dspy.utils.callback import BaseCallback
 from litellm.types.utils import Delta, Message, ModelResponse, ModelResponseStream, Usage
 
-from scale_dspy.assess import Assess
 from scale_dspy.backends.connect import MeteredLM, Style, connect, uses_embedded
 from scale_dspy.backends.loop import adopt_running_loop, run_on_shared_loop
 from scale_dspy.catalogue import Catalogue, UnknownModelError, find_program, read_catalogue
-from scale_dspy.decompose import Decompose
-from scale_dspy.solve import Solve
+from scale_dspy.chat import (
+    Narrator,
+    add_usage,
+    join_messages,
+    list_fields,
+    name_finish,
+    tell_rest,
+    write_content,
+)
+from scale_dspy.door import RETRY_AFTER
 from scale_dspy.solver import Solver, check_budget
 
 logger = logging.getLogger(__name__)
 
 PROVIDER = "scale"
 AT_WORK, WAITING = 64, 256  # problems
-RETRY_AFTER = 5  # seconds, told to a client that is turned away
-LONGEST_QUESTION = 100_000  # characters, with all its context
-FIELDS = ("subproblem", "difficulty", "system", "solution", "tokens")
 
 
 class BusyError(Exception):
@@ -133,7 +138,7 @@ class ScaleLLM(litellm.CustomLLM):
         )
         model_response.choices[0].finish_reason = name_finish(prediction)
         model_response.model = model
-        model_response.usage = add_usage(prediction.usage)
+        model_response.usage = Usage(**add_usage(prediction.usage))
         return model_response
 
     async def astreaming(
@@ -177,7 +182,7 @@ class ScaleLLM(litellm.CustomLLM):
                 provider_specific_fields=list_fields(prediction),
             ),
             finish_reason=name_finish(prediction),
-            usage=add_usage(prediction.usage),
+            usage=Usage(**add_usage(prediction.usage)),
         )
 
     async def _read(
@@ -215,38 +220,6 @@ class ScaleLLM(litellm.CustomLLM):
             self._taken -= 1
 
 
-class Narrator(BaseCallback):
-    """A DSPy callback that tells a SCALE program's work as text, step by step."""
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self.tell = tell
-        self._calls: dict[str, tuple[Any, dict[str, Any]]] = {}
-        self._solved = 0
-
-    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        arguments = inputs.get("kwargs", inputs)
-        if isinstance(instance, (Decompose, Assess, Solve)):
-            self._calls[call_id] = (instance, arguments)
-        if isinstance(instance, Solve):
-            whole = arguments["subproblem"] == arguments["problem"]
-            title = "The question itself" if whole else arguments["subproblem"]
-            self.tell(f"\n{self._solved + 1}. {title}\n(System {arguments['system']})\n")
-
-    def on_module_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
-        instance, arguments = self._calls.pop(call_id, (None, {}))
-        if instance is None or exception is not None:
-            return
-        if isinstance(instance, Decompose):
-            count = len(outputs.subproblems)
-            listed = "".join(f"- {text}\n" for text in outputs.subproblems)
-            self.tell(f"{count} sub-problem{'' if count == 1 else 's'}:\n{listed}")
-        elif isinstance(instance, Assess):
-            self.tell(f"\nDifficulty {outputs.difficulty:.2f}: {_shorten(arguments)}\n")
-        else:
-            self._solved += 1
-            self.tell(f"{outputs.solution}\n[{outputs.tokens:,} tokens]\n")
-
-
 def read_call(
     catalogue: Catalogue,
     model: str,
@@ -281,103 +254,36 @@ def read_call(
     )
 
 
-def join_messages(messages: Sequence[Mapping[str, Any]]) -> str:
-    """A conversation as one problem: the last message is the question. Before it stand, each after
-    a blank line, the system's text as it is, and earlier turns as "User: ..." and "Assistant: ...".
-
-    Raises:
-        ValueError: the last message is not the user's, is empty, or something is not text.
-    """
-    if not messages or messages[-1].get("role") != "user":
-        raise ValueError("the last message is the question and has the role 'user'")
-    question = _read_text(messages[-1])
-    if not question:
-        raise ValueError("the question is empty")
-    parts = []
-    for message in messages[:-1]:
-        role, text = message.get("role"), _read_text(message)
-        if role not in ("system", "developer", "user", "assistant"):
-            raise ValueError(f"a message has the role system, user or assistant, not {role!r}")
-        if text:
-            spoken = role in ("user", "assistant")
-            parts.append(f"{str(role).capitalize()}: {text}" if spoken else text)
-    problem = "\n\n".join([*parts, question])
-    if len(problem) > LONGEST_QUESTION:
-        raise ValueError(
-            f"the question has {len(problem):,} characters with its context, and "
-            f"{LONGEST_QUESTION:,} are the most"
-        )
-    return problem
-
-
-def write_content(prediction: dspy.Prediction) -> str:
-    r"""The last step's solution. An answer that it does not box is added in a \boxed{} of its own."""
-    solution: str = prediction.steps[-1].solution.strip() if prediction.steps else ""
-    answer = prediction.answer
-    if answer is None or r"\boxed" in solution:
-        return solution
-    return f"{solution}\n\n$\\boxed{{{answer}}}$".strip()
-
-
-def name_finish(prediction: dspy.Prediction) -> str:
-    """`stop`, or `length` where tokens ran out before there was an answer."""
-    return "stop" if prediction.answer is not None else "length"
-
-
-def add_usage(usage: Mapping[str, Mapping[str, Any]]) -> Usage:
-    """OpenAI's usage: the sums over all stages."""
-    prompt, response, reasoning = (
-        sum(int(tally[key]) for tally in usage.values())
-        for key in ("prompt_tokens", "completion_tokens", "reasoning_tokens")
-    )
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=response,
-        total_tokens=prompt + response,
-        completion_tokens_details={"reasoning_tokens": reasoning},
-    )
-
-
-def list_fields(prediction: dspy.Prediction) -> dict[str, Any]:
-    """What a reply carries beside OpenAI's fields."""
-    steps = [asdict(step) for step in prediction.steps]
-    return {
-        "scale_steps": [{key: step[key] for key in FIELDS} for step in steps],
-        "scale_usage": prediction.usage,
-        "scale_replaced": list(prediction.replaced),
-    }
-
-
-def tell_rest(prediction: dspy.Prediction, told: Sequence[str]) -> list[str]:
-    """The reasoning of a method whose work was not told as it happened."""
-    if told:
-        return []
-    return [step.reasoning for step in prediction.steps if step.reasoning]
-
-
 def translate(error: Exception, model: str) -> Exception:
     """An error as LiteLLM's, which the proxy turns into OpenAI's. A client learns nothing of the
     model server's address; the log does."""
-    about: dict[str, Any] = {"model": model, "llm_provider": PROVIDER}
-    if isinstance(error, UnknownModelError):
-        return litellm.NotFoundError(message=str(error), **about)
-    if isinstance(error, BusyError):
+    kind, message = _classify(error)
+    more = {}
+    if kind is litellm.RateLimitError:
         headers = {"Retry-After": str(RETRY_AFTER)}
         request = httpx.Request("POST", "http://scale")
-        response = httpx.Response(429, headers=headers, request=request)
-        return litellm.RateLimitError(message=str(error), response=response, **about)
+        more["response"] = httpx.Response(429, headers=headers, request=request)
+    translated: Exception = kind(message=message, model=model, llm_provider=PROVIDER, **more)
+    return translated
+
+
+def _classify(error: Exception) -> tuple[Any, str]:
+    """(LiteLLM's class, what a client is told)."""
+    if isinstance(error, UnknownModelError):
+        return litellm.NotFoundError, str(error)
+    if isinstance(error, BusyError):
+        return litellm.RateLimitError, str(error)
     if isinstance(error, kinds.ContextWindowExceededError):
-        return litellm.BadRequestError(message="the model's window is too small for it", **about)
+        return litellm.BadRequestError, "the question is too long for the model's window"
     if isinstance(error, (kinds.LMError, OSError)):
         logger.warning("the model server failed: %s", error)
-    if isinstance(error, kinds.LMTimeoutError):
-        return litellm.Timeout(message="the model server did not answer in time", **about)
-    if isinstance(error, (kinds.LMError, OSError)):
-        return litellm.ServiceUnavailableError(message="the model server failed", **about)
+        if isinstance(error, kinds.LMTimeoutError):
+            return litellm.Timeout, "the model server did not answer in time"
+        return litellm.ServiceUnavailableError, "the model server failed"
     if isinstance(error, ValueError):
-        return litellm.BadRequestError(message=str(error), **about)
+        return litellm.BadRequestError, str(error)
     logger.error("a request failed", exc_info=error)
-    return litellm.InternalServerError(message="the request failed", **about)
+    return litellm.InternalServerError, "the request failed"
 
 
 def offer_from_environment() -> Offer:
@@ -392,9 +298,7 @@ def offer_from_environment() -> Offer:
     style: Style = os.environ.get("SCALE_MODES", "embedded" if embedded else "hybrid")  # type: ignore[assignment]
     programs = [path for path in os.environ.get("SCALE_PROGRAM", "").split(os.pathsep) if path]
     frontier = os.environ.get("SCALE_FRONTIER") or None
-    catalogue = read_catalogue(
-        programs, frontier, style=style, candidates=1 if embedded else 8
-    )
+    catalogue = read_catalogue(programs, frontier, style=style, candidates=1 if embedded else 8)
     at_work = int(os.environ.get("SCALE_AT_WORK", 1 if embedded else AT_WORK))
     waiting = int(os.environ.get("SCALE_WAITING", WAITING))
     return Offer(catalogue, connect_uncached(model, api_base), at_work, waiting)
@@ -421,23 +325,6 @@ class _Writer:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
         more = {} if usage is None else {"usage": usage}
         return ModelResponseStream(choices=[choice], **self.head, **more)
-
-
-def _read_text(message: Mapping[str, Any]) -> str:
-    content = message.get("content")
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content.strip()
-    parts = content if isinstance(content, list) else [content]
-    if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in parts):
-        raise ValueError("a message's content is text, or parts of text")
-    return "\n".join(part["text"] for part in parts).strip()
-
-
-def _shorten(arguments: Mapping[str, Any], limit: int = 80) -> str:
-    text = " ".join(str(arguments.get("subproblem", "")).split())
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 handler = ScaleLLM()
