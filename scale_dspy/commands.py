@@ -244,6 +244,8 @@ def serve(arguments: argparse.Namespace) -> int:
 
     console = Console(stderr=True, highlight=False)
     _check_counts(arguments, "threads", "waiting")
+    if not 0 <= arguments.port <= 65_535:
+        raise ValueError(f"--port is a whole number from 0 to 65535, not {arguments.port}")
     key = read_key(arguments.key_file)
     check_key(key, arguments.host)
     check_extra()
