@@ -238,6 +238,8 @@ def report(arguments: argparse.Namespace) -> int:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve SCALE as a model until interrupted; with --json, say where once it answers."""
+    from contextlib import redirect_stdout
+
     from rich.console import Console
 
     from scale_dspy.serving import check_extra, check_key, open_socket, read_key
@@ -268,10 +270,12 @@ def serve(arguments: argparse.Namespace) -> int:
         def say() -> None:
             console.print(f"serving {', '.join(names)} at {url}", markup=False)
             if arguments.json:
-                _print_json({"url": url, "models": names})
-                sys.stdout.flush()
+                print(json.dumps({"url": url, "models": names}), file=standard_output, flush=True)
 
-        run(Offer(catalogue, lm, _count_threads(arguments), arguments.waiting), listener, key, say)
+        standard_output = sys.stdout
+        offer = Offer(catalogue, lm, _count_threads(arguments), arguments.waiting)
+        with redirect_stdout(sys.stderr):  # the proxy prints, and standard output is for --json
+            run(offer, listener, key, say)
     return DONE
 
 
