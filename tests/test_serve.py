@@ -26,7 +26,7 @@ from tests.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = World().problems(16)
-KEY = "a-key-of-the-tests"
+KEY, UPSTREAM_KEY = "a-key-of-the-tests", "a-key-of-the-server"
 AT_WORK, WAITING = 4, 4
 
 
@@ -37,7 +37,7 @@ class Served:
     url: str
     models: list[str]
     fake: Spawned
-    process: subprocess.Popen[str]
+    temporary: Path
 
     def client(self, key: str = KEY, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=self.url, api_key=key, max_retries=0, **options)
@@ -79,12 +79,18 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     }
     program.save(folder / "cheap.json")
     (folder / "key").write_text(f"{KEY}\n")
-    with spawn_fake_vllm(delay=0.05) as fake:
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    with spawn_fake_vllm(delay=0.05, api_key=UPSTREAM_KEY) as fake:
+        environment = {"SCALE_API_KEY": UPSTREAM_KEY, "TMPDIR": str(temporary)}
         arguments = ["--model", fake.model, "--api-base", fake.api_base, "--seed", "0"]
         arguments += ["--program", str(folder / "cheap.json"), "--key-file", str(folder / "key")]
         arguments += ["--threads", str(AT_WORK), "--waiting", str(WAITING)]
-        with start_serve(*arguments) as (said, process):
-            yield Served(said["url"], said["models"], fake, process)
+        with start_serve(*arguments, **environment) as (said, process):
+            yield Served(said["url"], said["models"], fake, temporary)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        assert not list(temporary.glob("scale-serve-*"))
 
 
 def ask(number: int = 0, **options: Any) -> dict[str, Any]:
@@ -248,22 +254,13 @@ def test_more_than_may_wait_get_429_and_are_told_when(served: Served) -> None:
             assert f"\\boxed{{{EXAMPLES[number % 8].answer}}}" in reply.choices[0].message.content
 
 
-def test_no_file_keeps_a_key_or_an_address_and_a_signal_ends_it(tmp_path: Path) -> None:
-    with spawn_fake_vllm(api_key="upstream-secret") as fake:
-        backend = ["--model", fake.model, "--api-base", fake.api_base]
-        environment = {"SCALE_API_KEY": "upstream-secret", "SCALE_SERVE_KEY": KEY}
-        with start_serve(*backend, TMPDIR=str(tmp_path), **environment) as (said, process):
-            client = openai.OpenAI(base_url=said["url"], api_key=KEY)
-            assert client.chat.completions.create(**ask()).choices
-            held = [path for path in tmp_path.rglob("*") if path.is_file()]
-            assert held
-            for path in held:
-                text = path.read_text(errors="replace")
-                for secret in (KEY, "upstream-secret", str(fake.port)):
-                    assert secret not in text
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(15) == 0
-        assert not [path for path in tmp_path.rglob("*") if "scale-serve" in str(path)]
+def test_no_file_keeps_a_key_or_an_address(served: Served) -> None:
+    held = [path for path in served.temporary.rglob("*") if path.is_file()]
+    assert held
+    for path in held:
+        text = path.read_text(errors="replace")
+        for secret in (KEY, UPSTREAM_KEY, str(served.fake.port)):
+            assert secret not in text
 
 
 def test_another_proxy_mounts_it_beside_a_plain_model(tmp_path: Path) -> None:
