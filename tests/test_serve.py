@@ -363,3 +363,30 @@ def test_a_missing_extra_is_said_before_anything_starts(
     code, said = run(capsys, "--port", "0")
     assert code == 1
     assert 'pip install "scale-dspy[serve]"' in said
+
+
+@pytest.mark.embedded
+def test_the_embedded_model_solves_in_a_stream_and_usage_is_the_ledger() -> None:
+    question = "Ann has 3 boxes with 4 pens each and gives 5 pens away. How many pens has she left?"
+    messages = [{"role": "user", "content": question}]
+    with start_serve("--model", "qwen2.5-coder-0.5b", "--seed", "0") as (said, _):
+        client = openai.OpenAI(base_url=said["url"], api_key="none", timeout=250)
+        stream = client.chat.completions.create(
+            model="scale",
+            messages=messages,  # type: ignore[arg-type]
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = list(stream)
+    usage = chunks[-1].usage
+    deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
+    (answer,) = [delta for delta in deltas if delta.content]
+    fields = answer.provider_specific_fields  # type: ignore[attr-defined]
+    ledger = fields["scale_usage"].values()
+    assert usage
+    assert usage.completion_tokens == sum(tally["completion_tokens"] for tally in ledger)
+    assert usage.prompt_tokens == sum(tally["prompt_tokens"] for tally in ledger)
+    assert usage.completion_tokens >= sum(step["tokens"] for step in fields["scale_steps"]) > 0
+    told = [getattr(delta, "reasoning_content", None) for delta in deltas]
+    assert len([text for text in told if text]) > len(fields["scale_steps"])
+    assert "\\boxed" in str(answer.content)
