@@ -62,6 +62,7 @@ def _make_parser() -> argparse.ArgumentParser:
         _add_compile_command,
         _add_export_command,
         _add_report_command,
+        _add_serve_command,
         _add_doctor_command,
     ):
         add(parsers)
@@ -142,6 +143,30 @@ def _add_report_command(parsers: _Parsers) -> None:
     command.add_argument("--out", default="report.html", help="the page; report.html by default")
     command.add_argument("--json", action="store_true", help="one JSON object on standard output")
     command.set_defaults(run=commands.report)
+
+
+def _add_serve_command(parsers: _Parsers) -> None:
+    command = parsers.add_parser("serve", help="serve SCALE as a model, to any OpenAI client")
+    command.add_argument(
+        "--program",
+        nargs="+",
+        default=[],
+        metavar="FILE.json",
+        help="compiled programs; each is a model named after its file, the first is also `scale`",
+    )
+    command.add_argument(
+        "--frontier", metavar="FILE.json", help="of `scale`, for names such as scale@tokens=8000"
+    )
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1")
+    command.add_argument("--port", type=int, default=4000, help="0 for any free one; 4000")
+    command.add_argument(
+        "--key-file", metavar="FILE", help="holds the key that clients send [SCALE_SERVE_KEY]"
+    )
+    command.add_argument(
+        "--waiting", type=int, default=256, metavar="N", help="problems that may wait; then 429"
+    )
+    command.set_defaults(run=commands.serve)
+    _add_backend(command)
 
 
 def _add_doctor_command(parsers: _Parsers) -> None:

@@ -234,6 +234,49 @@ def report(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve SCALE as a model until interrupted; with --json, say where once it answers."""
+    from contextlib import redirect_stdout
+
+    from rich.console import Console
+
+    from scale_dspy.serving import check_extra, check_key, open_socket, read_key
+
+    console = Console(stderr=True, highlight=False)
+    _check_counts(arguments, "threads", "waiting")
+    if not 0 <= arguments.port <= 65_535:
+        raise ValueError(f"--port is a whole number from 0 to 65535, not {arguments.port}")
+    key = read_key(arguments.key_file)
+    check_key(key, arguments.host)
+    check_extra()
+    with open_socket(arguments.host, arguments.port) as listener:
+        from scale_dspy.catalogue import list_names, read_catalogue
+        from scale_dspy.provider import Offer
+        from scale_dspy.serving import serve as run
+
+        catalogue = read_catalogue(
+            arguments.program,
+            arguments.frontier,
+            style=_choose_style(arguments),
+            candidates=_count_candidates(arguments),
+        )
+        lm = _connect(arguments, console, cache=False)
+        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+        url = f"http://{host}:{listener.getsockname()[1]}/v1"
+        names = list_names(catalogue)
+
+        def say() -> None:
+            console.print(f"serving {', '.join(names)} at {url}", markup=False)
+            if arguments.json:
+                print(json.dumps({"url": url, "models": names}), file=standard_output, flush=True)
+
+        standard_output = sys.stdout
+        offer = Offer(catalogue, lm, _count_threads(arguments), arguments.waiting)
+        with redirect_stdout(sys.stderr):  # the proxy prints, and standard output is for --json
+            run(offer, listener, key, say)
+    return DONE
+
+
 def doctor(arguments: argparse.Namespace) -> int:
     """Probe the server with real calls and say what holds; fails if SCALE cannot work with it."""
     from dataclasses import asdict
@@ -354,7 +397,7 @@ def _check_counts(arguments: argparse.Namespace, *flags: str) -> None:
             raise ValueError(f"--{flag} is a whole number from 1, not {value}")
 
 
-def _connect(arguments: argparse.Namespace, console: Console) -> MeteredLM:
+def _connect(arguments: argparse.Namespace, console: Console, **options: Any) -> MeteredLM:
     from scale_dspy.backends.connect import TIMEOUT, connect, uses_embedded
 
     if uses_embedded(arguments.model, arguments.api_base):
@@ -370,6 +413,7 @@ def _connect(arguments: argparse.Namespace, console: Console) -> MeteredLM:
         system_1_api_base=arguments.system_1_api_base,
         seed=arguments.seed,
         timeout=timeout,
+        **options,
     )
     if arguments.modes == "pair" and lm.partner is None:
         raise ValueError("--modes pair needs --system-1-model or --system-1-api-base")

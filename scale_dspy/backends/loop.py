@@ -21,10 +21,19 @@ def shared_loop() -> asyncio.AbstractEventLoop:
     """The loop, started on first use."""
     global _loop
     with _lock:
-        if _loop is None:
+        if _loop is None or _loop.is_closed():  # an adopted one may have ended
             _loop = asyncio.new_event_loop()
             threading.Thread(target=_loop.run_forever, name="scale-dspy-loop", daemon=True).start()
         return _loop
+
+
+def adopt_running_loop() -> None:
+    """Make the loop this runs on the shared one, unless there is one: in a server LiteLLM then has
+    one loop for the requests that come in and for those that go out."""
+    global _loop
+    with _lock:
+        if _loop is None or _loop.is_closed():
+            _loop = asyncio.get_running_loop()
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
