@@ -208,6 +208,12 @@ def _add_choice(command: argparse.ArgumentParser, margin: float) -> None:
         help="decompositions to choose from [8]; of several numbers, compile keeps the best",
     )
     group.add_argument(
+        "--caps",
+        type=_read_numbers,
+        metavar="N[,N...]",
+        help="most response tokens of a System 2 call; of several, compile keeps the best",
+    )
+    group.add_argument(
         "--budget", type=int, metavar="TOKENS", help="response tokens a problem, on average"
     )
     group.add_argument(

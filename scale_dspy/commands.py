@@ -10,6 +10,7 @@ import json
 import math
 import sys
 import time
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def compile(arguments: argparse.Namespace) -> int:
         rollouts=arguments.rollouts,
         cost_limit=arguments.cost_limit,
         threads=_count_threads(arguments),
-        variants=_read_variants(arguments),
+        variants=_read_options(arguments)[1:],
         seed=arguments.seed or 0,
     )
     out = Path(arguments.out)
@@ -349,11 +350,13 @@ def _make_start(arguments: argparse.Namespace) -> SCALE:
     from scale_dspy.program import SCALE, load_program
 
     style = _choose_style(arguments)
+    first = _read_options(arguments)[0]
     if arguments.program:
-        return load_program(arguments.program, style)
-    default = _count_candidates(arguments)
-    candidates = int(str(arguments.candidates or default).partition(",")[0])
-    return SCALE(candidates=candidates, assess=arguments.assess, modes=style)
+        from scale_dspy.tuning.search import change
+
+        return change(load_program(arguments.program, style), first)
+    first.setdefault("candidates", _count_candidates(arguments))
+    return SCALE(assess=arguments.assess, modes=style, **first)
 
 
 def _is_embedded(arguments: argparse.Namespace) -> bool:
@@ -376,10 +379,13 @@ def _count_candidates(arguments: argparse.Namespace) -> int:
     return 1 if _is_embedded(arguments) else 8
 
 
-def _read_variants(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The numbers of candidates to try beside the first one given."""
-    _, _, others = (arguments.candidates or "").partition(",")
-    return [{"candidates": int(number)} for number in others.split(",") if number]
+def _read_options(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Options of SCALE: those to start from, then every other combination of the numbers given."""
+    flags = {"candidates": arguments.candidates, "system_2_cap": arguments.caps}
+    given = {
+        name: [int(number) for number in text.split(",")] for name, text in flags.items() if text
+    }
+    return [dict(zip(given, numbers, strict=True)) for numbers in product(*given.values())]
 
 
 def _halve(examples: list[Any], seed: int) -> tuple[list[Any], list[Any]]:

@@ -199,11 +199,8 @@ def show_compiled(console: Console, record: dict[str, Any]) -> None:
             "chosen" if stage["kept"] else "",
         )
     console.print(table)
-    low, high = record["after"]["accuracy_interval"]
-    told = f"95 % interval {low:.1%} to {high:.1%} over {record['after']['problems']} problems"
-    if record["held_out"] is not None:
-        told += f"; {record['held_out']:.1%} where the choice did not see the problems"
-    console.print(f"on the validation problems: {told}")
+    for sentence in record["told"]:
+        console.print(sentence, markup=False)
     for note in record["notes"]:
         console.print(f"note: {note}", style="yellow", markup=False)
 

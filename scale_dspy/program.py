@@ -46,6 +46,8 @@ class SCALE(Solver):
             None to rate it like the others.
         budget: the most response tokens for a problem, everything included; None for no limit.
             Close to it System 2 turns into System 1, and an answer is still given.
+        system_2_cap: the most response tokens of one System 2 call, instead of the max_tokens of
+            its modes. The modes belong to a server and are not saved; this is, so it can be tuned.
         modes: request parameters by stage, or the name of a style; see `modes()`.
 
     Raises:
@@ -61,18 +63,23 @@ class SCALE(Solver):
         split: float = 0.0,
         final_difficulty: float | None = FINAL_DIFFICULTY,
         budget: int | None = None,
+        system_2_cap: int | None = None,
         modes: Modes | Style = "hybrid",
     ) -> None:
         super().__init__(budget)
         if assess not in TIMINGS:
             raise ValueError(f"assess is one of {', '.join(TIMINGS)}, not {assess!r}")
         requests = choose_modes(modes)
+        if system_2_cap is not None:
+            thinking = {**requests["solve_2"], "max_tokens": _check_cap(system_2_cap)}
+            requests = {**requests, "solve_2": thinking}
         self.decompose = Decompose(candidates, requests)
         self.assess = Assess(requests)
         self.solve = Solve(requests)
         self.threshold = Threshold(threshold)
         self.split = Threshold(split)
         self.timing = assess
+        self.system_2_cap = system_2_cap
         self.final_difficulty = (
             None if final_difficulty is None else Threshold(final_difficulty).value
         )
@@ -87,6 +94,7 @@ class SCALE(Solver):
             "candidates": self.decompose.candidates,
             "assess": self.timing,
             "final_difficulty": self.final_difficulty,
+            "system_2_cap": self.system_2_cap,
         }
 
     def at(self, threshold: float, split: float | None = None) -> SCALE:
@@ -195,6 +203,12 @@ class SCALE(Solver):
     def _choose_system(self, difficulty: float | None) -> int:
         """Eq. 4. A sub-problem that is not rated at all counts as easy."""
         return 2 if difficulty is not None and difficulty > self.threshold.value else 1
+
+
+def _check_cap(cap: int) -> int:
+    if isinstance(cap, bool) or not isinstance(cap, int) or cap < 1:
+        raise ValueError(f"a cap is a whole number of response tokens from 1, not {cap!r}")
+    return cap
 
 
 def save_program(program: SCALE, path: str | Path) -> None:

@@ -210,6 +210,13 @@ def describe_point(
     )
 
 
+def read_problems(frontier: Frontier, tau: float, split: float) -> dict[str, list[int]]:
+    """The samples of each problem at these thresholds, 1 for a right one."""
+    row, column = _find(frontier.splits, split), _find(frontier.taus, tau)
+    graded = _grade(frontier.right[row, :, column], frontier.samples)
+    return dict(zip(frontier.problems, graded.values(), strict=True))
+
+
 def summarise_frontier(
     walks: Sequence[Walk], *, budget: float | None = None, margin: float = 0.02
 ) -> dict[str, Any]:

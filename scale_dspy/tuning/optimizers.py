@@ -26,9 +26,17 @@ from scale_dspy.evaluation.data import digest
 from scale_dspy.evaluation.labels import Label
 from scale_dspy.evaluation.metrics import make_metric
 from scale_dspy.evaluation.run import Progress, describe_run, match_description, write_json
+from scale_dspy.evaluation.statistics import compare
 from scale_dspy.program import SCALE, load_program, save_program
 from scale_dspy.tuning import OPTIMIZERS
-from scale_dspy.tuning.frontier import Choice, check_rule, describe_point, rank
+from scale_dspy.tuning.frontier import (
+    Choice,
+    Frontier,
+    check_rule,
+    describe_point,
+    rank,
+    read_problems,
+)
 from scale_dspy.tuning.search import Found, ThresholdSearch, adopt_prompts, change
 from scale_dspy.tuning.walks import read_labels, report_scores
 
@@ -37,8 +45,10 @@ logger = logging.getLogger(__name__)
 NEEDS = {"mipro": "optuna", "gepa": "gepa"}  # packages that DSPy imports late, after spending
 DEMOS = 2  # bootstrapped demos of a predictor: each is a whole solution in every prompt
 SUCCESS = 0.5  # the score from which a rollout may become a demo
+PROPOSAL = 2048  # response tokens of a proposal, where System 2 has a cap of its own
 PROMPTS = "prompts.json"
 NOTED = 1.0  # seconds between two notes of what a stage has cost so far
+COSTS = "costs.json"
 RESERVE = 1.5  # of the first search's cost, kept back for the last one
 
 
@@ -122,33 +132,22 @@ def compile_program(
     """
     _check_sets(trainset, valset)
     data = {
-        key: {"name": name, "digest": digest(examples), "problems": len(examples)}
+        key: {"name": _drop_folder(name), "digest": digest(examples), "problems": len(examples)}
         for key, name, examples in zip(("train", "val"), names, (trainset, valset), strict=True)
     }
     _open_folder(folder, program, lm, data, plan)
-    paid = folder / "costs.json"
+    paid = folder / COSTS
 
     def search(stage: str, student: SCALE) -> Found:
-        finder = ThresholdSearch(
-            budget=plan.budget,
-            margin=plan.margin,
-            samples=plan.samples,
-            threads=plan.threads,
-            variants=plan.variants,
-            seed=plan.seed,
-            out=folder / stage,
-            report=None if report is None else lambda progress: report(stage, progress),
-        )
-        with _pay(paid, stage, plan.cost_limit):
-            return finder.find(student, valset, lm)
+        return search_thresholds(stage, student, valset, lm, folder, plan, report)
 
     notes: list[str] = []
     first = search("threshold", program)
     last: Found | None = None
     if plan.optimizer != "none":
         try:
-            keep = round(RESERVE * _read_costs(paid)["threshold"].completion_tokens)
-            with _pay(paid, "prompts", plan.cost_limit, keep) as ledger:
+            keep = round(RESERVE * read_costs(paid)["threshold"].completion_tokens)
+            with pay(paid, "prompts", plan.cost_limit, keep) as ledger:
                 tuned = _tune_prompts_once(first, trainset, valset, lm, folder, plan)
             if ledger.refused:  # optimizers take it for failed runs and go on without
                 notes.append("the cost limit ended the search for prompts early")
@@ -163,14 +162,18 @@ def compile_program(
     candidates = _list_candidates(program, first, last, plan.budget)
     best = rank([choice for _, _, choice in candidates], plan.margin)
     winner = change(candidates[best][1], {})
-    costs = _read_costs(paid)
+    costs = read_costs(paid)
+    frontiers = (last or first).frontier, first.frontier
+    baselines = _compare_baselines(first.start, frontiers, candidates[best], program)
     winner.record = {
         "optimizer": plan.optimizer,
         "model": lm.model,
         "data": data,
         "budget": plan.budget,
         "seed": lm.seed,
-        **_tell_outcome([(stage, choice) for stage, _, choice in candidates], best, costs),
+        **_tell_outcome(candidates, best, costs),
+        "baselines": baselines,
+        "told": tell_noise(candidates[best][2], baselines),
         "difficulty": {
             "before": report_scores(first.walks),
             "after": report_scores((last or first).walks),
@@ -178,6 +181,30 @@ def compile_program(
         "notes": notes,
     }
     return winner
+
+
+def search_thresholds(
+    stage: str,
+    student: SCALE,
+    valset: Sequence[dspy.Example],
+    lm: MeteredLM,
+    folder: Path,
+    plan: Plan,
+    report: Callable[[str, Progress], None] | None = None,
+) -> Found:
+    """One search of a compile, kept in its folder under the stage's name, its cost beside it."""
+    finder = ThresholdSearch(
+        budget=plan.budget,
+        margin=plan.margin,
+        samples=plan.samples,
+        threads=plan.threads,
+        variants=plan.variants,
+        seed=plan.seed,
+        out=folder / stage,
+        report=None if report is None else lambda progress: report(stage, progress),
+    )
+    with pay(folder / COSTS, stage, plan.cost_limit):
+        return finder.find(student, valset, lm)
 
 
 def tune_prompts(
@@ -201,7 +228,10 @@ def tune_prompts(
         feedback=plan.optimizer == "gepa",
     )
     # Proposals are hard work: they are asked for as System 2 is, and more freely.
-    writer = lm.copy(**{**program.solve.system_2.config, "temperature": 1.0})
+    config = {**program.solve.system_2.config, "temperature": 1.0}
+    if program.system_2_cap is not None:  # a limit for solutions of sub-problems, not for prompts
+        config["max_tokens"] = max(program.system_2_cap, PROPOSAL)
+    writer = lm.copy(**config)
     student = change(program, {})  # with signatures of its own, as InferRules writes into classes
     job = _Job(metric, writer, list(trainset), list(valset), plan)
     with dspy.context(lm=lm):
@@ -371,25 +401,27 @@ def _list_candidates(
 
 
 def _tell_outcome(
-    stages: Sequence[tuple[str, Choice]], best: int, costs: dict[str, Tally]
+    stages: Sequence[tuple[str, SCALE, Choice]], best: int, costs: dict[str, Tally]
 ) -> dict[str, Any]:
     """The part of the record that says what was reached, and at what cost."""
     total = _sum_costs(costs)
+    given = stages[0][1].options
     return {
-        "before": _tell_choice(stages[0][1]),
-        "after": _tell_choice(stages[best][1]),
-        "held_out": stages[best][1].held_out,
+        "before": _tell_choice(stages[0][2]),
+        "after": _tell_choice(stages[best][2]),
+        "held_out": stages[best][2].held_out,
         "stages": [
             {
                 "name": stage,
                 "kept": place == best,
+                "variant": {k: v for k, v in program.options.items() if v != given[k]},
                 "threshold": choice.threshold,
                 "split": choice.split,
                 "accuracy": choice.accuracy.estimate,
                 "tok": choice.tokens.estimate,
                 "response_tokens": costs.get(stage, Tally()).completion_tokens,
             }
-            for place, (stage, choice) in enumerate(stages)
+            for place, (stage, program, choice) in enumerate(stages)
         ],
         "cost": {
             "response_tokens": total.completion_tokens,
@@ -398,6 +430,65 @@ def _tell_outcome(
             "seconds": round(total.seconds, 1),
         },
     }
+
+
+def _compare_baselines(
+    start: Frontier,
+    frontiers: tuple[Frontier, Frontier],
+    winner: tuple[str, SCALE, Choice],
+    program: SCALE,
+) -> list[dict[str, Any]]:
+    """What the program could have been left as, against the winner on the same problems.
+
+    Args:
+        start: the frontier of the program as it came.
+        frontiers: of the last search and of the first one.
+        winner: stage, program and choice.
+        program: as it came.
+    """
+    stage, _, choice = winner
+    own = {"start": start, "threshold": frontiers[1]}.get(stage, frontiers[0])
+    ours = read_problems(own, choice.threshold, choice.split)
+    points = {"as it came": (program.threshold.value, program.split.value)}
+    if len(start.splits) > 1:
+        points |= {"whole, System 2": (0.0, 1.0), "whole, System 1": (1.0, 1.0)}
+    told = []
+    for name, (tau, split) in points.items():
+        accuracy, tokens = start.read(tau, split)
+        effect = compare(ours, read_problems(start, tau, split)).effect
+        told.append(
+            {
+                "name": name,
+                "accuracy": accuracy,
+                "tok": tokens,
+                "difference": effect.estimate,
+                "difference_interval": [effect.low, effect.high],
+            }
+        )
+    return told
+
+
+def tell_noise(choice: Choice, baselines: Sequence[dict[str, Any]]) -> list[str]:
+    """In words, how far the scores of a winner may be from those on new problems."""
+    low, high = choice.accuracy.low, choice.accuracy.high
+    told = [
+        f"On the {choice.problems} validation problems {choice.accuracy.estimate:.1%} are right; "
+        f"on new ones of their kind {low:.1%} to {high:.1%} (95 % interval)."
+    ]
+    if choice.held_out is not None:
+        owed = choice.accuracy.estimate - choice.held_out
+        told.append(
+            f"Of that, {100 * owed:.1f} points are owed to choosing thresholds on so few problems: "
+            f"where a choice did not see the problems, {choice.held_out:.1%} are right."
+        )
+    for each in baselines:
+        low, high = (100 * end for end in each["difference_interval"])
+        told.append(
+            f"Against the program {each['name']} ({each['accuracy']:.1%}, {each['tok']:,.0f} "
+            f"tokens): {100 * each['difference']:+.1f} points, {low:+.1f} to {high:+.1f}; on "
+            f"new problems it may by chance be up to {max(0.0, -low):.1f} points worse."
+        )
+    return told
 
 
 def _tell_choice(choice: Choice) -> dict[str, Any]:
@@ -412,6 +503,11 @@ def _tell_choice(choice: Choice) -> dict[str, Any]:
         "tok_interval": None if tokens["high"] is None else [tokens["low"], tokens["high"]],
         "problems": choice.problems,
     }
+
+
+def _drop_folder(name: str) -> str:
+    """The name of a set without the folder of its file, which is nobody's business."""
+    return Path(name).name if ".json" in name else name
 
 
 def _open_folder(
@@ -443,21 +539,22 @@ def _check_sets(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]
 
 
 @contextmanager
-def _pay(path: Path, stage: str, limit: int | None, keep: int = 0) -> Iterator[Ledger]:
+def pay(path: Path, stage: str, limit: int | None, keep: int = 0) -> Iterator[Ledger]:
     """Enter what the block really sends under `stage`, on top of what earlier sessions did.
 
     Args:
         limit: response tokens for all stages together.
         keep: of these, left for later stages.
     """
-    costs = _read_costs(path)
+    costs = read_costs(path)
     left = None if limit is None else max(0, limit - _sum_costs(costs).completion_tokens - keep)
     started = time.perf_counter()
     before = costs.get(stage, Tally())
     ended = threading.Event()
 
     def note() -> None:
-        spent = replace(ledger.cost, seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started if ledger.cost.calls else 0.0
+        spent = replace(ledger.cost, seconds=seconds)
         told = {**costs, stage: before + spent}
         write_json(path, {name: asdict(tally) for name, tally in told.items()})
 
@@ -477,7 +574,7 @@ def _pay(path: Path, stage: str, limit: int | None, keep: int = 0) -> Iterator[L
             note()
 
 
-def _read_costs(path: Path) -> dict[str, Tally]:
+def read_costs(path: Path) -> dict[str, Tally]:
     try:
         stages = json.loads(path.read_text(encoding="utf-8"))
         return {name: Tally(**tally) for name, tally in stages.items()}

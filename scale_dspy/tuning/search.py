@@ -54,8 +54,8 @@ class ThresholdSearch(Teleprompter):
         samples: walks of each example.
         threads: examples at work at once.
         whole: whether to tune `split` too, so that easy problems may be solved without splitting.
-        variants: options of SCALE to try beside its own, such as {"candidates": 1}; the best
-            variant at its best thresholds wins.
+        variants: options of SCALE to try beside its own, such as {"candidates": 1} or
+            {"system_2_cap": 4096}; the best variant at its best thresholds wins.
         trials: values that Optuna tries.
         seed: of Optuna and of the intervals.
         out: a folder where walks are kept and gone on with; a temporary one by default.
@@ -190,11 +190,14 @@ def change(program: SCALE, options: dict[str, Any]) -> SCALE:
     """A copy of a program with other options; prompts, thresholds and requests stay.
 
     Raises:
-        ValueError: an option is unknown, or its value is none that it takes.
+        ValueError: an option is unknown, or its value is none that it takes. A cap of System 2 can
+            be changed but not lifted, as the limit that it replaced is not on record.
     """
     unknown = set(options) - set(program.options)
     if unknown:
         raise ValueError(f"a SCALE program has no options {sorted(unknown)}")
+    if program.system_2_cap is not None and options.get("system_2_cap", 1) is None:
+        raise ValueError("the cap of System 2 can be changed but not lifted")
     requests = {
         "decompose": program.decompose.propose.config,
         "select": program.decompose.select.config,
