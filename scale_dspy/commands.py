@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from scale_dspy.backends.connect import MeteredLM, Style
+    from scale_dspy.evaluation.run import Engine
     from scale_dspy.program import SCALE
     from scale_dspy.solver import Solver
 
@@ -75,6 +76,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     examples = load(arguments.data, limit=arguments.limit)
     program = _make_program(arguments)
     lm = _connect(arguments, console)
+    engine = _make_engine(arguments, program)
     method = arguments.method
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, method)}")
     # The cache on disk is what a resumed run lives on; one in memory would only grow.
@@ -91,6 +93,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             samples=arguments.samples,
             threads=_count_threads(arguments),
             retry_errors=arguments.retry_errors,
+            engine=engine,
             report=bar.report,
         )
     show_summary(console, method, summary)
@@ -214,6 +217,57 @@ def export(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def traces(arguments: argparse.Namespace) -> int:
+    """Solve training problems and write the right solutions; again, it does what is missing."""
+    from pathlib import Path
+
+    import dspy
+    from rich.console import Console
+
+    from scale_dspy.display import RunBar, show_card
+    from scale_dspy.evaluation.data import load
+    from scale_dspy.traces import METHODS, check_path, make_traces, to_dict
+
+    console = Console(stderr=True, highlight=False)
+    _check_counts(arguments, "samples", "threads")
+    out = Path(arguments.out)
+    check_path(out)
+    if arguments.method not in METHODS:
+        raise ValueError(
+            f"--method is one of {', '.join(METHODS)} for traces, not {arguments.method}: its "
+            "steps are no solution when they are joined"
+        )
+    examples = load(arguments.data, limit=arguments.limit)
+    program = _make_program(arguments)
+    against, unchecked = _load_against(arguments.against)
+    for name in unchecked:
+        console.print(f"note: {name} cannot be loaded, so nothing is checked against it")
+    lm = _connect(arguments, console)
+    engine = _make_engine(arguments, program)
+    dspy.configure_cache(enable_memory_cache=False)
+    with RunBar(console, out.with_name(f"{out.name}.run")) as bar:
+        card = make_traces(
+            program,
+            examples,
+            lm,
+            out,
+            method=arguments.method,
+            data=arguments.data,
+            against=against,
+            unchecked=unchecked,
+            samples=arguments.samples,
+            threads=_count_threads(arguments),
+            retry_errors=arguments.retry_errors,
+            engine=engine,
+            report=bar.report,
+        )
+    show_card(console, card)
+    console.print(f"the records are in {out}, how they were made in its .card.md", markup=False)
+    if arguments.json:
+        _print_json(to_dict(card))
+    return DONE
+
+
 def report(arguments: argparse.Namespace) -> int:
     """Write a page on one or several runs, with pictures beside it; a table in the terminal."""
     from pathlib import Path
@@ -296,6 +350,32 @@ def _make_start(arguments: argparse.Namespace) -> SCALE:
     default = _count_candidates(arguments)
     candidates = int(str(arguments.candidates or default).partition(",")[0])
     return SCALE(candidates=candidates, assess=arguments.assess, modes=style)
+
+
+def _make_engine(arguments: argparse.Namespace, program: Solver) -> Engine | None:
+    if arguments.engine == "local":
+        return None
+    from scale_dspy.evaluation.distribute import Backend, make_engine
+
+    backend = Backend(arguments.model, arguments.api_base, arguments.api_key, arguments.seed)
+    return make_engine(program, backend, _count_threads(arguments))
+
+
+def _load_against(names: str | None) -> tuple[dict[str, list[Any]], list[str]]:
+    """(test sets by name, names of the default ones that cannot be loaded)."""
+    from scale_dspy.evaluation.data import DataError, load
+    from scale_dspy.traces import AGAINST
+
+    if names is not None:
+        listed = [name for name in names.split(",") if name not in ("", "none")]
+        return {name: load(name) for name in listed}, []
+    found: dict[str, list[Any]] = {}
+    for name in AGAINST:
+        try:
+            found[name] = load(name)
+        except DataError:
+            continue
+    return found, [name for name in AGAINST if name not in found]
 
 
 def _is_embedded(arguments: argparse.Namespace) -> bool:
