@@ -98,14 +98,18 @@ def _stream(
     found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         Worker,
         fn_constructor_kwargs={"program": program, "backend": backend},
-        compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=each),
-        max_concurrency=each,
+        compute=ActorPoolStrategy(
+            size=workers,
+            max_tasks_in_flight_per_actor=each,
+            max_concurrent_calls_per_actor=each,
+            enable_true_multi_threading=True,  # without it one call at a time, whatever is allowed
+        ),
     )
     for batch in found.iter_batches(batch_size=None, prefetch_batches=0):
         for kind, text in zip(batch["hopeless"], batch["record"], strict=True):
             value = json.loads(str(text))
             if kind:
-                raise next(each for each in HOPELESS if each.__name__ == kind)(value)
+                raise next(error for error in HOPELESS if error.__name__ == kind)(value)
             yield value
 
 
