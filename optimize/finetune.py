@@ -1,7 +1,7 @@
 """Fine-tune a model without a thinking mode on traces (the paper's second setting), with TRL.
 
     scale-dspy traces limo --out traces.jsonl --samples 4
-    python optimize/finetune.py traces.jsonl --model Qwen/Qwen2.5-32B-Instruct --out runs/qwen2.5-32b
+    python optimize/finetune.py traces.jsonl --model Qwen/Qwen2.5-7B-Instruct --out runs/q7b
 
 Low-rank adapters by default, every weight with --full. The loss is on the response alone.
 README.md here has the command lines for larger models, and how the result is served and evaluated.
@@ -26,9 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("traces", help="a file of `scale-dspy traces`, .jsonl or .parquet")
     parser.add_argument("--model", required=True, help="a hub path or a folder")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the adapter or the model"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of what is trained")
     parser.add_argument("--full", action="store_true", help="every weight, not low-rank adapters")
     parser.add_argument("--rank", type=int, default=32, help="of the adapters")
     parser.add_argument("--learning-rate", type=float, help="1e-4; 1e-5 with --full")

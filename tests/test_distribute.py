@@ -51,22 +51,22 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.vllm
 def test_the_same_rollouts_as_in_one_process(cluster: Path, tmp_path: Path) -> None:
-    program, examples = SCALE(candidates=4), WORLD.problems(100)
+    program, examples = SCALE(candidates=4), WORLD.problems(200)
     folders = {name: tmp_path / name for name in ("local", "ray")}
     with fake_vllm(WORLD, api_key=KEY, delay=0.02) as server:
         lm = connect(server.model, server.api_base, KEY, seed=0, cache=False)
-        evaluate(program, examples, lm, folders["local"], samples=2, threads=48)
+        evaluate(program, examples, lm, folders["local"], samples=1, threads=48)
         local = server.totals()
         server.clear()
         engine, seen = make(server, program, KEY), []
-        evaluate(program, examples[:90], lm, folders["ray"], samples=2, engine=engine)
+        evaluate(program, examples[:150], lm, folders["ray"], samples=1, engine=engine)
         assert server.in_flight_max > 16  # not one by one
         summary = evaluate(
             program,
             examples,
             lm,
             folders["ray"],
-            samples=2,
+            samples=1,
             engine=engine,
             report=lambda progress: seen.append(progress.done),
         )
