@@ -61,6 +61,7 @@ def _make_parser() -> argparse.ArgumentParser:
         _add_frontier_command,
         _add_compile_command,
         _add_export_command,
+        _add_traces_command,
         _add_report_command,
         _add_serve_command,
         _add_doctor_command,
@@ -87,6 +88,7 @@ def _add_evaluate_command(parsers: _Parsers) -> None:
         "--retry-errors", action="store_true", help="run those again that ended in an error"
     )
     command.set_defaults(run=commands.evaluate)
+    _add_engine(command)
     _add_method(command)
     _add_backend(command)
 
@@ -137,6 +139,31 @@ def _add_export_command(parsers: _Parsers) -> None:
     command.set_defaults(run=commands.export)
 
 
+def _add_traces_command(parsers: _Parsers) -> None:
+    command = parsers.add_parser("traces", help="training data from problems that it solves right")
+    command.add_argument("data", help="training problems with answers, as for evaluate")
+    command.add_argument(
+        "--out", required=True, metavar="FILE", help="chat records: a .jsonl or .parquet file"
+    )
+    command.add_argument(
+        "--samples", type=int, default=1, help="tries a problem; the shortest right one is kept"
+    )
+    command.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
+    command.add_argument(
+        "--against",
+        metavar="SET[,SET...]",
+        help="test sets that no problem may overlap with, or none; by default aime24, aime25, "
+        "amc23 and math500, as far as they can be loaded",
+    )
+    command.add_argument(
+        "--retry-errors", action="store_true", help="try those again that ended in an error"
+    )
+    command.set_defaults(run=commands.traces)
+    _add_engine(command)
+    _add_method(command)
+    _add_backend(command)
+
+
 def _add_report_command(parsers: _Parsers) -> None:
     command = parsers.add_parser("report", help="a page on one or several runs")
     command.add_argument("folders", nargs="+", metavar="DIR", help="folders of evaluate --out")
@@ -173,6 +200,15 @@ def _add_doctor_command(parsers: _Parsers) -> None:
     command = parsers.add_parser("doctor", help="find out what a server really does")
     command.set_defaults(run=commands.doctor)
     _add_backend(command)
+
+
+def _add_engine(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: on all machines of a Ray cluster (RAY_ADDRESS)",
+    )
 
 
 def _add_method(command: argparse.ArgumentParser) -> None:

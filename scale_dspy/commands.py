@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from scale_dspy.backends.connect import MeteredLM, Style
     from scale_dspy.backends.doctor import Finding
+    from scale_dspy.evaluation.run import Engine
     from scale_dspy.program import SCALE
     from scale_dspy.solver import Solver
 
@@ -77,6 +78,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     examples = load(arguments.data, limit=arguments.limit)
     program = _make_program(arguments)
     lm = _connect(arguments, console)
+    engine = _make_engine(arguments, program)
     method = arguments.method
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, method)}")
     _open_cache()
@@ -92,6 +94,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             samples=arguments.samples,
             threads=_count_threads(arguments),
             retry_errors=arguments.retry_errors,
+            engine=engine,
             report=bar.report,
         )
     show_summary(console, method, summary)
@@ -213,6 +216,57 @@ def export(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def traces(arguments: argparse.Namespace) -> int:
+    """Solve training problems and write the right solutions; again, it does what is missing."""
+    from pathlib import Path
+
+    import dspy
+    from rich.console import Console
+
+    from scale_dspy.display import RunBar, show_card
+    from scale_dspy.evaluation.data import load
+    from scale_dspy.traces import METHODS, check_path, make_traces, to_dict
+
+    console = Console(stderr=True, highlight=False)
+    _check_counts(arguments, "samples", "threads")
+    out = Path(arguments.out)
+    check_path(out)
+    if arguments.method not in METHODS:
+        raise ValueError(
+            f"--method is one of {', '.join(METHODS)} for traces, not {arguments.method}: its "
+            "steps are no solution when they are joined"
+        )
+    examples = load(arguments.data, limit=arguments.limit)
+    program = _make_program(arguments)
+    against, unchecked = _load_against(arguments.against)
+    for name in unchecked:
+        console.print(f"note: {name} cannot be loaded, so nothing is checked against it")
+    lm = _connect(arguments, console)
+    engine = _make_engine(arguments, program)
+    dspy.configure_cache(enable_memory_cache=False)
+    with RunBar(console, out.with_name(f"{out.name}.run")) as bar:
+        card = make_traces(
+            program,
+            examples,
+            lm,
+            out,
+            method=arguments.method,
+            data=arguments.data,
+            against=against,
+            unchecked=unchecked,
+            samples=arguments.samples,
+            threads=_count_threads(arguments),
+            retry_errors=arguments.retry_errors,
+            engine=engine,
+            report=bar.report,
+        )
+    show_card(console, card)
+    console.print(f"the records are in {out}, how they were made in its .card.md", markup=False)
+    if arguments.json:
+        _print_json(to_dict(card))
+    return DONE
+
+
 def report(arguments: argparse.Namespace) -> int:
     """Write a page on one or several runs, with pictures beside it; a table in the terminal."""
     from pathlib import Path
@@ -315,8 +369,13 @@ def _hide_key(finding: Finding, key: str | None) -> Finding:
     """The finding without the key, which a server's own words may repeat."""
     from dataclasses import asdict, replace
 
-    said = {name: value for name, value in asdict(finding).items() if isinstance(value, str)}
-    hidden = {name: text.replace(key, "[key]") if key else text for name, text in said.items()}
+    if not key:
+        return finding
+    said = asdict(finding)
+    hidden: dict[str, Any] = {
+        name: value.replace(key, "[key]") if isinstance(value, str) else value
+        for name, value in said.items()
+    }
     return replace(finding, **hidden)
 
 
@@ -357,6 +416,32 @@ def _make_start(arguments: argparse.Namespace) -> SCALE:
         return change(load_program(arguments.program, style), first)
     first.setdefault("candidates", _count_candidates(arguments))
     return SCALE(assess=arguments.assess, modes=style, **first)
+
+
+def _make_engine(arguments: argparse.Namespace, program: Solver) -> Engine | None:
+    if arguments.engine == "local":
+        return None
+    from scale_dspy.evaluation.distribute import Backend, make_engine
+
+    backend = Backend(**_read_backend(arguments))
+    return make_engine(program, backend, _count_threads(arguments))
+
+
+def _load_against(names: str | None) -> tuple[dict[str, list[Any]], list[str]]:
+    """(test sets by name, names of the default ones that cannot be loaded)."""
+    from scale_dspy.evaluation.data import DataError, load
+    from scale_dspy.traces import AGAINST
+
+    if names is not None:
+        listed = [name for name in names.split(",") if name not in ("", "none")]
+        return {name: load(name) for name in listed}, []
+    found: dict[str, list[Any]] = {}
+    for name in AGAINST:
+        try:
+            found[name] = load(name)
+        except DataError:
+            continue
+    return found, [name for name in AGAINST if name not in found]
 
 
 def _is_embedded(arguments: argparse.Namespace) -> bool:
@@ -404,26 +489,32 @@ def _check_counts(arguments: argparse.Namespace, *flags: str) -> None:
 
 
 def _connect(arguments: argparse.Namespace, console: Console, **options: Any) -> MeteredLM:
-    from scale_dspy.backends.connect import TIMEOUT, connect, uses_embedded
+    from scale_dspy.backends.connect import connect, uses_embedded
 
     if uses_embedded(arguments.model, arguments.api_base):
         _start_embedded(arguments.model, console)
-    timeout = TIMEOUT if arguments.timeout is None else arguments.timeout
-    if not 0 < timeout < math.inf:
-        raise ValueError(f"--timeout is seconds above 0, not {timeout:g}")
-    lm = connect(
-        arguments.model,
-        arguments.api_base,
-        arguments.api_key,
-        system_1=arguments.system_1_model,
-        system_1_api_base=arguments.system_1_api_base,
-        seed=arguments.seed,
-        timeout=timeout,
-        **options,
-    )
+    lm = connect(**_read_backend(arguments), **options)
     if arguments.modes == "pair" and lm.partner is None:
         raise ValueError("--modes pair needs --system-1-model or --system-1-api-base")
     return lm
+
+
+def _read_backend(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `connect`."""
+    from scale_dspy.backends.connect import TIMEOUT
+
+    timeout = TIMEOUT if arguments.timeout is None else arguments.timeout
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"--timeout is seconds above 0, not {timeout:g}")
+    return {
+        "model": arguments.model,
+        "api_base": arguments.api_base,
+        "api_key": arguments.api_key,
+        "system_1": arguments.system_1_model,
+        "system_1_api_base": arguments.system_1_api_base,
+        "seed": arguments.seed,
+        "timeout": timeout,
+    }
 
 
 def _start_embedded(model: str | None, console: Console) -> Any:

@@ -31,6 +31,7 @@ from scale_dspy.solve import Solve
 if TYPE_CHECKING:
     from scale_dspy.evaluation.run import Progress
     from scale_dspy.evaluation.summary import Summary
+    from scale_dspy.traces import Card
 
 SOLUTION_LINES = 6  # of each solution; the whole of it is in --json
 
@@ -155,6 +156,20 @@ def show_summary(console: Console, method: str, summary: Summary) -> None:
         ("errors", str(summary["errors"])),
     ]
     for name, value in rows:
+        console.print(f"{name:<26} {value}")
+
+
+def show_card(console: Console, card: Card) -> None:
+    """The figures of a file of traces, on a line each."""
+    low, high = card.kept_interval
+    share = f"{card.kept_share:.1%} ({low:.1%} to {high:.1%})"
+    for name, value in (
+        ("problems", f"{card.problems:,}"),
+        ("dropped for overlap", f"{sum(card.overlapping.values()):,}"),
+        ("kept", f"{card.kept:,} of {card.solved:,}: {share}"),
+        ("other rollouts", ", ".join(f"{n} {why}" for why, n in card.dropped.items()) or "none"),
+        ("response tokens", f"{card.tokens:,}, in the records {card.tokens_kept:,}"),
+    ):
         console.print(f"{name:<26} {value}")
 
 

@@ -43,6 +43,9 @@ from scale_dspy.solver import Solver
 logger = logging.getLogger(__name__)
 
 Rollout = dict[str, Any]
+Pair = tuple[dspy.Example, int]
+Engine = Callable[[Sequence[Pair], Callable[[Rollout], None]], None]
+"""Makes the rollout of every pair and hands each on, on this thread, as soon as it is done."""
 
 GIVE_UP = 32  # failures in a row, after which the server is taken to be gone
 HOPELESS = (LMAuthError, LMConfigurationError, LMUnsupportedModelError)
@@ -80,6 +83,7 @@ def evaluate(
     samples: int = 8,
     threads: int = 64,
     retry_errors: bool = False,
+    engine: Engine | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Run `program` on every example `samples` times and write `out`.
@@ -93,6 +97,7 @@ def evaluate(
         samples: rollouts of each problem.
         threads: rollouts at work at once.
         retry_errors: run those again that ended in an error.
+        engine: where rollouts are made; None for this process. See distribute.py.
         report: called after each rollout.
 
     Returns:
@@ -123,6 +128,7 @@ def evaluate(
         samples=samples,
         threads=threads,
         retry_errors=retry_errors,
+        engine=engine,
         enter=enter,
     )
     kept = (each for each in read_rollouts(path) if (each["id"], each["sample"]) in wanted)
@@ -140,6 +146,7 @@ def finish_pairs(
     samples: int,
     threads: int,
     retry_errors: bool = False,
+    engine: Engine | None = None,
     enter: Callable[[Rollout], None],
 ) -> None:
     """Do `work` for every (example, sample) that has no line in the file yet.
@@ -151,6 +158,7 @@ def finish_pairs(
         samples: records of each example.
         threads: pairs at work at once.
         retry_errors: do those again that ended in an error.
+        engine: does the work instead of `work` and `threads`.
         enter: called for each record that belongs here, earlier ones first.
 
     Raises:
@@ -176,8 +184,11 @@ def finish_pairs(
                 file.flush()
                 enter(record)
 
-            pending = ((example, sample) for (_, sample), example in pairs.items())
-            run(_work(work, pending, threads, keep))
+            pending = [(example, sample) for (_, sample), example in pairs.items()]
+            if engine:
+                engine(pending, keep)
+            else:
+                run(_work(work, iter(pending), threads, keep))
 
 
 def describe_run(

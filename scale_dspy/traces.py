@@ -1,0 +1,412 @@
+r"""Training data from solved problems: one chat record a problem, its solution a single response.
+
+The rollouts are a run of `evaluate` in a folder beside the file; the records are made from it, so
+running again repeats nothing, and the same rollouts always give the same file. This is the paper's
+second setting: a model without a thinking mode learns from what SCALE did with one that has it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from scale_dspy.answers import accepts, find_answer
+from scale_dspy.backends.connect import MeteredLM
+from scale_dspy.evaluation.data import digest
+from scale_dspy.evaluation.overlap import RUN, find_overlap, index_problems
+from scale_dspy.evaluation.run import (
+    Engine,
+    Progress,
+    Rollout,
+    describe_run,
+    evaluate,
+    read_rollouts,
+)
+from scale_dspy.evaluation.statistics import bound_accuracy
+from scale_dspy.program import SCALE
+from scale_dspy.solver import Solver
+
+AGAINST = ("aime24", "aime25", "amc23", "math500")
+METHODS = ("scale", "last_step", "cot", "routing")  # their steps, joined, are one solution
+SUFFIXES = (".jsonl", ".parquet")
+UNFINISHED = ("cut off", "no solution in any reply")  # in a prediction's notes
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Card:
+    """How a file of traces came about, in numbers.
+
+    Attributes:
+        problems: of the set, those that overlap included.
+        overlapping: problems that were dropped before they were solved, by test set.
+        solved: problems that were solved, or tried.
+        kept: records in the file.
+        kept_share: kept / solved, and `kept_interval` its 95 % interval.
+        dropped: rollouts that became no record, by reason: wrong, no answer, error, unfinished,
+            longer (than another right one of the problem).
+        tokens: response tokens of all rollouts; `tokens_kept` of those in the file.
+        steps: sub-problems of the records by the system that solved them.
+        against: names of the test sets, each with its digest.
+        unchecked: test sets that could not be loaded.
+        settings: what run.json says of the rollouts.
+    """
+
+    problems: int
+    overlapping: dict[str, int]
+    solved: int
+    kept: int
+    kept_share: float
+    kept_interval: list[float]
+    rollouts: int
+    dropped: dict[str, int]
+    tokens: int
+    tokens_kept: int
+    steps: dict[str, int]
+    against: dict[str, str]
+    unchecked: list[str]
+    settings: dict[str, Any]
+
+
+def make_traces(
+    program: Solver,
+    examples: Sequence[dspy.Example],
+    lm: MeteredLM,
+    out: Path,
+    *,
+    method: str = "scale",
+    data: str = "",
+    against: Mapping[str, Sequence[dspy.Example]],
+    unchecked: Sequence[str] = (),
+    samples: int = 1,
+    threads: int = 64,
+    retry_errors: bool = False,
+    engine: Engine | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> Card:
+    """Solve problems with gold answers and write the right solutions as chat records.
+
+    Args:
+        program: one of METHODS.
+        examples: as `load` makes them.
+        out: the file, .jsonl or .parquet. Its run lies in `out`.run, its card in a .card.md beside.
+        data: the set's name, for the card and the records.
+        against: test sets by name; a problem that overlaps with one is not solved at all.
+        unchecked: names of sets that could not be loaded, for the card.
+        samples: rollouts of each problem; the shortest right one is kept.
+        threads, retry_errors, engine, report: as for `evaluate`.
+
+    Raises:
+        ValueError: `out` has another suffix, its run is another one, or every problem overlaps.
+        RuntimeError: the server is gone; what is finished is kept.
+    """
+    check_path(out)
+    clean, overlapping = drop_overlapping(examples, against)
+    if not clean:
+        raise ValueError(f"all {len(examples)} problems overlap with {', '.join(overlapping)}")
+    settings = describe_run(program, method, data, clean, lm, samples)
+    folder = out.with_name(f"{out.name}.run")
+    evaluate(
+        program,
+        clean,
+        lm,
+        folder,
+        description=settings,
+        samples=samples,
+        threads=threads,
+        retry_errors=retry_errors,
+        engine=engine,
+        report=report,
+    )
+    wanted = {str(example.id) for example in clean}
+    rollouts = [
+        rollout
+        for rollout in read_rollouts(folder / "rollouts.jsonl")
+        if rollout["id"] in wanted and rollout["sample"] < samples
+    ]
+    threshold = program.threshold.value if isinstance(program, SCALE) else None
+    records, dropped = choose_records(rollouts, clean, threshold)
+    if records:
+        _write_records(out, records)
+    card = Card(
+        **_count(examples, clean, rollouts, records, dropped, settings),
+        overlapping=dict(overlapping),
+        against={name: digest(tests) for name, tests in against.items()},
+        unchecked=list(unchecked),
+    )
+    _write_whole(out.with_name(f"{out.stem}.card.md"), render_card(card, out.name))
+    if not records:
+        raise RuntimeError(f"none of {len(rollouts)} rollouts became a record; see {folder}")
+    return card
+
+
+def check_path(out: Path) -> None:
+    """ValueError unless traces can be written to `out`."""
+    if out.suffix not in SUFFIXES or not out.parent.is_dir():
+        raise ValueError(f"--out is a .jsonl or .parquet file in a folder that exists, not {out}")
+
+
+def drop_overlapping(
+    examples: Sequence[dspy.Example], against: Mapping[str, Sequence[dspy.Example]]
+) -> tuple[list[dspy.Example], Counter[str]]:
+    """(the examples that share nothing with the test sets, how many share something, by set)."""
+    index = index_problems(against)
+    found = [find_overlap(example.problem, index) for example in examples]
+    clean = [example for example, name in zip(examples, found, strict=True) if name is None]
+    return clean, Counter(name for name in found if name is not None)
+
+
+def choose_records(
+    rollouts: Iterable[Rollout], examples: Sequence[dspy.Example], threshold: float | None
+) -> tuple[list[Record], Counter[str]]:
+    """The records, in the order of the examples, and why the other rollouts became none."""
+    dropped: Counter[str] = Counter()
+    right: dict[str, list[Record]] = {}
+    by_id = {str(example.id): example for example in examples}
+    for rollout in rollouts:
+        record = make_record(rollout, by_id[rollout["id"]], threshold)
+        if isinstance(record, str):
+            dropped[record] += 1
+        else:
+            right.setdefault(rollout["id"], []).append(record)
+    records = [min(right[name], key=_measure) for name in by_id if name in right]
+    longer = sum(map(len, right.values())) - len(records)
+    return records, dropped + Counter({"longer": longer} if longer else {})
+
+
+def make_record(rollout: Rollout, example: dspy.Example, threshold: float | None) -> Record | str:
+    """The chat record of a rollout; or, in a word or two, why there is none."""
+    if rollout["error"]:
+        return "error"
+    if rollout["answer"] is None:
+        return "no answer"
+    if not rollout["correct"]:
+        return "wrong"
+    if any(sign in note for note in rollout["replaced"] for sign in UNFINISHED):
+        return "unfinished"
+    response = join_steps(rollout["steps"], rollout["answer"])
+    golds = example.get("answers") or [example.answer]
+    if not accepts(find_answer(response), golds, kind=example.get("kind", "math")):
+        return "unfinished"  # the joined text does not say what the rollout said
+    return {
+        "messages": [
+            {"role": "user", "content": rollout["problem"]},
+            {"role": "assistant", "content": response},
+        ],
+        "id": rollout["id"],
+        "source": str(example.get("source", "")),
+        "sample": rollout["sample"],
+        "answer": rollout["gold"],
+        "tokens": sum(stage["completion_tokens"] for stage in rollout["usage"].values()),
+        "threshold": threshold,
+        "steps": [
+            {key: step[key] for key in ("subproblem", "difficulty", "system", "tokens")}
+            for step in rollout["steps"]
+        ],
+    }
+
+
+def join_steps(steps: Sequence[Mapping[str, Any]], answer: str) -> str:
+    r"""One continuous solution: every part, its reasoning, its result; `\boxed{}` once, at the end.
+
+    Args:
+        steps: as a rollout has them, the last one the question itself.
+        answer: what the rollout gave.
+    """
+    sections = []
+    for place, step in enumerate(steps):
+        lead = _lead_in(place, len(steps), step["subproblem"])
+        sections += [part for part in (lead, *_tell_work(step)) if part]
+    return "\n\n".join([*sections, f"The answer is $\\boxed{{{unbox(answer)}}}$."])
+
+
+def _lead_in(place: int, count: int, subproblem: str) -> str:
+    if count == 1:
+        return ""
+    if place == count - 1:
+        return "With these results I can answer the question itself."
+    task = unbox(subproblem.strip())
+    start = "Let me begin with a first part of it" if place == 0 else "Building on this, I go on"
+    return f"{start}: {task}"
+
+
+def _tell_work(step: Mapping[str, Any]) -> list[str]:
+    """A step's reasoning and solution; only once what stands in both."""
+    reasoning, solution = (
+        unbox(_TAG.sub("", step[key] or "")).strip() for key in ("reasoning", "solution")
+    )
+    if not reasoning or reasoning in solution:
+        return [solution]
+    return [reasoning] if solution in reasoning else [reasoning, f"So, in short:\n\n{solution}"]
+
+
+_TAG = re.compile(r"</?think>")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{?)")
+_BRACE = re.compile(r"\\\\|\\[{}]|[{}]")
+
+
+def unbox(text: str) -> str:
+    r"""The text with the content of every \boxed{} in the place of its box.
+
+    >>> unbox(r"so $\boxed{\frac{1}{2}}$, and not \boxed 3")
+    'so $\\frac{1}{2}$, and not 3'
+    """
+    while match := _BOX.search(text):
+        rest = text[match.end() :]
+        close = _find_close(rest) if match[1] else None
+        if close is not None:
+            rest = rest[:close].strip() + rest[close + 1 :]
+        text = text[: match.start()] + rest
+    return text
+
+
+def _find_close(text: str) -> int | None:
+    """Where the brace is closed that was opened just before the text."""
+    depth = 1
+    for match in _BRACE.finditer(text):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0:
+            return match.start()
+    return None
+
+
+def _measure(record: Record) -> tuple[int, int, int]:
+    """What makes a solution short: the tokens of its steps, then its characters."""
+    tokens = sum(step["tokens"] for step in record["steps"])
+    return tokens, len(record["messages"][-1]["content"]), record["sample"]
+
+
+# ---- writing --------------------------------------------------------------------------------
+
+
+def _write_records(out: Path, records: Sequence[Record]) -> None:
+    """The file, whole or not at all."""
+    if out.suffix == ".jsonl":
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        _write_whole(out, "".join(lines))
+        return
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    draft = out.with_name(f"{out.name}.tmp")
+    pyarrow.parquet.write_table(pa.Table.from_pylist(list(records), schema=_schema(pa)), draft)
+    draft.replace(out)
+
+
+def _schema(pa: Any) -> Any:
+    """Columns that do not depend on the records: a difficulty may be missing in all of them."""
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    step = pa.struct(
+        [
+            ("subproblem", pa.string()),
+            ("difficulty", pa.float64()),
+            ("system", pa.int64()),
+            ("tokens", pa.int64()),
+        ]
+    )
+    return pa.schema(
+        [
+            ("messages", pa.list_(message)),
+            ("id", pa.string()),
+            ("source", pa.string()),
+            ("sample", pa.int64()),
+            ("answer", pa.string()),
+            ("tokens", pa.int64()),
+            ("threshold", pa.float64()),
+            ("steps", pa.list_(step)),
+        ]
+    )
+
+
+def _write_whole(path: Path, text: str) -> None:
+    draft = path.with_name(f"{path.name}.tmp")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def _count(
+    examples: Sequence[dspy.Example],
+    clean: Sequence[dspy.Example],
+    rollouts: Sequence[Rollout],
+    records: Sequence[Record],
+    dropped: Counter[str],
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """The numbers of a card."""
+    ids = {record["id"] for record in records}
+    share = bound_accuracy({str(example.id): [int(str(example.id) in ids)] for example in clean})
+    systems = Counter(f"system_{step['system']}" for each in records for step in each["steps"])
+    spent = (stage for each in rollouts for stage in each["usage"].values())
+    return {
+        "problems": len(examples),
+        "solved": len(clean),
+        "kept": len(records),
+        "kept_share": share.estimate,
+        "kept_interval": [share.low, share.high],
+        "rollouts": len(rollouts),
+        "dropped": dict(sorted(dropped.items())),
+        "tokens": sum(stage["completion_tokens"] for stage in spent),
+        "tokens_kept": sum(record["tokens"] for record in records),
+        "steps": dict(sorted(systems.items())),
+        "settings": settings,
+    }
+
+
+def render_card(card: Card, name: str) -> str:
+    """The card as Markdown."""
+    low, high = card.kept_interval
+    settings = {key: value for key, value in card.settings.items() if key != "requests"}
+    rows = [
+        ("problems in the set", f"{card.problems:,}"),
+        ("dropped before solving, overlap", _list_counts(card.overlapping)),
+        ("problems solved or tried", f"{card.solved:,}"),
+        ("rollouts", f"{card.rollouts:,}"),
+        ("rollouts that became no record", _list_counts(card.dropped)),
+        ("records kept", f"{card.kept:,}"),
+        ("kept share", f"{card.kept_share:.1%} (95 % interval {low:.1%} to {high:.1%})"),
+        ("response tokens, all rollouts", f"{card.tokens:,}"),
+        ("response tokens, kept rollouts", f"{card.tokens_kept:,}"),
+        ("steps in the records", _list_counts(card.steps)),
+        *((key, _plain(value)) for key, value in settings.items()),
+    ]
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows)
+    sets = [f"- {name}, digest {mark}" for name, mark in card.against.items()]
+    sets += [f"- {name}: **not checked**, it could not be loaded" for name in card.unchecked]
+    return f"""# Traces: {name}
+
+Chat records for supervised fine-tuning: a problem, and its solution by parts as one response. Only
+solutions whose answer equals the gold answer are kept, of each problem the shortest.
+
+| | |
+|---|---|
+{table}
+
+## Kept apart from
+
+A problem was dropped that shares {RUN} words in a row with a problem of these sets, or all words.
+
+{chr(10).join(sets) or "- nothing"}
+"""
+
+
+def _list_counts(counts: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+    return listed or "none"
+
+
+def _plain(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def to_dict(card: Card) -> dict[str, Any]:
+    """The card's numbers, for JSON."""
+    return asdict(card)

@@ -1,0 +1,124 @@
+"""Rollouts on a local Ray: the same lines as in one process, and the same ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dspy.utils.exceptions import LMAuthError
+
+from scale_dspy import SCALE, connect
+from scale_dspy.evaluation.distribute import Backend, make_engine
+from scale_dspy.evaluation.run import GIVE_UP, Engine, evaluate
+from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
+from tests.test_cli import run
+from tests.world import World
+
+KEY = "key-that-no-file-may-hold"
+WORLD = World.noisy()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Path]:
+    """A Ray of two processors, and the folder where it and its workers write."""
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="scale") as folder, pytest.MonkeyPatch.context() as env:
+        env.setenv("DSPY_CACHEDIR", f"{folder}/cache")
+        env.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        ray.init(num_cpus=2, log_to_driver=False, _temp_dir=f"{folder}/ray")
+        yield Path(folder)
+        ray.shutdown()
+
+
+def make(server: FakeVLLM, program: SCALE, key: str | None = None) -> Engine:
+    return make_engine(program, Backend(server.model, server.api_base, key, 0), threads=48)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The rollouts in order, without what depends on the clock."""
+    rollouts = [json.loads(line) for line in (folder / "rollouts.jsonl").open(encoding="utf-8")]
+    for rollout in rollouts:
+        for timed in (rollout, *rollout["usage"].values()):
+            del timed["seconds"]
+    return sorted(rollouts, key=lambda each: (each["id"], each["sample"]))
+
+
+@pytest.mark.vllm
+def test_the_same_rollouts_as_in_one_process(cluster: Path, tmp_path: Path) -> None:
+    program, examples = SCALE(candidates=4), WORLD.problems(200)
+    folders = {name: tmp_path / name for name in ("local", "ray")}
+    with fake_vllm(WORLD, api_key=KEY, delay=0.02) as server:
+        lm = connect(server.model, server.api_base, KEY, seed=0, cache=False)
+        evaluate(program, examples, lm, folders["local"], samples=1, threads=48)
+        local = server.totals()
+        server.clear()
+        engine, seen = make(server, program, KEY), []
+        evaluate(program, examples[:150], lm, folders["ray"], samples=1, engine=engine)
+        assert server.in_flight_max > 16  # not one by one
+        summary = evaluate(
+            program,
+            examples,
+            lm,
+            folders["ray"],
+            samples=1,
+            engine=engine,
+            report=lambda progress: seen.append(progress.done),
+        )
+        assert server.totals() == local
+    assert read(folders["ray"]) == read(folders["local"])
+    assert seen == list(range(1, 201))
+    assert summary["rollouts"] == 200
+    told = [path for path in [*cluster.rglob("*"), *tmp_path.rglob("*")] if path.is_file()]
+    assert len(told) > 10
+    assert not [path for path in told if KEY.encode() in path.read_bytes()]
+
+
+@pytest.mark.vllm
+def test_a_refused_key_and_a_dead_server_end_the_run(cluster: Path, tmp_path: Path) -> None:
+    program, examples = SCALE(candidates=1), World(8).problems(60)
+    with fake_vllm(World(8), api_key=KEY) as server:
+        lm = connect(server.model, server.api_base, KEY, seed=0)
+        with pytest.raises(LMAuthError):
+            evaluate(program, examples, lm, tmp_path / "a", engine=make(server, program, "wrong"))
+    broken = Fault(stage="decompose", first=5, status=400)
+    with fake_vllm(World(9), faults=[broken]) as server:
+        lm = connect(server.model, server.api_base, seed=0)
+        with pytest.raises(RuntimeError, match=f"{GIVE_UP} rollouts in a row failed"):
+            evaluate(
+                program,
+                World(9).problems(60),
+                lm,
+                tmp_path / "b",
+                samples=1,
+                engine=make(server, program),
+            )
+    assert len(read(tmp_path / "b")) >= GIVE_UP
+
+
+@pytest.mark.parametrize("command", ["evaluate", "traces"])
+def test_without_ray_one_line_says_so(
+    command: str,
+    server: FakeVLLM,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    backend = ["--model", server.model, "--api-base", server.api_base]
+    out = ["--out", str(tmp_path / "t.jsonl"), "--engine", "ray", "--limit", "2"]
+    code, _, err = run(capsys, command, "mini", *out, *backend)
+    assert code == 2
+    assert "pip install 'scale-dspy[ray]'" in err.splitlines()[-1]
+    assert not server.chats()
+
+
+def test_a_backend_shows_neither_key_nor_address() -> None:
+    shown = repr(Backend("m", "http://host:1/v1", KEY, 0))
+    assert KEY not in shown
+    assert "host" not in shown
