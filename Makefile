@@ -1,5 +1,6 @@
-# `make check` is the one command before a commit; `make check-embedded` adds the real model.
-.PHONY: check check-embedded format
+# `make check` is the one command before a commit; `make check-embedded` adds the real model, and
+# `make check-vllm` the real vLLM of the interpreter that SCALE_VLLM_PYTHON names.
+.PHONY: check check-embedded check-vllm format
 
 check:
 	ruff check .
@@ -10,6 +11,11 @@ check:
 
 check-embedded:
 	pytest -m embedded
+
+check-vllm:
+	@test -x "$(SCALE_VLLM_PYTHON)" || { echo "SCALE_VLLM_PYTHON names no interpreter that has vLLM: see README, Checks" >&2; exit 1; }
+	"$(SCALE_VLLM_PYTHON)" -c "import vllm"
+	pytest -m vllm
 
 format:
 	ruff check --fix .

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     _Parsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 BAD_USAGE, INTERRUPTED = 2, 130
-MODES = ("hybrid", "prompt", "embedded")
+MODES = ("hybrid", "pair", "prefill", "prompt", "embedded")
 METHODS = ("scale", "last_step", "cot", "majority", "inftythink", "routing")
 
 
@@ -194,6 +194,8 @@ def _add_backend(command: argparse.ArgumentParser) -> None:
             "for example http://127.0.0.1:8000/v1; of several replicas, with commas between",
         ),
         ("--api-key", "SCALE_API_KEY", "the server's key"),
+        ("--system-1-model", "SCALE_SYSTEM_1_MODEL", "with --modes pair: System 1's model"),
+        ("--system-1-api-base", "SCALE_SYSTEM_1_API_BASE", "its server, if it has its own"),
     ):
         group.add_argument(
             flag, default=os.environ.get(variable) or None, help=f"{text} [{variable}]"
@@ -201,7 +203,7 @@ def _add_backend(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--modes",
         choices=MODES,
-        help="how System 1 and 2 differ: by thinking off and on, or by the prompt alone",
+        help="how System 1 and 2 differ: `scale-dspy doctor` tells which one fits the server",
     )
     group.add_argument("--threads", type=int, metavar="N", help="problems worked on at once [64]")
     group.add_argument("--seed", type=int, help="makes a run repeatable")

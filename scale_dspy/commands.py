@@ -351,7 +351,17 @@ def _connect(arguments: argparse.Namespace, console: Console) -> MeteredLM:
 
     if uses_embedded(arguments.model, arguments.api_base):
         _start_embedded(arguments.model, console)
-    return connect(arguments.model, arguments.api_base, arguments.api_key, seed=arguments.seed)
+    lm = connect(
+        arguments.model,
+        arguments.api_base,
+        arguments.api_key,
+        system_1=arguments.system_1_model,
+        system_1_api_base=arguments.system_1_api_base,
+        seed=arguments.seed,
+    )
+    if arguments.modes == "pair" and lm.partner is None:
+        raise ValueError("--modes pair needs --system-1-model or --system-1-api-base")
+    return lm
 
 
 def _start_embedded(model: str | None, console: Console) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `import tests.fake_vllm` everywhere
 
@@ -25,9 +26,21 @@ def _isolated_cache() -> None:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No backend from the caller's environment, and no proxy between a test and its server."""
-    for name in ("SCALE_MODEL", "SCALE_API_BASE", "SCALE_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("MODEL", "API_BASE", "API_KEY"):
+        for kind in ("SCALE_", "SCALE_SYSTEM_1_"):
+            monkeypatch.delenv(f"{kind}{name}", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+
+
+@pytest.fixture
+def own_disk_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A disk cache of its own for commands that turn it on."""
+    default = dspy.configure_cache
+
+    def configure(**options: Any) -> None:
+        default(**{"disk_cache_dir": str(tmp_path / "cache"), **options})
+
+    monkeypatch.setattr(dspy, "configure_cache", configure)
 
 
 @pytest.fixture

@@ -687,6 +687,8 @@ class FakeVLLM:
         entry.stage = f"solve_{entry.system}" if stage == "solve" else stage
 
     def _read_thinking(self, body: dict[str, Any]) -> bool:
+        if body.get("thinking_token_budget") == 0:
+            return False
         if self.options.thinking != "switch":
             return self.options.thinking == "always"
         if body.get("reasoning_effort") == "none":

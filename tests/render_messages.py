@@ -3,6 +3,7 @@ r"""A program run from its exported JSON alone, with nothing but the standard li
     python -I -S render_messages.py render EXPORT < [[STAGE, INPUTS], ...]  > [BODY, ...]
     python -I -S render_messages.py read EXPORT < [[STAGE, TEXT, COUNT], ...]  > [VALUE, ...]
     python -I -S render_messages.py solve EXPORT API_BASE MODEL < [PROBLEM, ...]  > [RESULT, ...]
+    python -I -S render_messages.py solve EXPORT API_BASE MODEL PARTNER_BASE PARTNER_MODEL < ...
 
 It is written from what the export says of itself, as the author of another runtime would write it:
 should it ever need a look into scale_dspy, the export lacks something.
@@ -162,9 +163,9 @@ def read_answer(export: Export, text: str) -> str | None:
 class Runner:
     """Solves problems with the program of an export."""
 
-    def __init__(self, export: Export, api_base: str, model: str) -> None:
-        self.export, self.model = export, model
-        self.url = f"{api_base}/chat/completions"
+    def __init__(self, export: Export, *places: str) -> None:
+        self.export = export
+        self.servers = list(zip(places[::2], places[1::2], strict=True))
         self.routing = export["routing"]
 
     def solve(self, problem: str) -> dict[str, Any]:
@@ -278,10 +279,11 @@ class Runner:
             yield self.ask(stage, inputs)[0]
 
     def ask(self, stage: str, inputs: dict[str, str], **fields: Any) -> list[Reply]:
-        body = {"model": self.model, **render(self.export, stage, inputs), **fields}
+        api_base, model = self.servers[self.export["stages"][stage]["partner"]]
+        body = {"model": model, **render(self.export, stage, inputs), **fields}
         data = json.dumps({name: value for name, value in body.items() if value is not None})
         request = urllib.request.Request(
-            self.url, data.encode(), {"Content-Type": "application/json"}
+            f"{api_base}/chat/completions", data.encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=30) as reply:
             choices = json.load(reply)["choices"]

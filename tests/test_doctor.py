@@ -24,7 +24,6 @@ def test_a_good_server_has_no_fault() -> None:
 @pytest.mark.parametrize(
     ("name", "ok", "advice", "server"),
     [
-        ("thinking", False, "reasoning-only", {"thinking": "always"}),
         ("thinking", None, "--reasoning-parser", {"thinking": "never"}),
         ("thinking", False, "--reasoning-parser qwen3", {"reasoning_field": None}),
         ("n", False, "concurrent requests", {"ignore_n": True}),
@@ -39,6 +38,27 @@ def test_faults(name: str, ok: bool | None, advice: str, server: dict[str, Any])
     finding = diagnose(**server)[name]
     assert finding.ok is ok, finding
     assert advice in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("style", "server"),
+    [
+        ("hybrid", {"thinking": "switch"}),
+        ("prefill", {"thinking": "always"}),
+        ("prompt", {"thinking": "never"}),
+    ],
+)
+def test_the_style_that_fits(style: str, server: dict[str, Any]) -> None:
+    finding = diagnose(**server)["style"]
+    assert finding.ok
+    assert finding.detail.startswith(f"{style}:")
+
+
+def test_a_model_that_cannot_be_kept_from_thinking() -> None:
+    stubborn = Fault(reasoning="So. " * 20, null_content=True)
+    finding = diagnose(thinking="always", faults=[stubborn])["style"]
+    assert not finding.ok
+    assert finding.detail.startswith("pair:")
 
 
 def test_the_older_reasoning_field() -> None:

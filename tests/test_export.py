@@ -426,3 +426,39 @@ def test_files_are_written_whole_or_not_at_all(
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["export.json", "page.md"]
     with pytest.raises(ValueError, match="choose markdown or messages"):
         write_export(program, tmp_path / "x", "pdf")  # type: ignore[arg-type]
+
+
+def test_a_pair_is_run_on_two_servers_from_its_export(server: FakeVLLM, tmp_path: Path) -> None:
+    problem = World().problem(5)
+    program = SCALE(modes="pair")
+    write_export(program, tmp_path / "program.json", "messages")
+    with fake_vllm(model="fake/QwQ-World", thinking="always") as thinker:
+        places = [thinker.api_base, thinker.model, server.api_base, server.model]
+        told = run_apart("solve", tmp_path / "program.json", [problem.text], *places)
+        assert told[0]["answer"] == problem.answer
+        assert {chat.stage for chat in thinker.chats()} == {"solve_2"}
+        bodies = {chat.stage: chat.body for chat in [*server.chats(), *thinker.chats()]}
+        server.clear()
+        thinker.clear()
+        lm = connect(
+            thinker.model,
+            thinker.api_base,
+            system_1=server.model,
+            system_1_api_base=server.api_base,
+        )
+        solve(program, lm, problem.text)
+        for chat in [*server.chats(), *thinker.chats()]:
+            ours = {key: value for key, value in chat.body.items() if key != "messages"}
+            assert {**bodies[chat.stage], "messages": None} == {**ours, "messages": None}
+
+
+def test_an_export_tells_that_prefill_does_not_think() -> None:
+    stages = export_messages(SCALE(modes="prefill"))["stages"]
+    assert {name: told["thinking"] for name, told in stages.items()} == {
+        **dict.fromkeys(["decompose", "select", "assess", "solve_1"], False),
+        "solve_2": None,
+    }
+    assert stages["solve_1"]["body"]["thinking_token_budget"] == 0
+    assert not any(
+        told["left_out"] for told in export_messages(SCALE(modes="pair"))["stages"].values()
+    )

@@ -1,7 +1,6 @@
-"""connect(): the dspy.LM of a backend; modes(): how each stage asks it (System 1, System 2).
+"""connect(): the dspy.LM of a backend, which counts, limits and seeds its calls.
 
-The mode of a call, thinking on or off, lives in the Predict config of its stage and not in a second
-LM: optimizers copy, reset and swap a program's LM, but they keep a predictor's config.
+How each stage asks it is told in modes.py.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 # Without it both libraries try to fetch a price list from the internet when they are imported.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
@@ -24,6 +23,7 @@ import dspy
 import httpx
 import orjson
 from dspy.clients.execution import IGNORED_CACHE_KEYS, prepare
+from dspy.utils.exceptions import LMConfigurationError
 
 from scale_dspy.backends.ledger import (
     CostLimitError,
@@ -34,23 +34,26 @@ from scale_dspy.backends.ledger import (
     reserve_cost,
 )
 from scale_dspy.backends.loop import run_on_shared_loop
+from scale_dspy.backends.modes import PARTNER, Modes, Style, choose_modes, modes
 from scale_dspy.backends.replicas import find_replicas, split_addresses, take_turns, work_on
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "MeteredLM",
+    "Modes",
+    "Style",
+    "ask_for_model",
+    "choose_modes",
+    "connect",
+    "count_in_flight",
+    "modes",
+    "uses_embedded",
+]
 
-Style = Literal["hybrid", "prompt", "embedded"]
-Modes = dict[str, dict[str, Any]]
-"""Request parameters by stage: decompose, select, assess, solve_1, solve_2."""
+logger = logging.getLogger(__name__)
 
 LONGEST = 32_768  # response tokens that a request without max_tokens is taken to cost at most
 POLL = 0.05  # seconds between two looks at a cost limit that requests on their way have used up
 TIMEOUT = 3600.0  # seconds; a thinking call that times out starts again from nothing
-# GBNF for the embedded model: small models leave a form, or explain until they are cut off.
-TWO_LINES = r'''root ::= "1. " line "2. " line
-line ::= [^\n]{8,200} "\n"'''
-BOXED_LINE = (
-    r'''root ::= [-+*/^=() 0-9abcknmxyz]{0,60} "\\boxed{" "-"? [0-9] [-+*/^0-9a-z.() ]{0,20} "}"'''
-)
 
 
 class MeteredLM(dspy.LM):
@@ -60,10 +63,18 @@ class MeteredLM(dspy.LM):
         model: as in LiteLLM, `hosted_vllm/NAME` for a vLLM server.
         seed: with it, each request carries a seed made from this number, the rollout id and the
             messages: the same call repeats its reply, another rollout id draws another sample.
+        partner: the other model of a pair; it answers the calls whose config has PARTNER.
         kwargs: as for dspy.LM.
     """
 
-    def __init__(self, model: str, *, seed: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        seed: int | None = None,
+        partner: MeteredLM | None = None,
+        **kwargs: Any,
+    ) -> None:
         # DSPy's own client sends n choices as n requests and drops top_k without a word.
         kwargs.setdefault("engine", "litellm")
         super().__init__(model, **kwargs)
@@ -71,10 +82,14 @@ class MeteredLM(dspy.LM):
         self.retries = int(kwargs.get("num_retries", 3))
         if find_replicas(self.kwargs.get("api_base")):
             self.num_retries = 0  # each retry may go to another replica, so they are made here
+        self.partner = partner
 
     def __call__(
         self, prompt: Any = None, *, messages: list[dict[str, Any]] | None = None, **kwargs: Any
     ) -> Any:
+        if kwargs.pop(PARTNER, False):
+            other = self._find_partner()
+            return other(prompt, messages=messages, **self._hand_over(kwargs))
         kwargs = self._seeded(prompt, messages, kwargs)
         need = self._price(prompt, messages, kwargs, asynchronous=False)
         while not _may_send(need):
@@ -88,6 +103,9 @@ class MeteredLM(dspy.LM):
     async def acall(
         self, prompt: Any = None, *, messages: list[dict[str, Any]] | None = None, **kwargs: Any
     ) -> Any:
+        if kwargs.pop(PARTNER, False):
+            other = self._find_partner()
+            return await other.acall(prompt, messages=messages, **self._hand_over(kwargs))
         kwargs = self._seeded(prompt, messages, kwargs)
         need = self._price(prompt, messages, kwargs, asynchronous=True)
         while not _may_send(need):  # noqa: ASYNC110 - requests of other threads end the wait
@@ -116,6 +134,19 @@ class MeteredLM(dspy.LM):
                 sent = {**kwargs, "api_base": turn.replica.address}
                 return await super().acall(prompt, messages=messages, **sent)
         return await super().acall(prompt, messages=messages, **kwargs)
+
+    def _find_partner(self) -> MeteredLM:
+        if self.partner is None:
+            raise LMConfigurationError(
+                "the modes of a pair need a second model for System 1: connect(system_1=...) or "
+                "--system-1-model names it"
+            )
+        return self.partner
+
+    def _hand_over(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Parameters for the partner: the call's, and the rollout that this copy stands for."""
+        rollout = self.kwargs.get("rollout_id")
+        return kwargs if rollout is None else {"rollout_id": rollout, **kwargs}
 
     def _seeded(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         if self.seed is None or "seed" in kwargs:
@@ -163,13 +194,16 @@ def connect(
     api_base: str | Sequence[str] | None = None,
     api_key: str | None = None,
     *,
+    system_1: str | None = None,
+    system_1_api_base: str | None = None,
     seed: int | None = None,
     timeout: float = TIMEOUT,
     **kwargs: Any,
 ) -> MeteredLM:
     """The LM of a backend.
 
-    What is not given is read from SCALE_MODEL, SCALE_API_BASE and SCALE_API_KEY.
+    What is not given is read from SCALE_MODEL, SCALE_API_BASE and SCALE_API_KEY, for the second
+    model of a pair from SCALE_SYSTEM_1_MODEL, SCALE_SYSTEM_1_API_BASE and SCALE_SYSTEM_1_API_KEY.
 
     With an api_base it is a vLLM server (or any server with its API), with a model alone whatever
     LiteLLM knows by that name, and a GGUF file or nothing at all means the embedded model.
@@ -178,6 +212,9 @@ def connect(
         model: name as served; may be left out where a server serves one model.
         api_base: for example http://127.0.0.1:8000/v1; or several that serve the same model, with
             commas or blanks between them or as a list: calls are then shared out among them.
+        system_1: in the style `pair`, the model that is System 1; may be left out where its own
+            server serves one model.
+        system_1_api_base: its server, if that is not the one at `api_base`.
         seed: makes runs repeatable; see MeteredLM.
         timeout: seconds for one request.
         kwargs: handed on to dspy.LM (cache, num_retries, temperature, ...).
@@ -201,7 +238,31 @@ def connect(
         kwargs["api_base"] = api_base
     if api_key:
         kwargs["api_key"] = api_key
-    return MeteredLM(str(model), seed=seed, timeout=timeout, **kwargs)
+    shared = {"seed": seed, "timeout": timeout, **kwargs}
+    partner = _connect_partner(system_1, system_1_api_base, shared)
+    return MeteredLM(str(model), partner=partner, **shared)
+
+
+def _connect_partner(
+    model: str | None, api_base: str | None, shared: dict[str, Any]
+) -> MeteredLM | None:
+    """The other model of a pair, if any. A server of its own never sees the first one's key."""
+    model = model or os.environ.get("SCALE_SYSTEM_1_MODEL")
+    api_base = api_base or os.environ.get("SCALE_SYSTEM_1_API_BASE")
+    if not model and not api_base:
+        return None
+    given = {name: value for name, value in shared.items() if name not in ("api_base", "api_key")}
+    key = os.environ.get("SCALE_SYSTEM_1_API_KEY")
+    if api_base is None:
+        api_base, key = shared.get("api_base"), key or shared.get("api_key")
+    if api_base:
+        model = model or ask_for_model(api_base, key)
+        known = model.startswith(("hosted_vllm/", "litellm_proxy/"))
+        model = model if known else f"hosted_vllm/{model}"
+        given["api_base"] = ",".join(split_addresses(api_base))
+    if key:
+        given["api_key"] = key
+    return MeteredLM(str(model), **given)
 
 
 def uses_embedded(model: str | None, api_base: str | None) -> bool:
@@ -241,94 +302,12 @@ def _ask_one(address: str, api_key: str | None) -> str:
     return str(names[0])
 
 
-def modes(
-    style: Style = "hybrid", *, think_at_most: int | None = None, **stages: Mapping[str, Any]
-) -> Modes:
-    """Request parameters for each stage.
-
-    Styles: `hybrid` switches thinking off and on by the chat template (Qwen3 and its like);
-    `prompt` is for models without a thinking mode, where System 1 answers at once within a small
-    limit and System 2 reasons step by step in its reply; `embedded` is `prompt` for the small model
-    on the CPU: shorter still, and held in form by grammars.
-
-    Args:
-        think_at_most: reasoning tokens of one System 2 call, kept by a vLLM server that was
-            started with a reasoning parser (its `thinking_token_budget`).
-        stages: parameters by stage that replace the style's own, for example
-            `solve_2={"max_tokens": 8192}`.
-
-    Raises:
-        ValueError: an unknown style or stage.
-    """
-    if style not in _STYLES:
-        raise ValueError(f"unknown style {style!r}: choose one of {', '.join(_STYLES)}")
-    chosen = {stage: dict(config) for stage, config in _STYLES[style].items()}
-    if think_at_most is not None:
-        body = dict(chosen["solve_2"].get("extra_body", {}))
-        chosen["solve_2"]["extra_body"] = {**body, "thinking_token_budget": think_at_most}
-    for stage, config in stages.items():
-        if stage not in chosen:
-            raise ValueError(f"unknown stage {stage!r}: choose from {', '.join(chosen)}")
-        chosen[stage].update(config)
-    return chosen
-
-
 _calls: set[object] = set()
 
 
 def count_in_flight() -> int:
     """Model calls of this process that wait for a reply at this moment."""
     return len(_calls)
-
-
-def choose_modes(modes_or_style: Modes | Style) -> Modes:
-    """The modes themselves, or those of the style so named."""
-    return modes(modes_or_style) if isinstance(modes_or_style, str) else modes_or_style
-
-
-# Sampling as in the released code of SCALE: 0.7 / 0.8 for System 1, 0.6 / 0.95 for System 2.
-_SYSTEM_1 = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
-_SYSTEM_2 = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
-# No top_p: for it vLLM on a CPU sorts the whole vocabulary at every token, and for the top 20 it
-# need not (48 rows of 152,000 on 2 busy cores: 5.9 seconds against 0.2).
-_PLAIN = {"temperature": 0.6, "top_p": 1.0, "top_k": 20}
-_NO_THINKING = {"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}
-_THINKING = {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}}
-_NUMBER = 16  # response tokens for a score or a choice
-
-_STYLES: dict[str, Modes] = {
-    "hybrid": {
-        "decompose": {**_SYSTEM_1, **_NO_THINKING, "max_tokens": 2048},
-        "select": {**_SYSTEM_1, **_NO_THINKING, "max_tokens": _NUMBER},
-        "assess": {**_SYSTEM_1, **_NO_THINKING, "max_tokens": _NUMBER},
-        "solve_1": {**_SYSTEM_1, **_NO_THINKING, "max_tokens": 8192},
-        "solve_2": {**_SYSTEM_2, **_THINKING, "max_tokens": 32768},
-    },
-    "prompt": {
-        "decompose": {**_PLAIN, "max_tokens": 512},
-        "select": {**_PLAIN, "max_tokens": _NUMBER},
-        "assess": {**_PLAIN, "max_tokens": _NUMBER},
-        "solve_1": {**_PLAIN, "max_tokens": 256},
-        "solve_2": {**_PLAIN, "max_tokens": 2048},
-    },
-    # One choice a request: llama.cpp gains nothing from n and reports the usage of one choice.
-    "embedded": {
-        "decompose": {
-            **_SYSTEM_1,
-            "n": 1,
-            "max_tokens": 160,
-            "extra_body": {"grammar": TWO_LINES},
-        },
-        "select": {**_SYSTEM_1, "max_tokens": _NUMBER, "extra_body": {"grammar": "root ::= [1-9]"}},
-        "assess": {
-            **_SYSTEM_1,
-            "max_tokens": _NUMBER,
-            "extra_body": {"grammar": 'root ::= "0." [0-9]'},
-        },
-        "solve_1": {**_SYSTEM_1, "max_tokens": 96, "extra_body": {"grammar": BOXED_LINE}},
-        "solve_2": {**_SYSTEM_2, "max_tokens": 448},
-    },
-}
 
 
 def _may_send(tokens: int) -> bool:

@@ -14,6 +14,7 @@ import httpx
 TIMEOUT = 300.0  # seconds a request; a first thinking reply on a CPU takes its time
 QUESTION = "What is 17 * 23? Think it over, then give the number."
 WORDS = "Write ten random English words, one a line."
+LONGEST_TOKEN = 12  # characters; a capped reply is judged by its text where tokens are not told
 LONG = "Remember these numbers. " + " ".join(str(7 * k) for k in range(700)) + "\nSay OK."
 
 
@@ -119,7 +120,7 @@ _ADVICE = {
 
 
 def _probe_thinking(chat: _Chat) -> Iterator[Finding]:
-    """Both modes on the same question; then the cap, which only means something if they differ."""
+    """Both modes on the same question, and which style of `modes()` that makes; then the rest."""
     replies = {
         on: chat.ask(
             QUESTION, max_tokens=512, temperature=0, chat_template_kwargs={"enable_thinking": on}
@@ -134,34 +135,66 @@ def _probe_thinking(chat: _Chat) -> Iterator[Finding]:
             "start vLLM with the model's reasoning parser, for example --reasoning-parser qwen3",
         )  # fmt: skip
     elif fields[True] and not fields[False]:
-        yield Finding("thinking", True, "on and off, by chat template: style hybrid")
-        yield Finding("reasoning field", True, f"message.{fields[True]}")
-        yield _probe_cap(chat)
+        yield Finding("thinking", True, "on and off, by chat template")
+        yield Finding("style", True, "hybrid: nothing needs to be said (--modes hybrid)")
+        yield from _probe_reasoning(chat, replies[True])
     elif fields[False]:
-        yield Finding(
-            "thinking", False, "the model thinks also when it is told not to",
-            "a reasoning-only model can be System 2; give System 1 another model",
-        )  # fmt: skip
+        yield Finding("thinking", True, "always, also when it is told not to")
+        yield _probe_closed(chat)
+        yield from _probe_reasoning(chat, replies[False])
     else:
         yield Finding(
-            "thinking", None, "no reasoning in either mode: style prompt (--modes prompt)",
+            "thinking", None, "no reasoning in either mode",
             "if this model can think, start vLLM with its --reasoning-parser",
         )  # fmt: skip
+        yield Finding("style", True, "prompt: systems differ by prompt alone (--modes prompt)")
 
 
-def _probe_cap(chat: _Chat) -> Finding:
-    reply = chat.ask(
+def _probe_closed(chat: _Chat) -> Finding:
+    """Whether a model that always thinks answers at once when its block is closed at once."""
+    reply = chat.ask(WORDS, max_tokens=64, temperature=0, thinking_token_budget=0)
+    message, field = _message(reply), _reasoning_field(reply)
+    if field is None and message.get("content"):
+        return Finding(
+            "style", True,
+            "prefill: its thinking block can be closed at once (--modes prefill); or pair, with "
+            "another model as System 1 (--modes pair --system-1-model NAME)",
+        )  # fmt: skip
+    return Finding(
+        "style", False, "pair: it can only be System 2 (--modes pair --system-1-model NAME)",
+        "for --modes prefill serve it with a vLLM that keeps thinking_token_budget (it needs "
+        "--reasoning-parser)",
+    )  # fmt: skip
+
+
+def _probe_reasoning(chat: _Chat, thought: dict[str, Any]) -> Iterator[Finding]:
+    """The field, the cap and the count of reasoning, as a reply that thought shows them."""
+    yield Finding("reasoning field", True, f"message.{_reasoning_field(thought)}")
+    capped = chat.ask(
         QUESTION, max_tokens=512, temperature=0, thinking_token_budget=16,
         chat_template_kwargs={"enable_thinking": True},
     )  # fmt: skip
-    details = (reply.get("usage") or {}).get("completion_tokens_details") or {}
-    tokens = details.get("reasoning_tokens")
-    if tokens is None:
-        return Finding("thinking cap", None, "usage does not tell reasoning tokens", "upgrade vLLM")
-    return Finding(
-        "thinking cap", tokens <= 20, f"{tokens} reasoning tokens with thinking_token_budget 16",
+    counted = [_count_reasoning(reply) for reply in (thought, capped)]
+    length = len(_message(capped).get(_reasoning_field(capped) or "") or "")
+    # Some parsers count nothing where the opening tag is part of the prompt.
+    held = counted[1] <= 20 if counted[1] else length <= 16 * LONGEST_TOKEN
+    yield Finding(
+        "thinking cap", held,
+        f"{counted[1] or f'{length} characters, about {length // 4}'} reasoning tokens with "
+        "thinking_token_budget 16",
         "thinking_token_budget needs a recent vLLM started with --reasoning-parser",
     )  # fmt: skip
+    if not counted[0]:
+        yield Finding(
+            "reasoning tokens", False, "usage tells of none, although the reply has reasoning",
+            "they are counted as response tokens all the same; to see them apart, try "
+            "--reasoning-parser qwen3, which counts them where <think> is in the prompt",
+        )  # fmt: skip
+
+
+def _count_reasoning(reply: dict[str, Any]) -> int:
+    details = (reply.get("usage") or {}).get("completion_tokens_details") or {}
+    return int(details.get("reasoning_tokens") or 0)
 
 
 def _probe_n(chat: _Chat) -> Iterator[Finding]:

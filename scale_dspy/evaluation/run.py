@@ -196,6 +196,7 @@ def describe_run(
         "program": _digest_instructions(program),
         "requests": {name: predict.config for name, predict in program.named_predictors()},
         "model": lm.model,
+        "system_1": lm.partner.model if lm.partner else None,
         "data": data,
         "digest": digest(examples),
         "problems": len(examples),
@@ -278,13 +279,15 @@ async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: Me
 
 
 def _hide_server(text: str, lm: MeteredLM) -> str:
-    """The text without the key and the addresses of the servers, which go into no file."""
-    addresses = split_addresses(lm.kwargs.get("api_base"))
-    parts = [urlsplit(address) for address in addresses]
-    hosts = [part for each in parts for part in (each.netloc, each.hostname)]
+    """The text without the keys and the addresses of the servers, which go into no file."""
+    secrets: set[str | None] = set()
+    for known in (server.kwargs for server in (lm, lm.partner) if server):
+        addresses = split_addresses(known.get("api_base"))
+        parts = [urlsplit(address) for address in addresses]
+        hosts = [part for each in parts for part in (each.netloc, each.hostname)]
+        secrets |= {known.get("api_key"), *addresses, *hosts}
     # The longest first: of http://a and http://a.b the first is a part of the second.
-    secrets = {lm.kwargs.get("api_key"), *addresses, *hosts} - {None, ""}
-    for secret in sorted(secrets, key=len, reverse=True):
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, "[server]")
     return text
 

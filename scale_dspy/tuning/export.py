@@ -12,6 +12,8 @@ with the chat completions API. Strings under `about` say in words what the field
         messages              [{"role", "parts"}]: demos as user and assistant, then the question
         body                  the other fields of the request, but for `model` and `seed`
         thinking              true or false; null where no switch is sent
+        partner               true where the request goes to the other model of a pair, which is
+                              System 1 and may be on another server; `model` is System 2 then
         read                  how the reply is read: {"kind", "about", ...}
         attempts, default     how often to ask, and what holds where nothing can be read
         left_out              parameters of the client that no server is sent, by name
@@ -43,6 +45,7 @@ from scale_dspy import __version__
 from scale_dspy.ask import ATTEMPTS, PlainAdapter
 from scale_dspy.assess import _NUMBER as NUMBER
 from scale_dspy.assess import UNREADABLE
+from scale_dspy.backends.modes import PARTNER
 from scale_dspy.decompose import _BULLET as BULLET
 from scale_dspy.decompose import _NUMBERED as NUMBERED
 from scale_dspy.decompose import MAX_SUBPROBLEMS
@@ -175,6 +178,8 @@ def export_messages(program: SCALE) -> dict[str, Any]:
             "Where a reply cannot be read, ask again with another seed, `attempts` times in all; "
             "after that the stage's `default` holds. Where the server refuses a request because "
             "`max_tokens` does not fit into the model's window, leave `max_tokens` out.",
+            "A stage whose `partner` is true is asked of the other model of a pair: send its "
+            "requests to that model's server, with that model's name.",
         ],
         "join": "\n\n",
         "reply": _tell_reply(),
@@ -250,6 +255,7 @@ def _export_stage(program: SCALE, stage: _Stage) -> dict[str, Any]:
         "messages": [*_make_demos(predictor), {"role": "user", "parts": _make_parts(predictor)}],
         "body": body,
         "thinking": _find_switch(body),
+        "partner": bool(predictor.config.get(PARTNER)),
         "read": copy.deepcopy(stage.read),
         "attempts": ATTEMPTS,
         "default": copy.deepcopy(stage.default),
@@ -285,6 +291,7 @@ def _write(predictor: dspy.Predict, inputs: dict[str, str], main_request: bool =
 def _make_body(program: SCALE, stage: _Stage) -> tuple[dict[str, Any], list[str]]:
     """A request's fields beside the messages, as LiteLLM sends them, and the names left out."""
     config = dict(_find_predictor(program, stage).config)
+    config.pop(PARTNER, None)
     extra = config.pop("extra_body", None) or {}
     config["n"] = _choices_a_request(program) if stage.name == "decompose" else 1
     if config["n"] == 1:
@@ -306,6 +313,8 @@ def _choices_a_request(program: SCALE) -> int:
 
 
 def _find_switch(body: dict[str, Any]) -> bool | None:
+    if body.get("thinking_token_budget") == 0:
+        return False
     arguments = body.get("chat_template_kwargs")
     for name in ("enable_thinking", "thinking"):
         if isinstance(arguments, dict) and isinstance(arguments.get(name), bool):

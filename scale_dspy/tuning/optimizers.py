@@ -419,7 +419,9 @@ def _open_folder(
         del described[free]
     described["variants"] = list(plan.variants)
     started = describe_run(program, "compile", "", [], lm, plan.samples)
-    same = {key: started[key] for key in ("options", "program", "requests", "model", "seed")}
+    same = {
+        key: started[key] for key in ("options", "program", "requests", "model", "system_1", "seed")
+    }
     same["thresholds"] = [program.threshold.value, program.split.value]
     match_description(folder / "compile.json", {**same, "data": data, "plan": described})
 
