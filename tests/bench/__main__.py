@@ -75,7 +75,7 @@ def measure_one_problem(*, small: bool) -> Figures:
 
 def measure_many_problems(*, small: bool) -> Figures:
     """64 problems at once: the server's slots, the client's CPU and memory."""
-    latency, problems, slots = (0.02, 6, 4) if small else (1.0, 3 * SLOTS, SLOTS)
+    latency, problems, slots = (0.02, 6, 4) if small else (1.0, 2 * SLOTS, SLOTS)
     with serve_replies(latency) as server, fresh_cache() as folder:
         server.take_stats()
         before, cpu = read_memory(os.getpid())[0], time.process_time()
