@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -55,8 +55,8 @@ def make_engine(program: Solver, backend: Backend, threads: int = 64) -> Engine:
         if not pairs:
             return
         failures = 0
-        with _cluster(ray):
-            for record in _stream(ray, program, backend, pairs, threads):
+        with _cluster(ray), closing(_stream(ray, program, backend, pairs, threads)) as records:
+            for record in records:
                 keep(record)
                 failures = failures + 1 if record["error"] else 0
                 if failures >= GIVE_UP:
@@ -87,7 +87,7 @@ class Worker:
 
 def _stream(
     ray: Any, program: Solver, backend: Backend, pairs: Sequence[Pair], threads: int
-) -> Iterator[Rollout]:
+) -> Generator[Rollout, None, None]:
     """The rollouts as they end. A row is a block of its own, or it would wait for its block."""
     from ray.data import ActorPoolStrategy
 
@@ -108,12 +108,14 @@ def _stream(
             enable_true_multi_threading=True,  # without it one call at a time, whatever is allowed
         ),
     )
-    for batch in found.iter_batches(batch_size=None, prefetch_batches=0):
-        for kind, text in zip(batch["hopeless"], batch["record"], strict=True):
-            value = json.loads(str(text))
-            if kind:
-                raise next(error for error in HOPELESS if error.__name__ == kind)(value)
-            yield value
+    # Closed in any case: until then Ray keeps the workers, and another run waits for their CPUs.
+    with closing(iter(found.iter_batches(batch_size=None, prefetch_batches=0))) as batches:
+        for batch in batches:
+            for kind, text in zip(batch["hopeless"], batch["record"], strict=True):
+                value = json.loads(str(text))
+                if kind:
+                    raise next(error for error in HOPELESS if error.__name__ == kind)(value)
+                yield value
 
 
 def _import_ray() -> Any:
