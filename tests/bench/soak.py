@@ -58,9 +58,7 @@ evaluate(make_program(method), examples, lm, Path(out), samples=SAMPLES, threads
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rollouts", type=int, default=5_000, help=f"a multiple of {SAMPLES}")
-    parser.add_argument(
-        "--method", default="cot", help="cot or scale"
-    )
+    parser.add_argument("--method", default="cot", help="cot or scale")
     given = parser.parse_args()
     options: dict[str, Any] = {"faults": FAULTS, "keep_bodies": False}
     with tempfile.TemporaryDirectory() as folder, spawn_fake_vllm(WORLD, **options) as fake:
