@@ -1,5 +1,5 @@
 # `make check` is the one command before a commit; `make check-embedded` adds the real model.
-.PHONY: check check-embedded format
+.PHONY: check check-embedded check-faults format
 
 check:
 	ruff check .
@@ -10,6 +10,9 @@ check:
 
 check-embedded:
 	pytest -m embedded
+
+check-faults:
+	python -m tests.faults
 
 format:
 	ruff check --fix .

@@ -1,4 +1,4 @@
-"""Command lines run in processes of their own that start at once: forks of one that has imported all.
+"""Command lines in processes that start at once: forks of one that has all imported.
 
 `python -m tests.faults.lives` is that one. For each line of JSON on standard input it forks a
 guard, which forks the command's process in a session of its own, waits for its end, looks for what
@@ -92,6 +92,7 @@ def _serve() -> None:
     from scale_dspy import cli
     from scale_dspy.tuning import optimizers, search  # noqa: F401
 
+    litellm.suppress_debug_info = True  # it prints
     with contextlib.suppress(Exception):  # imports the rest of what a call needs
         litellm.completion("hosted_vllm/m", [{"role": "user"}], api_base="http://127.0.0.1:9/v1")
     print("ready", flush=True)
@@ -147,7 +148,7 @@ def _run_command(
     jumping_clock: bool = False,
     file_limit: int | None = None,
 ) -> int:
-    """Run one command line, with short waits, a cache of its own and what goes wrong on its side."""
+    """Run one command line, with short waits and what goes wrong on its own side."""
     import dspy
     import dspy.clients
 

@@ -121,7 +121,7 @@ class Player:
         finished: dict[Any, Any],
         reference: Any,
     ) -> None:
-        """Run it again with nothing wrong: the result must be whole, and what was done unchanged."""
+        """Run it again with nothing wrong: its result is whole, what was done unchanged."""
         with fake_vllm(WORLD) as server:
             again = Command((*command.arguments, *command.again))
             cache = {"cache": str(folder / "cache")}

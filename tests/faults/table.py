@@ -29,7 +29,6 @@ class Trouble:
         special: what `play` does beside: "refused", "restart", "two", "cache", "output".
         solo: how `solve` ends, where that is another way: it writes nothing.
         timeout: seconds for a request.
-        fast: whether it is in the fast tests.
     """
 
     name: str
@@ -40,7 +39,6 @@ class Trouble:
     special: str = ""
     solo: End | None = None
     timeout: float = 30.0
-    fast: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,12 +97,11 @@ BROKEN: dict[str, dict[str, Any]] = {
     "an empty body": {"body": ""},
     "a body of another kind": {"body": '{"object": "error", "message": "engine"}'},
 }
-FAST = ("500", "reset in the body", "JSON cut short")
 
 TROUBLES = [
-    Trouble("nothing", "right", fast=True),
+    Trouble("nothing", "right"),
     *(
-        Trouble(f"{name}, twice", "right", (Fault(**fault, **ONCE),), fast=name in FAST)
+        Trouble(f"{name}, twice", "right", (Fault(**fault, **ONCE),))
         for name, fault in BROKEN.items()
     ),
     *(
@@ -115,11 +112,10 @@ TROUBLES = [
         "429, Retry-After a day, for good",
         "error",
         (Fault(status=429, retry_after=86_400, **FROM_THE_THIRD),),
-        fast=True,
     ),
     Trouble("the key is revoked", "error", (Fault(status=401, **FROM_THE_THIRD),)),
     Trouble("the model is unloaded", "error", (Fault(status=404, **FROM_THE_THIRD),)),
-    Trouble("connection refused", "error", special="refused", fast=True),
+    Trouble("connection refused", "error", special="refused"),
     Trouble("a stall of 0.5 s", "right", (Fault(stall=0.5, **ONCE),)),
     Trouble("time-out, twice", "right", (Fault(stall=9, **ONCE),), timeout=4),
     Trouble("time-out, for good", "error", (Fault(stall=9, **FROM_THE_THIRD),), timeout=2),
@@ -131,11 +127,11 @@ TROUBLES = [
         Trouble(f"cut off at {stage}", "any", (Fault(stage=stage, finish_reason="length"),))
         for stage in STAGES
     ),
-    Trouble("a window below max_tokens", "right", server={"max_model_len": 8_000}, fast=True),
+    Trouble("a window below max_tokens", "right", server={"max_model_len": 8_000}),
     Trouble("a window below the prompt", "error", server={"max_model_len": 20}),
     Trouble("the server restarts", "right", special="restart", own={"first_wait": 2.0}),
     Trouble("the clock jumps by days", "right", own={"jumping_clock": True}),
-    Trouble("the output's disk is full", "error", special="output", solo="right", fast=True),
+    Trouble("the output's disk is full", "error", special="output", solo="right"),
     Trouble("the cache's disk is full", "right", special="full cache"),
     Trouble("the cache can't be written", "error", special="cache", solo="right"),
     Trouble("two processes, one output", "right", special="two"),
