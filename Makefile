@@ -1,6 +1,7 @@
-# `make check` is the one command before a commit; `make check-embedded` adds the real model, and
-# `make check-vllm` the real vLLM of the interpreter that SCALE_VLLM_PYTHON names.
-.PHONY: check check-embedded check-vllm format
+# `make check` is the one command before a commit; `make check-embedded` adds the real model,
+# `make check-vllm` the real vLLM of the interpreter that SCALE_VLLM_PYTHON names, and
+# `make check-faults` every fault with every command.
+.PHONY: check check-embedded check-vllm check-faults format
 
 check:
 	ruff check .
@@ -16,6 +17,9 @@ check-vllm:
 	@test -x "$(SCALE_VLLM_PYTHON)" || { echo "SCALE_VLLM_PYTHON names no interpreter that has vLLM: see README, Checks" >&2; exit 1; }
 	"$(SCALE_VLLM_PYTHON)" -c "import vllm"
 	pytest -m vllm
+
+check-faults:
+	python -m tests.faults
 
 format:
 	ruff check --fix .
