@@ -265,11 +265,12 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def _hide_key(finding: Finding, key: str | None) -> Finding:
     """The finding without the key, which a server's own words may repeat."""
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
-    said = {name: value for name, value in asdict(finding).items() if isinstance(value, str)}
-    hidden = {name: text.replace(key, "[key]") if key else text for name, text in said.items()}
-    return replace(finding, **hidden)
+    if not key:
+        return finding
+    detail, advice = finding.detail.replace(key, "[key]"), finding.advice.replace(key, "[key]")
+    return replace(finding, detail=detail, advice=advice)
 
 
 def _make_program(arguments: argparse.Namespace) -> Solver:
