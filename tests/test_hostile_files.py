@@ -21,7 +21,7 @@ from scale_dspy.evaluation.data import DataError, load
 from scale_dspy.evaluation.page import POLICY
 from scale_dspy.evaluation.run import name_folder
 from scale_dspy.program import load_program
-from tests.fake_vllm import FakeVLLM, fake_vllm
+from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.test_report import check_harmless, make_run
 from tests.world import World
 
@@ -288,6 +288,26 @@ def test_every_text_of_a_hostile_run_is_escaped(tmp_path: Path) -> None:
     assert not re.findall(r"<[^>]*\sstyle=", text)
     assert text.count("<style>") == text.count("</style>") == 1
     assert "&lt;script&gt;" in text
+
+
+def test_no_text_of_a_run_or_a_reply_commands_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_hostile_run(tmp_path / "run", "http://127.0.0.1:9")
+    assert cli.main(["report", str(folder), "--out", str(tmp_path / "page.html")]) == 0
+    shown = capsys.readouterr().out
+    escape = "\x1b[2J\x1b]0;title\x07\x9b31m"
+    fault = Fault(content=rf"1. Find {escape} it.\boxed{{{escape}7}}", when=lambda body: True)
+    (example,) = World().problems(1)
+    with fake_vllm(faults=[fault]) as server:
+        there = ["--model", server.model, "--api-base", server.api_base]
+        cli.main(["solve", example.problem, *there])
+        cli.main(["solve", example.problem, "--json", *there])
+        server.play(Fault(status=400, message=f"no {escape}"))
+        assert cli.main(["solve", "another", *there]) == 1
+    said = capsys.readouterr()
+    for text in (shown, said.out, said.err):
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
