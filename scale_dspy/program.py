@@ -50,6 +50,12 @@ class SCALE(Solver):
 
     Raises:
         ValueError: an argument is outside its range.
+
+    >>> from scale_dspy import connect
+    >>> with dspy.context(lm=connect(model, api_base, seed=0)):
+    ...     p = SCALE(threshold=0.5, candidates=2)(problem=problem)
+    >>> p.answer == answer, p.steps[-1].system
+    (True, 2)
     """
 
     def __init__(
