@@ -38,6 +38,8 @@ _PHRASE = re.compile(
     r"|\banswer[*_ \t]{0,8}:|####)[\s*_:]{0,16}"
 )
 
+_DRESS = "$*" + "".join(filter(str.isspace, map(chr, range(0x3001))))
+
 _VALUE = re.compile(r"\$([^$\n]+)\$|\\\(([^\n]+?)\\\)|([^\n]*?)(?=\.(?:[\s$*\"')]|\Z)|\n|\Z)")
 
 _NUMBER = re.compile(r"(?:(?<![\w)\]}])-)?[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?(?:/[0-9]+)?")
@@ -88,7 +90,7 @@ def _last_phrase(text: str) -> str | None:
     end = len(text)
     for phrase in reversed(list(_PHRASE.finditer(text))):
         value = _VALUE.match(text, phrase.end(), end)
-        stripped = next(filter(None, value.groups()), "").strip(" \t\r$*") if value else ""
+        stripped = next(filter(None, value.groups()), "").strip(_DRESS) if value else ""
         if stripped and not _BOX.search(stripped):  # a box here is empty or broken off
             return stripped
         end = phrase.start()

@@ -126,12 +126,14 @@ class PlainAdapter(dspy.Adapter):
         return choices
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+# Half a character; and control characters, with which a reply could rewrite a terminal. A backspace
+# and a form feed stay: they are what JSON makes of \\boxed and \\frac, see answers.py.
+_HARMFUL = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def mend(text: str) -> str:
-    """A text that can be sent and written: JSON may carry half a character, UTF-8 may not."""
-    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+    """A text that can be sent, written to a file as UTF-8 and shown on a terminal."""
+    return _HARMFUL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def split_thinking(text: str) -> tuple[str, str]:

@@ -65,6 +65,7 @@ def _make_parser() -> argparse.ArgumentParser:
         _add_report_command,
         _add_serve_command,
         _add_doctor_command,
+        _add_completion_command,
     ):
         add(parsers)
     return parser
@@ -211,6 +212,21 @@ def _add_engine(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_completion_command(parsers: _Parsers) -> None:
+    command = parsers.add_parser("completion", help="a shell's completion script, to be sourced")
+    command.add_argument("shell", choices=("bash", "zsh", "fish"))
+    command.set_defaults(run=_complete)
+
+
+def _complete(arguments: argparse.Namespace) -> int:
+    try:
+        import shtab
+    except ImportError:
+        raise RuntimeError('this needs an extra: pip install "scale-dspy[completion]"') from None
+    print(shtab.complete(_make_parser(), shell=arguments.shell))
+    return 0
+
+
 def _add_method(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("method")
     group.add_argument(
@@ -294,7 +310,8 @@ def _read_numbers(text: str) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"scale-dspy: {message}", file=sys.stderr)
+    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in message)
+    print(f"scale-dspy: {shown}", file=sys.stderr)
     return code
 
 

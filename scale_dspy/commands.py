@@ -367,16 +367,12 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def _hide_key(finding: Finding, key: str | None) -> Finding:
     """The finding without the key, which a server's own words may repeat."""
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     if not key:
         return finding
-    said = asdict(finding)
-    hidden: dict[str, Any] = {
-        name: value.replace(key, "[key]") if isinstance(value, str) else value
-        for name, value in said.items()
-    }
-    return replace(finding, **hidden)
+    detail, advice = finding.detail.replace(key, "[key]"), finding.advice.replace(key, "[key]")
+    return replace(finding, detail=detail, advice=advice)
 
 
 def _make_program(arguments: argparse.Namespace) -> Solver:

@@ -12,6 +12,7 @@ from scale_dspy.backends.ledger import OutOfTokensError, room
 from scale_dspy.step import render_list
 
 MAX_SUBPROBLEMS = 12
+MAX_CANDIDATES = 256  # a program file from a stranger may name any number
 MIN_LIST = 128  # response tokens; under a budget, fewer candidates are drawn before shorter ones
 
 
@@ -45,14 +46,16 @@ class Decompose(dspy.Module):
     """Sub-problems of a problem: k candidate lists from one request, then the model's own choice.
 
     Args:
-        candidates: k, at least 1; with 1 nothing is selected.
+        candidates: k, from 1 to MAX_CANDIDATES; with 1 nothing is selected.
         modes: request parameters by stage.
     """
 
     def __init__(self, candidates: int, modes: Modes) -> None:
         super().__init__()
-        if candidates < 1:
-            raise ValueError(f"candidates is a whole number from 1, not {candidates!r}")
+        if isinstance(candidates, bool) or not 1 <= candidates <= MAX_CANDIDATES:
+            raise ValueError(
+                f"candidates is a whole number from 1 to {MAX_CANDIDATES}, not {candidates!r}"
+            )
         self.candidates = candidates
         self.propose = dspy.Predict(ProposeSubproblems, **modes["decompose"])
         self.select = dspy.Predict(SelectCandidate, **modes["select"])

@@ -52,6 +52,12 @@ class SCALE(Solver):
 
     Raises:
         ValueError: an argument is outside its range.
+
+    >>> from scale_dspy import connect
+    >>> with dspy.context(lm=connect(model, api_base, seed=0)):
+    ...     p = SCALE(threshold=0.5, candidates=2)(problem=problem)
+    >>> p.answer == answer, p.steps[-1].system
+    (True, 2)
     """
 
     def __init__(
@@ -229,7 +235,7 @@ def load_program(path: str | Path, modes: Modes | Style = "hybrid") -> SCALE:
     """
     try:
         state = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read a program from {path}: {error}") from None
     record = state.get("scale_dspy") if isinstance(state, dict) else None
     options = record.get("options") if isinstance(record, dict) else None
@@ -241,6 +247,7 @@ def load_program(path: str | Path, modes: Modes | Style = "hybrid") -> SCALE:
         program.record = record.get("record")
         for predictor in program.predictors():
             predictor.lm = None  # a file does not choose the server that its user's problems go to
+            _check_texts(predictor)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         written = record.get("version")
@@ -248,3 +255,14 @@ def load_program(path: str | Path, modes: Modes | Style = "hybrid") -> SCALE:
             f"{path}, written by scale_dspy {written}, does not fit {__version__}: {reason}"
         ) from None
     return program
+
+
+def _check_texts(predictor: dspy.Predict) -> None:
+    """TypeError unless a file's instructions are a text and its demos are objects."""
+    if not isinstance(predictor.signature.instructions, str):
+        raise TypeError("instructions must be a text")
+    if not isinstance(predictor.demos, list):
+        raise TypeError("demos must be a list")
+    for demo in predictor.demos:
+        if not isinstance(demo, (dict, dspy.Example)):
+            raise TypeError(f"a demo must be an object, not {demo!r:.40}")

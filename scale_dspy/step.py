@@ -8,13 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """One solved sub-problem.
+    r"""One solved sub-problem.
 
     Attributes:
         difficulty: its score in [0, 1]; None where nothing was rated.
         system: 1, solved with thinking off, or 2, with thinking on.
         reasoning: what the model thought before its solution; empty for System 1.
         tokens: response tokens spent on solving it, repeats included.
+
+    >>> Step("Find a.", 0.3, 1, r"a = \boxed{2}", "", 9).system
+    1
     """
 
     subproblem: str

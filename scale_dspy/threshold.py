@@ -15,6 +15,12 @@ class Threshold(Parameter):
 
     Raises:
         ValueError: the value is no number in [0, 1].
+
+    >>> Threshold(0.5)
+    Threshold(0.5)
+    >>> Threshold(7)
+    Traceback (most recent call last):
+    ValueError: a threshold is a number from 0 to 1, not 7
     """
 
     def __init__(self, value: float) -> None:

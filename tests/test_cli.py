@@ -320,6 +320,15 @@ def test_doctor_of_no_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert "start the server" in out
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "completion", shell)
+    assert code == 0
+    for word in ("solve", "evaluate", "frontier", "compile", "export", "report", "doctor"):
+        assert word in out
+    assert "cost-limit" in out
+
+
 def test_python_m_is_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "scale_dspy", "--version"],

@@ -55,7 +55,7 @@ def check_promises(text: str) -> None:
     for read in READERS.values():
         read(text)
     found = find_answer(text)
-    assert found is None or found
+    assert found is None or (found and found == found.strip())
     items = read_list(text)
     assert len(items) <= MAX_SUBPROBLEMS
     assert all(item.strip() == item and item for item in items)
@@ -71,6 +71,12 @@ def test_readers_keep_their_promises_on_the_corpus(reply: str) -> None:
     check_promises(reply)
     check_promises(f"<think>{reply}")
     check_promises(f"1. {reply}\n2. {reply}\n\\boxed{{{reply}}}")
+
+
+def test_an_answer_has_no_blanks_around_it_of_any_kind() -> None:
+    """Found by `tests.fuzz.answers`: a file separator stayed behind an answer."""
+    assert find_answer("#####\x1c####") == "#"
+    assert find_answer("The answer is \x1d\u3000 **$7$**\xa0") == "7"
 
 
 @unhurried

@@ -255,6 +255,9 @@ def connect(
     Raises:
         ConnectionError: the server cannot be asked for its model's name.
         EmbeddedError: the embedded model is not installed or does not start.
+
+    >>> connect("Qwen/Qwen3-32B", "http://127.0.0.1:8000/v1", seed=0).model
+    'hosted_vllm/Qwen/Qwen3-32B'
     """
     model = model or os.environ.get("SCALE_MODEL")
     api_base = ",".join(split_addresses(api_base or os.environ.get("SCALE_API_BASE")))

@@ -129,6 +129,11 @@ def track(cap: int | None = None) -> Iterator[Ledger]:
 
     Args:
         cap: the most response tokens the block may use; the caps of ledgers around it hold too.
+
+    >>> with dspy.context(lm=lm), track() as ledger:
+    ...     reply = lm("Hello")
+    >>> ledger.total().calls, ledger.tokens > 0
+    (1, True)
     """
     ledger = Ledger(cap)
     with dspy.context(scale_ledgers=(*open_ledgers(), ledger)):

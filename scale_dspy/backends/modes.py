@@ -46,6 +46,9 @@ def modes(
 
     Raises:
         ValueError: an unknown style or stage.
+
+    >>> modes("prompt", solve_2={"max_tokens": 4096})["solve_2"]["max_tokens"]
+    4096
     """
     if style not in _STYLES:
         raise ValueError(f"unknown style {style!r}: choose one of {', '.join(_STYLES)}")

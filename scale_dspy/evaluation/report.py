@@ -149,10 +149,10 @@ def _start_table(*names: str) -> Table:
 
 
 def _text(value: str) -> Any:
-    """A text that Rich takes as it is, whatever brackets it holds."""
+    """A text that Rich takes as it is, whatever brackets it holds; no terminal acts on it."""
     from rich.text import Text
 
-    return Text(value)
+    return Text("".join(each if each.isprintable() else " " for each in value))
 
 
 def _spell(value: float | None, scale: float = 1, how: str = ",.0f") -> str:

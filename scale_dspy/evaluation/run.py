@@ -371,11 +371,11 @@ def match_description(path: Path, description: dict[str, Any]) -> None:
     """
     if path.exists():
         try:
-            there = json.loads(path.read_text(encoding="utf-8"))
+            there = dict(json.loads(path.read_text(encoding="utf-8")))
             differing = {
                 key for key in {*there, *description} if there.get(key) != description.get(key)
             }
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise ValueError(f"{path} cannot be read: choose another --out") from None
         for key in sorted(differing - {"versions", "samples"}):
             raise ValueError(
