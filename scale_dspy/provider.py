@@ -211,8 +211,7 @@ class ScaleLLM(litellm.CustomLLM):
         self._taken += 1
         try:
             async with self._places:
-                lm = copy.copy(offer.lm)
-                lm.seed = offer.lm.seed if call.seed is None else call.seed
+                lm = offer.lm if call.seed is None else seed_anew(offer.lm, call.seed)
                 told = Narrator(tell)
                 with dspy.context(lm=lm, callbacks=[told], disable_history=True, trace=None):
                     return await call.program.acall(problem=call.problem, budget=call.budget)
@@ -302,6 +301,14 @@ def offer_from_environment() -> Offer:
     at_work = int(os.environ.get("SCALE_AT_WORK", 1 if embedded else AT_WORK))
     waiting = int(os.environ.get("SCALE_WAITING", WAITING))
     return Offer(catalogue, connect_uncached(model, api_base), at_work, waiting)
+
+
+def seed_anew(lm: MeteredLM, seed: int) -> MeteredLM:
+    """This LM with another seed, and its partner too; all else is shared."""
+    other = copy.copy(lm)
+    other.seed = seed
+    other.partner = None if lm.partner is None else seed_anew(lm.partner, seed)
+    return other
 
 
 def connect_uncached(*arguments: Any, **options: Any) -> MeteredLM:
