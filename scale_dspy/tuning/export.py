@@ -426,6 +426,11 @@ def _tell_routing(program: SCALE) -> list[str]:
         "Budget: no limit."
         if program.budget is None
         else f"Budget {program.budget}: at most so many response tokens are spent on a problem.",
+        *(
+            [f"System 2 cap {cap}: one call of System 2 takes at most so many response tokens."]
+            if (cap := program.system_2_cap) is not None
+            else []
+        ),
     ]
 
 
@@ -509,9 +514,11 @@ def _show_record(record: Any) -> list[str]:
         return ["It has no record of a compile: nothing is known of its scores."]
     blocks = ["## Scores", _show_scores(record), _tell_compile(record)]
     blocks += _show_kept(_find(record, "stages"))
-    notes = _find(record, "notes")
-    lines = [f"- {_escape(note)}" for note in notes] if isinstance(notes, list) else []
-    return [*blocks, *(["**Notes**", "\n".join(lines)] if lines else [])]
+    for title, key in (("How sure these scores are", "told"), ("Notes", "notes")):
+        said = _find(record, key)
+        if isinstance(said, list) and said:
+            blocks += [f"**{title}**", "\n".join(f"- {_escape(each)}" for each in said)]
+    return blocks
 
 
 def _show_scores(record: dict[str, Any]) -> str:
