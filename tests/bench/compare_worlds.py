@@ -15,6 +15,7 @@ import logging
 import statistics
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def run_world(kind: str, seed: int, out: Path, sizes: Sequence[int], calls: int)
             folder,
             Plan("gepa", rollouts=calls, threads=8, seed=seed),
         )
-        return run_contest(contest)
+        with redirect_stdout(sys.stderr):  # GEPA and ReAnchor print
+            return run_contest(contest)
 
 
 def sum_up(runs: Sequence[list[Row]]) -> list[dict[str, Any]]:
