@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("LiteLLM").setLevel(logging.WARNING)
     dspy.configure_cache(enable_memory_cache=False)
     style, cap = arguments.modes, arguments.cap
     limits = {"solve_2": {"max_tokens": cap}} if cap else {}

@@ -50,7 +50,7 @@ class Assess(dspy.Module):
         return dspy.Prediction(difficulty=difficulty, replaced=[])
 
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,9}(?:\.\d{0,30})?|\.\d{1,30})%?")
+NUMBER = re.compile(r"[-+]?(?:\d{1,9}(?:\.\d{0,30})?|\.\d{1,30})%?")
 
 
 def read_score(text: str) -> float | None:
@@ -61,10 +61,10 @@ def read_score(text: str) -> float | None:
     (0.7, 0.25, None, None)
     """
     stripped = text.strip().strip("*`$ ")
-    numbers = _NUMBER.findall(stripped)
+    numbers = NUMBER.findall(stripped)
     if not numbers:
         return None
-    number = numbers[0] if _NUMBER.match(stripped) else numbers[-1]
+    number = numbers[0] if NUMBER.match(stripped) else numbers[-1]
     if number.endswith("%"):
         return None
     score = float(number)

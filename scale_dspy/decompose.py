@@ -114,12 +114,12 @@ class Decompose(dspy.Module):
                 return
 
 
-_NUMBERED = re.compile(
+NUMBERED = re.compile(
     r"^[ \t]{0,3}(?:[*_#]{1,3}[ \t]*)?(?:(?:sub-?problem|step)[ \t]+)?"
     r"\(?(\d{1,3})[.):](?!\d)(?:[*_]{1,2})?",
     re.IGNORECASE,
 )
-_BULLET = re.compile(r"^[-*•][ \t]+")
+BULLET = re.compile(r"^[-*•][ \t]+")
 
 
 def read_list(text: str) -> list[str]:
@@ -154,7 +154,7 @@ def read_choice(text: str, count: int) -> int | None:
 def _collect_numbered(lines: list[str]) -> list[list[str]]:
     items: list[list[str]] = []
     for line in lines:
-        match = _NUMBERED.match(line)
+        match = NUMBERED.match(line)
         if match and int(match.group(1)) == len(items) + 1:
             items.append([line[match.end() :]])
         elif items:
@@ -165,7 +165,7 @@ def _collect_numbered(lines: list[str]) -> list[list[str]]:
 def _collect_bullets(lines: list[str]) -> list[list[str]]:
     items: list[list[str]] = []
     for line in lines:
-        match = _BULLET.match(line)
+        match = BULLET.match(line)
         if match:
             items.append([line[match.end() :]])
         elif items and line.strip():

@@ -337,3 +337,18 @@ def test_python_m_is_the_command() -> None:
         check=True,
     )
     assert done.stdout.startswith("scale-dspy ")
+
+
+def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
+    from argparse import Namespace
+
+    from scale_dspy.commands import _read_options
+
+    assert _read_options(Namespace(candidates=None, caps=None)) == [{}]
+    assert _read_options(Namespace(candidates="8,1", caps=None)) == [
+        {"candidates": 8},
+        {"candidates": 1},
+    ]
+    both = _read_options(Namespace(candidates="8,1", caps="2048,8192"))
+    assert both[0] == {"candidates": 8, "system_2_cap": 2048}
+    assert len(both) == 4

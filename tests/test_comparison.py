@@ -62,11 +62,12 @@ def test_all_rows_are_tuned_judged_and_not_done_twice(tmp_path: Path) -> None:
     for name in ("cot+gepa", "scale+reanchor", "scale+threshold"):
         assert by_name[name]["tuning"]["metric_calls"] > 0
         assert by_name[name]["tuning"]["response_tokens"] > 0
+    assert by_name["cot+gepa-matched"]["tuning"]["metric_calls"] > 2 * 8
     joint, alone = (by_name[name]["tuning"] for name in ("scale+joint", "scale+threshold"))
     assert joint["response_tokens"] > alone["response_tokens"]
     tuned = sum(
         by_name[name]["tuning"]["response_tokens"]
-        for name in ("cot+gepa", "scale+reanchor", "scale+joint")
+        for name in ("cot+gepa", "cot+gepa-matched", "scale+reanchor", "scale+joint")
     )
     assert tuned < spent  # the rest was spent on the test problems
     table = (tmp_path / "out" / "table.md").read_text()

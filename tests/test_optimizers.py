@@ -260,6 +260,56 @@ def test_variants_are_tried_and_the_best_is_kept(tmp_path: Path) -> None:
         change(SCALE(), {"colour": 1})
 
 
+def test_the_cap_of_system_2_is_tuned_kept_and_told(tmp_path: Path) -> None:
+    """Cut off at 60 tokens System 2 errs, and at 2,000 it does not; 4,000 are no better."""
+    world = World(9, parts=(2, 3), ability_1=0.2)
+    requests = modes("hybrid", solve_2={"max_tokens": 8000})
+    program = SCALE(candidates=1, system_2_cap=60, modes=requests)
+    assert program.solve.system_2.config["max_tokens"] == 60
+    caps = [{"system_2_cap": cap} for cap in (2000, 4000)]
+    with fake_vllm(world) as server:
+        plan = Plan("none", threads=8, variants=caps)
+        sets = world.problems(2), world.problems(8, 50)
+        tuned = compile_program(program, *sets, join(server), tmp_path / "work", plan)
+        tuned.save(tmp_path / "tuned.json")
+        loaded = load_program(tmp_path / "tuned.json", requests)
+        with dspy.context(lm=join(server)):
+            loaded(problem=world.problem(200).text)
+    assert loaded.options["system_2_cap"] == 2000
+    assert loaded.solve.system_2.config == tuned.solve.system_2.config
+    assert loaded.solve.system_2.config["max_tokens"] == 2000
+    record = tuned.record or {}
+    assert record["stages"][1]["variant"] == {"system_2_cap": 2000}
+    assert {each["name"] for each in record["baselines"]} == {
+        "as it came",
+        "whole, System 2",
+        "whole, System 1",
+    }
+    start = record["baselines"][0]
+    assert start["accuracy"] == record["before"]["accuracy"]
+    gained = record["after"]["accuracy"] - start["accuracy"]
+    assert start["difference"] == pytest.approx(gained)
+    low, high = start["difference_interval"]
+    assert low <= gained <= high
+    assert gained > 0
+    told = " ".join(record["told"])
+    assert f"{100 * gained:+.1f} points" in told
+    assert f"{record['held_out']:.1%} are right" in told
+    with pytest.raises(ValueError, match="not lifted"):
+        change(tuned, {"system_2_cap": None})
+    for bad in (0, True, 1.5):
+        with pytest.raises(ValueError, match="a cap is"):
+            SCALE(system_2_cap=bad)  # type: ignore[arg-type]
+
+
+def test_files_of_earlier_versions_have_no_cap(tmp_path: Path) -> None:
+    SCALE().save(tmp_path / "new.json")
+    state = json.loads((tmp_path / "new.json").read_text())
+    del state["scale_dspy"]["options"]["system_2_cap"]
+    (tmp_path / "old.json").write_text(json.dumps(state))
+    assert load_program(tmp_path / "old.json").system_2_cap is None
+
+
 def test_threshold_search_alone_and_inside_better_together(tmp_path: Path) -> None:
     world = World(2, parts=(1, 3), ability_1=0.3)
     metric = make_metric()

@@ -50,6 +50,21 @@ def test_tuning_recipes_write_a_program(
         assert {path.name for path in tmp_path.glob("p.*")} >= {"p.md", "p.messages.json"}
 
 
+def test_the_comparison_writes_a_table_and_pays_nothing_twice(tmp_path: Path) -> None:
+    sets = [write_set(tmp_path / f"{number}.jsonl", 2, 10 * number) for number in range(3)]
+    out = tmp_path / "out"
+    arguments = [*sets, "--rollouts", "6", "--candidates", "1", "--cap", "900", "--out", str(out)]
+    rows = ["--rows", "cot", "cot+gepa", "scale+threshold"]
+    with spawn_fake_vllm(WORLD) as server:
+        calls = []
+        for _ in range(2):
+            run_recipe("compare", server, tmp_path, *arguments, *rows)
+            calls.append(len(server.log()))
+    assert calls[0] == calls[1]
+    assert len((out / "table.md").read_text().splitlines()) == 2 + 3
+    assert load_program(out / "scale+threshold" / "program.json").system_2_cap == 900
+
+
 def run_recipe(recipe: str, server: Spawned, folder: Path, *arguments: str) -> None:
     command = [sys.executable, str(ROOT / "optimize" / f"{recipe}.py"), *arguments]
     command += ["--model", server.model, "--api-base", f"{server.url}/v1"]

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scale_dspy.answers import equal, find_answer, read_integer
+from scale_dspy.evaluation.statistics import split_rows
 
 __all__ = ["Bin", "Label", "ScoreReport", "make_label", "measure_auroc", "measure_scores"]
 
@@ -26,7 +27,6 @@ BINS = (
 RESAMPLES = 2_000
 
 _TAIL = 0.025  # the chance left out at either end of an interval
-_CHUNK = 1 << 20  # numbers held at once while resampling
 
 Numbers = NDArray[np.float64]
 
@@ -198,19 +198,13 @@ def _bound_auroc(
     rng = np.random.default_rng(seed)
     order = np.argsort(scores, kind="stable")
     drawn = []
-    for rows in _split(resamples, len(scores)):
+    for rows in split_rows(resamples, len(scores)):
         times = rng.multinomial(count, np.full(count, 1 / count), rows)  # each problem is taken
         weights = times[:, groups[order]].astype(np.float64)
         drawn.append(_rank(scores[order], hard[order], weights))
     areas = np.concatenate([*drawn, [estimate]])
     low, high = np.quantile(areas[~np.isnan(areas)], (_TAIL, 1 - _TAIL))
     return [min(float(low), estimate), max(float(high), estimate)]
-
-
-def _split(rows: int, width: int) -> Iterator[int]:
-    """Cut `rows` rows of `width` numbers into blocks that fit in memory."""
-    step = max(1, _CHUNK // width)
-    return (min(step, rows - start) for start in range(0, rows, step))
 
 
 def _bin_scores(scores: Numbers, hard: NDArray[np.bool_]) -> Iterator[Bin]:

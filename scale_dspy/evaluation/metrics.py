@@ -10,7 +10,8 @@ from typing import Any
 import dspy
 
 from scale_dspy.answers import accepts
-from scale_dspy.evaluation.feedback import Labels, count_stage, find_failure, read_golds, tell
+from scale_dspy.evaluation.feedback import tell
+from scale_dspy.evaluation.retold import Labels, count_stage, find_failure, read_golds
 
 __all__ = ["count_tokens", "is_right", "make_metric", "score"]
 

@@ -231,7 +231,7 @@ def _weigh_unseen(
     """Ends of the weighted mean of `values`, all in [low, high], and of one unseen value there."""
     rng = np.random.default_rng(seed)
     extremes = np.array([[*np.sort(values), end] for end in (low, high)]).T
-    blocks = _split(resamples, len(extremes))
+    blocks = split_rows(resamples, len(extremes))
     drawn = [rng.dirichlet(np.ones(len(extremes)), rows) @ extremes for rows in blocks]
     lows, highs = np.concatenate(drawn).T
     return max(low, float(np.quantile(lows, _TAIL))), min(
@@ -272,11 +272,11 @@ def _toss_coins(coins: int, tosses: int, seed: int) -> Iterator[Numbers]:
         yield (np.arange(2**coins)[:, None] >> np.arange(coins) & 1).astype(np.float64)
         return
     rng = np.random.default_rng(seed)
-    for rows in _split(tosses, coins):
+    for rows in split_rows(tosses, coins):
         yield rng.integers(0, 2, (rows, coins), np.int8).astype(np.float64)
 
 
-def _split(rows: int, width: int) -> list[int]:
+def split_rows(rows: int, width: int) -> list[int]:
     """Cut `rows` rows of `width` numbers into blocks that fit in memory."""
     step = max(1, _CHUNK // width)
     return [min(step, rows - start) for start in range(0, rows, step)]

@@ -43,10 +43,18 @@ from scale_dspy.tuning.optimizers import (
 from scale_dspy.tuning.search import change
 from scale_dspy.tuning.walks import FILE
 
-ROWS = ("cot", "cot+gepa", "scale", "scale+reanchor", "scale+threshold", "scale+joint")
+ROWS = (
+    "cot",
+    "cot+gepa",
+    "cot+gepa-matched",  # with as many graded runs as scale+joint took in all, its searches too
+    "scale",
+    "scale+reanchor",
+    "scale+threshold",
+    "scale+joint",
+)
 REFERENCE = "cot+gepa"  # what the others are compared with
 CUT = "hard"  # the decision whose threshold ReAnchor tunes
-OWN_ROLLOUT = 1_000_003  # ReAnchor draws replies of its own, or the searches would pay for it
+OWN_ROLLOUT = 1_000_003  # draws replies of its own for a row that another would pay for otherwise
 
 Row = dict[str, Any]
 """name, accuracy, accuracy_interval, tok, threshold, split, tuning, against: `tuning` holds what
@@ -128,7 +136,11 @@ def tune_row(
         _note(folder, {}, 0)
         return contest.baseline
     if name == "cot+gepa":
-        return _tune_baseline(contest, folder)
+        return _tune_baseline(contest, folder, contest.plan.rollouts, contest.lm)
+    if name == "cot+gepa-matched":
+        tune_row(contest, "scale+joint", report)
+        calls = _read_note(contest.out / "scale+joint")
+        return _tune_baseline(contest, folder, calls, contest.lm.copy(rollout_id=OWN_ROLLOUT))
     tuned, costs, calls = contest.program, dict[str, Tally](), 0
     if name == "scale":
         pass  # as it came
@@ -144,7 +156,9 @@ def tune_row(
 # ---- the ways to tune
 
 
-def _tune_baseline(contest: Contest, folder: Path) -> ChainOfThought:
+def _tune_baseline(
+    contest: Contest, folder: Path, metric_calls: int, lm: MeteredLM
+) -> ChainOfThought:
     """Chain of thought as dspy.GEPA leaves it, with a metric that says right or wrong."""
     tuned: ChainOfThought = contest.baseline.deepcopy()
     path = folder / "program.json"
@@ -156,12 +170,12 @@ def _tune_baseline(contest: Contest, folder: Path) -> ChainOfThought:
     config["max_tokens"] = max(config["max_tokens"], PROPOSAL)
     gepa = dspy.GEPA(
         metric=metric,
-        max_metric_calls=plan.rollouts,
-        reflection_lm=contest.lm.copy(**config),
+        max_metric_calls=metric_calls,
+        reflection_lm=lm.copy(**config),
         num_threads=plan.threads,
         seed=plan.seed,
     )
-    with pay(folder / COSTS, "gepa", None), dspy.context(lm=contest.lm):
+    with pay(folder / COSTS, "gepa", None), dspy.context(lm=lm):
         tuned = gepa.compile(tuned, trainset=list(contest.trainset), valset=list(contest.valset))
     _note(folder, read_costs(folder / COSTS), metric.calls)
     tuned.save(path)
@@ -175,13 +189,11 @@ def _tune_by_reanchor(contest: Contest, folder: Path) -> tuple[SCALE, dict[str, 
     is hard, and its probability is the difficulty score of the same program. It takes the outcomes
     at every cut, without a cost term, and keeps one only if it beats the start on held-out folds.
     """
-    noted = folder / "tuning.json"
-    if noted.exists():
-        known = json.loads(noted.read_text(encoding="utf-8"))
+    if (folder / "tuning.json").exists():
         return (
             load_program(folder / "program.json", _requests(contest)),
             read_costs(folder / COSTS),
-            int(known["metric_calls"]),
+            _read_note(folder),
         )
     metric = Counted()
     student = DecidingSCALE.of(contest.program)
@@ -373,6 +385,11 @@ def _note(
         "split": program.split.value if program else None,
     }
     write_json(folder / "tuning.json", noted)
+
+
+def _read_note(folder: Path) -> int:
+    """The metric calls that a row's tuning took."""
+    return int(json.loads((folder / "tuning.json").read_text(encoding="utf-8"))["metric_calls"])
 
 
 def _count_runs(folder: Path) -> int:
