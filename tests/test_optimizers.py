@@ -20,7 +20,8 @@ from scale_dspy.program import load_program
 from scale_dspy.threshold import Threshold
 from scale_dspy.tuning import OPTIMIZERS
 from scale_dspy.tuning.frontier import Frontier, choose, draw_frontier
-from scale_dspy.tuning.optimizers import Plan, check_optimizer, compile_program
+from scale_dspy.tuning.optimizers import compile_program
+from scale_dspy.tuning.prompts import Plan, check_optimizer
 from scale_dspy.tuning.search import ThresholdSearch, change
 from scale_dspy.tuning.walks import walk_all
 from tests.fake_vllm import FakeVLLM, fake_vllm
