@@ -260,6 +260,7 @@ def tell_noise(choice: Choice, baselines: Sequence[dict[str, Any]]) -> list[str]
         f"On the {choice.problems} validation problems {choice.accuracy.estimate:.1%} are right; "
         f"on new ones of their kind {low:.1%} to {high:.1%} (95 % interval)."
     ]
+    owed = 0.0
     if choice.held_out is not None:
         owed = choice.accuracy.estimate - choice.held_out
         told.append(
@@ -270,8 +271,9 @@ def tell_noise(choice: Choice, baselines: Sequence[dict[str, Any]]) -> list[str]
         low, high = (100 * end for end in each["difference_interval"])
         told.append(
             f"Against the program {each['name']} ({each['accuracy']:.1%}, {each['tok']:,.0f} "
-            f"tokens): {100 * each['difference']:+.1f} points, {low:+.1f} to {high:+.1f}; on "
-            f"new problems it may by chance be up to {max(0.0, -low):.1f} points worse."
+            f"tokens): {100 * each['difference']:+.1f} points, {low:+.1f} to {high:+.1f}; on new "
+            f"problems, less what the choice owes to these, it may by chance be up to "
+            f"{max(0.0, 100 * owed - low):.1f} points worse."
         )
     return told
 
