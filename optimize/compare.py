@@ -22,7 +22,7 @@ from scale_dspy.evaluation.data import load
 from scale_dspy.evaluation.run import Progress
 from scale_dspy.tuning import OPTIMIZERS
 from scale_dspy.tuning.comparison import ROWS, Contest, render_rows, run_contest
-from scale_dspy.tuning.optimizers import Plan
+from scale_dspy.tuning.prompts import Plan
 
 
 def main() -> None:

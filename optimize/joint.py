@@ -16,7 +16,8 @@ from scale_dspy.evaluation.data import load
 from scale_dspy.program import save_program
 from scale_dspy.tuning import OPTIMIZERS
 from scale_dspy.tuning.export import write_export
-from scale_dspy.tuning.optimizers import Plan, compile_program
+from scale_dspy.tuning.optimizers import compile_program
+from scale_dspy.tuning.prompts import Plan
 
 
 def main() -> None:

@@ -155,7 +155,8 @@ def compile(arguments: argparse.Namespace) -> int:
     from scale_dspy.display import RunBar, show_compiled
     from scale_dspy.evaluation.data import load
     from scale_dspy.program import save_program
-    from scale_dspy.tuning.optimizers import Plan, compile_program
+    from scale_dspy.tuning.optimizers import compile_program
+    from scale_dspy.tuning.prompts import Plan
 
     console = Console(stderr=True, highlight=False)
     _check_counts(arguments, "threads")

@@ -19,7 +19,7 @@ from scale_dspy.tuning.comparison import (
     render_rows,
     run_contest,
 )
-from scale_dspy.tuning.optimizers import Plan
+from scale_dspy.tuning.prompts import Plan
 from tests.fake_vllm import FakeVLLM, fake_vllm
 from tests.world import World
 from tests.writer import write_prompts

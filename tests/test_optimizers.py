@@ -20,7 +20,8 @@ from scale_dspy.program import load_program
 from scale_dspy.threshold import Threshold
 from scale_dspy.tuning import OPTIMIZERS
 from scale_dspy.tuning.frontier import Frontier, choose, draw_frontier
-from scale_dspy.tuning.optimizers import Plan, check_optimizer, compile_program
+from scale_dspy.tuning.optimizers import compile_program
+from scale_dspy.tuning.prompts import Plan, check_optimizer
 from scale_dspy.tuning.search import ThresholdSearch, change
 from scale_dspy.tuning.walks import walk_all
 from tests.fake_vllm import FakeVLLM, fake_vllm
@@ -295,6 +296,9 @@ def test_the_cap_of_system_2_is_tuned_kept_and_told(tmp_path: Path) -> None:
     told = " ".join(record["told"])
     assert f"{100 * gained:+.1f} points" in told
     assert f"{record['held_out']:.1%} are right" in told
+    owed = record["after"]["accuracy"] - record["held_out"]
+    worst = max(0.0, 100 * (owed - record["baselines"][1]["difference_interval"][0]))
+    assert f"up to {worst:.1f} points worse" in record["told"][3]
     with pytest.raises(ValueError, match="not lifted"):
         change(tuned, {"system_2_cap": None})
     for bad in (0, True, 1.5):

@@ -33,14 +33,13 @@ from scale_dspy.program import SCALE, load_program, save_program
 from scale_dspy.solver import Solver
 from scale_dspy.tuning.optimizers import (
     COSTS,
-    PROPOSAL,
-    Plan,
     compile_program,
     pay,
     read_costs,
     search_thresholds,
 )
-from scale_dspy.tuning.search import change
+from scale_dspy.tuning.prompts import PROPOSAL, Plan
+from scale_dspy.tuning.search import change, read_requests
 from scale_dspy.tuning.walks import FILE
 
 ROWS = (
@@ -191,7 +190,7 @@ def _tune_by_reanchor(contest: Contest, folder: Path) -> tuple[SCALE, dict[str, 
     """
     if (folder / "tuning.json").exists():
         return (
-            load_program(folder / "program.json", _requests(contest)),
+            load_program(folder / "program.json", read_requests(contest.program)),
             read_costs(folder / COSTS),
             _read_note(folder),
         )
@@ -400,17 +399,6 @@ def _count_runs(folder: Path) -> int:
         for walk in read_rollouts(path)
         for key in ("split", "rated", "whole")
     )
-
-
-def _requests(contest: Contest) -> dict[str, dict[str, Any]]:
-    program = contest.program
-    return {
-        "decompose": program.decompose.propose.config,
-        "select": program.decompose.select.config,
-        "assess": program.assess.rate.config,
-        "solve_1": program.solve.system_1.config,
-        "solve_2": program.solve.system_2.config,
-    }
 
 
 def _name_report(report: Callable[[str, Progress], None], name: str) -> Callable[[Progress], None]:

@@ -13,7 +13,7 @@ from typing import Any
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from scale_dspy.backends.connect import MeteredLM
+from scale_dspy.backends.connect import MeteredLM, Modes
 from scale_dspy.evaluation.run import Progress
 from scale_dspy.program import SCALE
 from scale_dspy.threshold import Threshold
@@ -198,18 +198,23 @@ def change(program: SCALE, options: dict[str, Any]) -> SCALE:
         raise ValueError(f"a SCALE program has no options {sorted(unknown)}")
     if program.system_2_cap is not None and options.get("system_2_cap", 1) is None:
         raise ValueError("the cap of System 2 can be changed but not lifted")
-    requests = {
+    requests = read_requests(program)
+    other = SCALE(**{**program.options, **options}, modes=requests)
+    adopt_prompts(other, program)
+    other.threshold.set(program.threshold.value)
+    other.split.set(program.split.value)
+    return other
+
+
+def read_requests(program: SCALE) -> Modes:
+    """A program's request parameters by stage, as its predictors have them."""
+    return {
         "decompose": program.decompose.propose.config,
         "select": program.decompose.select.config,
         "assess": program.assess.rate.config,
         "solve_1": program.solve.system_1.config,
         "solve_2": program.solve.system_2.config,
     }
-    other = SCALE(**{**program.options, **options}, modes=requests)
-    adopt_prompts(other, program)
-    other.threshold.set(program.threshold.value)
-    other.split.set(program.split.value)
-    return other
 
 
 def adopt_prompts(program: SCALE, source: dspy.Module) -> None:

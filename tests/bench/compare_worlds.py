@@ -26,7 +26,7 @@ import dspy
 from scale_dspy import SCALE, connect
 from scale_dspy.baselines import ChainOfThought
 from scale_dspy.tuning.comparison import ROWS, Contest, Row, run_contest
-from scale_dspy.tuning.optimizers import Plan
+from scale_dspy.tuning.prompts import Plan
 from tests.fake_vllm import fake_vllm
 from tests.world import World
 from tests.writer import write_prompts
