@@ -14,6 +14,7 @@ import dspy
 import pytest
 
 from scale_dspy import SCALE, connect
+from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.replicas import SLACK, Replica, choose, split_addresses
 from scale_dspy.cli import main
 from scale_dspy.evaluation.run import evaluate, read_rollouts
@@ -119,6 +120,20 @@ def test_one_killed_in_the_middle_of_a_run(tmp_path: Path) -> None:
         check_no_address(tmp_path, servers)
 
 
+def test_one_that_comes_back_gets_calls_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scale_dspy.backends.replicas.COOL_MOST", 0.2)
+    monkeypatch.setattr("scale_dspy.backends.replicas.COOL", 0.2)
+    world = World()
+    with fake_vllm(world) as one, spawn_fake_vllm(world) as two:
+        lm = connect(one.model, [one.api_base, two.api_base], seed=0)
+        two.kill()
+        solve_all(world.problems(6), lm)
+        with spawn_fake_vllm(world, port=two.port) as again:
+            time.sleep(0.3)
+            solve_all(world.problems(12)[6:], lm)
+            assert again.totals()["calls"] > 0
+
+
 def test_all_dead_is_one_clear_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +158,12 @@ def test_doctor_examines_each(capsys: pytest.CaptureFixture[str]) -> None:
     findings = json.loads(capsys.readouterr().out)["findings"]
     seen = {each["server"]: each["ok"] for each in findings if each["name"] == "thinking"}
     assert seen == {1: True, 2: None}
+
+
+def solve_all(problems: list[dspy.Example], lm: MeteredLM) -> None:
+    with dspy.context(lm=lm):
+        for problem in problems:
+            assert SCALE()(problem=problem.problem).answer
 
 
 def kill_after(server: Spawned, path: Path, lines: int, killed: threading.Event) -> None:
