@@ -183,6 +183,8 @@ def test_a_stage_that_does_not_help_is_dropped(tmp_path: Path) -> None:
         )
     assert prompts_of(tuned) == prompts_of(SCALE())
     kept = [stage["name"] for stage in tuned.record["stages"] if stage["kept"]]
+    best = max(point["accuracy"] for point in tuned.record["points"])
+    assert best >= tuned.record["after"]["accuracy"]
     assert kept in (["start"], ["threshold"])
 
 

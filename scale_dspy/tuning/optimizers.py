@@ -29,6 +29,7 @@ from scale_dspy.tuning.frontier import (
     Choice,
     Frontier,
     describe_point,
+    list_points,
     rank,
     read_problems,
 )
@@ -117,6 +118,7 @@ def compile_program(
         "budget": plan.budget,
         "seed": lm.seed,
         **_tell_outcome(candidates, best, costs),
+        "points": list_points(_find_frontier(candidates[best][0], first, last)),
         "baselines": baselines,
         "told": tell_noise(candidates[best][2], baselines),
         "difficulty": {
@@ -188,6 +190,13 @@ def _list_candidates(
             candidates.append(("prompts", last.program.at(*ends), point))
         candidates.append(("joint", last.program, last.choice))
     return candidates
+
+
+def _find_frontier(stage: str, first: Found, last: Found | None) -> Frontier:
+    """The frontier of the program that a stage ended with; `serve` reads thresholds off it."""
+    if stage == "start":
+        return first.start
+    return first.frontier if last is None or stage == "threshold" else last.frontier
 
 
 def _tell_outcome(
