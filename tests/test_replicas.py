@@ -121,8 +121,8 @@ def test_one_killed_in_the_middle_of_a_run(tmp_path: Path) -> None:
 
 
 def test_one_that_comes_back_gets_calls_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scale_dspy.backends.replicas.COOL_MOST", 0.2)
-    monkeypatch.setattr("scale_dspy.backends.replicas.COOL", 0.2)
+    monkeypatch.setattr("scale_dspy.backends.replicas.LONGEST_WAIT", 0.2)
+    monkeypatch.setattr("scale_dspy.backends.replicas.FIRST_WAIT", 0.2)
     world = World()
     with fake_vllm(world) as one, spawn_fake_vllm(world) as two:
         lm = connect(one.model, [one.api_base, two.api_base], seed=0)

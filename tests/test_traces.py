@@ -151,7 +151,7 @@ def test_what_was_cut_off_or_failed_becomes_no_record(
     server: FakeVLLM, lm: MeteredLM, tmp_path: Path
 ) -> None:
     server.play(Fault(stage="solve", nth=1, finish_reason="length"))
-    program_lm = lm.copy(num_retries=0)
+    program_lm = lm.copy(retries=0)
     card = make(program_lm, tmp_path / "t.jsonl", World().problems(3), threads=1)
     assert card.dropped == {"unfinished": 1}
     server.play(Fault(stage="decompose", nth=1, status=500))
