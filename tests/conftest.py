@@ -11,10 +11,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `import tests.fa
 
 import dspy
 import pytest
+from hypothesis import settings
 
 from scale_dspy import connect
 from scale_dspy.backends.connect import MeteredLM
 from tests.fake_vllm import FakeVLLM, fake_vllm
+
+# A busy machine is no failure: time is bounded for whole tests, not for single examples.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from scale_dspy import SCALE, connect, modes
-from scale_dspy.ask import PlainAdapter
+from scale_dspy.ask import PlainAdapter, mend
 from scale_dspy.assess import read_score
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.decompose import read_choice, read_list
@@ -264,13 +264,14 @@ def test_any_text_survives_both_exports(first: str, second: str, third: str, fou
     inputs = {"problem": fourth, "context": third, "subproblem": second, "draft": first}
     expected = PlainAdapter().format(predictor.signature, predictor.demos, inputs)
     export = json.loads(json.dumps(export_messages(program)))
-    assert render_messages.render(export, "solve_1", inputs)["messages"] == expected
+    clean = {name: mend(value) for name, value in inputs.items()}  # as the program does, and says
+    assert render_messages.render(export, "solve_1", clean)["messages"] == expected
 
     tokens = MarkdownIt().parse(export_markdown(program))
-    fences = [normalise(token.content) for token in tokens if token.type == "fence"]
+    fences = [normalise(mend(token.content)) for token in tokens if token.type == "fence"]
     instructions = predictor.signature.instructions  # DSPy cleans their indentation
     shown = [instructions, f"{third} form", *(message["content"] for message in expected[:-1])]
-    assert {normalise(f"{text}\n") for text in shown} <= set(fences)
+    assert {normalise(mend(f"{text}\n")) for text in shown} <= set(fences)
     assert len(fences) == 17  # five stages with instructions, form and request, and the one demo
     assert sum(token.type == "heading_open" for token in tokens) == 7
 

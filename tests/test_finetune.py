@@ -17,7 +17,7 @@ from tests.fake_vllm import fake_vllm
 from tests.world import World
 
 ROOT = Path(__file__).parents[1]
-PYTHON = os.environ.get("SCALE_FINETUNE_PYTHON", sys.executable)  # one with the extra `finetune`
+PYTHON = os.environ.get("SCALE_VLLM_PYTHON", sys.executable)  # one with the extra `finetune` too
 
 
 @pytest.mark.vllm

@@ -19,12 +19,12 @@ TUTORIAL = Path(__file__).parents[1] / "optimize" / "TUTORIAL.md"
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.usefixtures("own_disk_cache")
 def test_every_block_of_the_tutorial_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dspy.clients.DISK_CACHE_DIR", str(tmp_path / "cache"))
-    dspy.configure_cache(disk_cache_dir=str(tmp_path / "cache"))
+    dspy.configure_cache()
     world = World(parts=(1, 2))
     for name, start in (("train", 0), ("val", 50)):
         rows = [{"problem": e.problem, "answer": e.answer} for e in world.problems(4, start)]

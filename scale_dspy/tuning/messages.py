@@ -37,7 +37,7 @@ from typing import Any
 import dspy
 
 from scale_dspy import __version__
-from scale_dspy.ask import ATTEMPTS, PlainAdapter
+from scale_dspy.ask import ATTEMPTS, PlainAdapter, mend
 from scale_dspy.backends.modes import PARTNER
 from scale_dspy.program import SCALE
 from scale_dspy.solve import DRAFT
@@ -77,6 +77,9 @@ def export_messages(program: SCALE) -> dict[str, Any]:
             "`max_tokens` does not fit into the model's window, leave `max_tokens` out.",
             "A stage whose `partner` is true is asked of the other model of a pair: send its "
             "requests to that model's server, with that model's name.",
+            "In the problem and in every reply, replace control characters (all but backspace, tab, "
+            "line feed, form feed and carriage return) and halves of surrogate pairs by U+FFFD "
+            "before you use them.",
         ],
         "join": "\n\n",
         "reply": _tell_reply(),
@@ -115,7 +118,7 @@ def _export_stage(program: SCALE, stage: Stage) -> dict[str, Any]:
 
 def _make_demos(predictor: dspy.Predict) -> list[dict[str, Any]]:
     return [
-        {"role": message["role"], "parts": [{"text": message["content"]}]}
+        {"role": message["role"], "parts": [{"text": mend(message["content"])}]}
         for message in PlainAdapter().format_demos(predictor.signature, predictor.demos)
     ]
 
@@ -130,9 +133,10 @@ def _make_parts(predictor: dspy.Predict) -> list[dict[str, str]]:
 
 
 def _write(predictor: dspy.Predict, inputs: dict[str, str], main_request: bool = False) -> str:
-    return PlainAdapter().format_user_message_content(
+    text = PlainAdapter().format_user_message_content(
         predictor.signature, inputs, main_request=main_request
     )
+    return mend(text)
 
 
 def _find_switch(body: dict[str, Any]) -> bool | None:
