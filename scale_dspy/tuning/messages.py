@@ -77,9 +77,9 @@ def export_messages(program: SCALE) -> dict[str, Any]:
             "`max_tokens` does not fit into the model's window, leave `max_tokens` out.",
             "A stage whose `partner` is true is asked of the other model of a pair: send its "
             "requests to that model's server, with that model's name.",
-            "In the problem and in every reply, replace control characters (all but backspace, tab, "
-            "line feed, form feed and carriage return) and halves of surrogate pairs by U+FFFD "
-            "before you use them.",
+            "In the problem and in every reply, replace control characters (all but backspace, "
+            "tab, line feed, form feed and carriage return) and halves of surrogate pairs by "
+            "U+FFFD before you use them.",
         ],
         "join": "\n\n",
         "reply": _tell_reply(),
