@@ -39,3 +39,16 @@ def test_help_loads_nothing_heavy() -> None:
 def test_public_names_resolve() -> None:
     for name in scale_dspy.__all__:
         assert getattr(scale_dspy, name) is not None
+
+
+def test_litellm_is_whole_once_an_lm_is_made() -> None:
+    script = (
+        "import sys\n"
+        "from scale_dspy import connect\n"
+        "connect('model', 'http://127.0.0.1:1/v1')\n"
+        "print('litellm.main' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "True"

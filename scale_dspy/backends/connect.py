@@ -86,6 +86,7 @@ class MeteredLM(dspy.LM):
         num_retries: int = RETRIES,
         **kwargs: Any,
     ) -> None:
+        _load_litellm()
         # DSPy's own client sends n choices as n requests and drops top_k without a word.
         kwargs.setdefault("engine", "litellm")
         super().__init__(model, num_retries=0, **kwargs)  # `take_turns` is the loop here
@@ -356,6 +357,14 @@ def _may_send(tokens: int) -> bool:
     if allowed is None:
         raise CostLimitError(f"the cost limit has no room for {tokens:,} response tokens more")
     return allowed
+
+
+def _load_litellm() -> None:
+    """DSPy leaves LiteLLM to be imported by the first call; calls that are first together would see
+    half of it."""
+    import litellm
+
+    litellm.acompletion  # noqa: B018 - that is what imports it
 
 
 @contextmanager
