@@ -1,7 +1,7 @@
-# `make check` is the one command before a commit; `make check-embedded` adds the real model,
-# `make check-vllm` the real vLLM of the interpreter that SCALE_VLLM_PYTHON names, and
-# `make check-faults` every fault with every command.
-.PHONY: check check-embedded check-vllm check-faults format
+# `make check` is the one command before a commit. `make check-slow` adds long tests against the fake
+# server, `make check-embedded` the real small model, `make check-vllm` the real vLLM of the
+# interpreter that SCALE_VLLM_PYTHON names, `make check-faults` every fault with every command.
+.PHONY: check check-slow check-embedded check-vllm check-faults format
 
 check:
 	ruff check .
@@ -9,6 +9,9 @@ check:
 	mypy
 	lint-imports
 	pytest -n 2
+
+check-slow:
+	pytest -n 2 -m slow
 
 check-embedded:
 	pytest -m embedded

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.bench.__main__ import main
 from tests.bench.reply_server import PARTS
 
 
+@pytest.mark.slow
 def test_every_part_gives_its_figures(tmp_path: Path) -> None:
     main(["--small", "--json", str(tmp_path / "figures.json")])
     found = json.loads((tmp_path / "figures.json").read_text())

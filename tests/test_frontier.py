@@ -100,6 +100,7 @@ def test_frontier_is_exact_in_any_world(
         assert len(server.requests) == sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("timing", "share"), [("upfront", 1 / 3), ("in_context", 1 / 2)])
 def test_walks_ask_far_less_than_a_sweep_over_eight_thresholds(
     timing: Timing, share: float, tmp_path: Path

@@ -58,6 +58,7 @@ print(json.dumps([[step.solution for step in each.steps] for each in solved]))
 """
 
 
+@pytest.mark.slow
 def test_every_optimizer_compiles_saves_and_loads(tmp_path: Path) -> None:
     world = World.noisy(4, parts=(1, 3))
     requests = modes("hybrid", solve_2={"max_tokens": 2000})
@@ -145,6 +146,7 @@ def test_whether_to_split_is_learned(
     assert all(whole) if splits == "never" else not any(whole)
 
 
+@pytest.mark.slow
 def test_a_mixed_world_needs_both_and_shows_it_on_other_problems(tmp_path: Path) -> None:
     """Short problems are best solved whole, since every step may slip; long ones only in parts."""
     world = World(12, parts=(1, 6), merge=0.15, slip=0.1)

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 WORLD = World.noisy(parts=(1, 3))
 
 
+@pytest.mark.slow
 def test_paper_tables_runs_and_repeats_nothing(tmp_path: Path) -> None:
     data = write_set(tmp_path / "world.jsonl", 2)
     with spawn_fake_vllm(WORLD) as server:
@@ -31,6 +32,7 @@ def test_paper_tables_runs_and_repeats_nothing(tmp_path: Path) -> None:
     assert calls[0] == calls[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "sets", "arguments"),
     [
@@ -50,6 +52,7 @@ def test_tuning_recipes_write_a_program(
         assert {path.name for path in tmp_path.glob("p.*")} >= {"p.md", "p.messages.json"}
 
 
+@pytest.mark.slow
 def test_the_comparison_writes_a_table_and_pays_nothing_twice(tmp_path: Path) -> None:
     sets = [write_set(tmp_path / f"{number}.jsonl", 2, 10 * number) for number in range(3)]
     out = tmp_path / "out"

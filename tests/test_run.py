@@ -209,6 +209,7 @@ Pair = tuple[str, int]
 KILLS, PROBLEMS, SAMPLES = 20, 15, 2
 
 
+@pytest.mark.slow
 def test_sigkill_at_20_random_moments_loses_and_repeats_nothing(tmp_path: Path) -> None:
     """The 20 lives are compared, call by call, with a run that nothing interrupted.
 

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.fake_vllm import Fault, spawn_fake_vllm
 from tests.world import World
 
@@ -109,6 +111,7 @@ def find_leaks(folder: Path, *secrets: str) -> list[tuple[str, str]]:
     return leaks
 
 
+@pytest.mark.slow
 def test_no_command_writes_the_key_or_the_address(tmp_path: Path) -> None:
     with spawn_fake_vllm(WORLD, api_key=KEY, other="Solve with care.") as server:
         api_base = f"http://{HOST}:{server.port}/v1"
@@ -122,6 +125,7 @@ def test_no_command_writes_the_key_or_the_address(tmp_path: Path) -> None:
     assert KEY not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_server_that_echoes_the_key_has_it_written_nowhere(tmp_path: Path) -> None:
     said = f"bad request: Authorization: Bearer {KEY} to http://{HOST}/v1\nkey {KEY}"
     asking = tuple(each for each in COMMANDS if not set(each.split()) & SLOW_OR_OFFLINE)

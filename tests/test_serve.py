@@ -263,6 +263,7 @@ def test_no_file_keeps_a_key_or_an_address(served: Served) -> None:
             assert secret not in text
 
 
+@pytest.mark.slow
 def test_another_proxy_mounts_it_beside_a_plain_model(tmp_path: Path) -> None:
     """The two entries of the README, in LiteLLM's own proxy, with its own key."""
     with spawn_fake_vllm() as fake:

@@ -19,6 +19,7 @@ TUTORIAL = Path(__file__).parents[1] / "optimize" / "TUTORIAL.md"
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_disk_cache")
 def test_every_block_of_the_tutorial_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -85,6 +85,7 @@ def test_readers_keep_their_promises_on_any_text(text: str) -> None:
     check_promises(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_readers_take_a_megabyte_of_anything(name: str) -> None:
     """A pattern that looks back would take minutes over one of these."""

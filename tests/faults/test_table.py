@@ -1,4 +1,4 @@
-"""Faults against commands: a few in the fast tests, the whole table under the mark `faults`."""
+"""Faults against commands: a few under the mark `slow`, the whole table under `faults`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.faults.lives import Lives
 from tests.faults.play import Player, can_mount
 from tests.faults.table import COMMANDS, TROUBLES, Trouble
 
-FAST = {
+SAMPLE = {
     ("JSON cut short, twice", "solve"),
     ("429, Retry-After a day, for good", "solve"),
     ("a window below max_tokens", "solve"),
@@ -34,7 +34,7 @@ def player(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Player]:
             name,
             trouble,
             id=f"{trouble.name} x {name}",
-            marks=[] if (trouble.name, name) in FAST else pytest.mark.faults,
+            marks=pytest.mark.slow if (trouble.name, name) in SAMPLE else pytest.mark.faults,
         )
         for trouble in TROUBLES
         for name in COMMANDS
