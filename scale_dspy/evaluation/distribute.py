@@ -32,9 +32,9 @@ class Backend:
     model: str | None = None
     api_base: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
+    seed: int | None = None
     system_1: str | None = None
     system_1_api_base: str | None = field(default=None, repr=False)
-    seed: int | None = None
     timeout: float = TIMEOUT
 
 
