@@ -12,10 +12,18 @@ from urllib.parse import urlsplit
 
 import dspy
 import pytest
+from dspy.utils.exceptions import LMTransportError
 
 from scale_dspy import SCALE, connect
 from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.backends.replicas import SLACK, Replica, choose, split_addresses
+from scale_dspy.backends.replicas import (
+    FIRST_WAIT,
+    SLACK,
+    Replica,
+    choose,
+    split_addresses,
+    take_turns,
+)
 from scale_dspy.cli import main
 from scale_dspy.evaluation.run import evaluate, read_rollouts
 from tests.fake_vllm import Fault, Spawned, fake_vllm, spawn_fake_vllm
@@ -44,6 +52,18 @@ def test_problems_are_shared_out_evenly_and_stay_where_they_are() -> None:
         assert second is (first[problem] if first[problem] is not three[0] else second)
         assert second is not three[0]
         assert choose(three, problem, 11.0) is first[problem]
+
+
+def test_a_server_alone_is_waited_for_though_other_calls_succeed() -> None:
+    (alone,) = replicas = [Replica("http://10.0.0.1:8000/v1")]
+    turns = take_turns(replicas, retries=2)
+    next(turns).error = LMTransportError("reset")
+    assert alone.failures == 0  # as after a success of another call
+    assert [next(turns).wait] == [FIRST_WAIT]
+    two = [alone, Replica("http://10.0.0.2:8000/v1")]
+    turns = take_turns(two, retries=0)
+    next(turns).error = LMTransportError("reset")
+    assert next(turns).wait == 0
 
 
 def test_a_problem_leaves_a_replica_that_is_much_busier() -> None:

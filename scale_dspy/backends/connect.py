@@ -269,9 +269,7 @@ def connect(
         server = serve(model)
         model, api_base = server.model, server.api_base
     if api_base:
-        model = model or ask_for_model(api_base, api_key)
-        known = model.startswith(("hosted_vllm/", "litellm_proxy/"))
-        model = model if known else f"hosted_vllm/{model}"
+        model = _name_model(model, api_base, api_key)
         kwargs["api_base"] = api_base
     if api_key:
         kwargs["api_key"] = api_key
@@ -285,21 +283,26 @@ def _connect_partner(
 ) -> MeteredLM | None:
     """The other model of a pair, if any. A server of its own never sees the first one's key."""
     model = model or os.environ.get("SCALE_SYSTEM_1_MODEL")
-    api_base = api_base or os.environ.get("SCALE_SYSTEM_1_API_BASE")
+    api_base = ",".join(split_addresses(api_base or os.environ.get("SCALE_SYSTEM_1_API_BASE")))
     if not model and not api_base:
         return None
     given = {name: value for name, value in shared.items() if name not in ("api_base", "api_key")}
     key = os.environ.get("SCALE_SYSTEM_1_API_KEY")
-    if api_base is None:
+    if not api_base:
         api_base, key = shared.get("api_base"), key or shared.get("api_key")
     if api_base:
-        model = model or ask_for_model(api_base, key)
-        known = model.startswith(("hosted_vllm/", "litellm_proxy/"))
-        model = model if known else f"hosted_vllm/{model}"
-        given["api_base"] = api_base.rstrip("/")
+        model = _name_model(model, api_base, key)
+        given["api_base"] = api_base
     if key:
         given["api_key"] = key
     return MeteredLM(str(model), **given)
+
+
+def _name_model(model: str | None, api_base: str, api_key: str | None) -> str:
+    """The model's name as LiteLLM wants it; a server that serves one model is asked for it."""
+    name = model or ask_for_model(api_base, api_key)
+    known = name.startswith(("hosted_vllm/", "litellm_proxy/"))
+    return name if known else f"hosted_vllm/{name}"
 
 
 def uses_embedded(model: str | None, api_base: str | None) -> bool:

@@ -119,7 +119,9 @@ def take_turns(replicas: Sequence[Replica], retries: int) -> Iterator[Turn]:
         if left == 0 or not may_pass(error):
             raise error
         wait = 0.0
-        others = any(replica.is_ready(time.monotonic()) for replica in replicas)
+        now = time.monotonic()
+        # Not the one that failed, though calls beside this one may have made it look sound again.
+        others = any(each.is_ready(now) for each in replicas if each is not turn.replica)
         if isinstance(error, LMRateLimitError) or not others:
             asked = getattr(error, "retry_after", None)
             wait = min(FIRST_WAIT * 2.0**pauses if asked is None else float(asked), LONGEST_WAIT)
