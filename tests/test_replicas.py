@@ -59,7 +59,7 @@ def test_a_server_alone_is_waited_for_though_other_calls_succeed() -> None:
     turns = take_turns(replicas, retries=2)
     next(turns).error = LMTransportError("reset")
     assert alone.failures == 0  # as after a success of another call
-    assert [next(turns).wait] == [FIRST_WAIT]
+    assert next(turns).wait == FIRST_WAIT
     two = [alone, Replica("http://10.0.0.2:8000/v1")]
     turns = take_turns(two, retries=0)
     next(turns).error = LMTransportError("reset")
