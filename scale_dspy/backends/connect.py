@@ -62,6 +62,12 @@ logger = logging.getLogger(__name__)
 LONGEST = 32_768  # response tokens that a request without max_tokens is taken to cost at most
 RETRIES = 3  # times that a request is sent again after a failure that may pass
 POLL = 0.05  # seconds between two looks at a cost limit that requests on their way have used up
+PRICES = (
+    "input_cost_per_token",
+    "output_cost_per_token",
+    "cache_creation_input_token_cost",
+    "cache_read_input_token_cost",
+)
 TIMEOUT = 3600.0  # seconds; a thinking call that times out starts again from nothing
 
 
@@ -86,7 +92,7 @@ class MeteredLM(dspy.LM):
         num_retries: int = RETRIES,
         **kwargs: Any,
     ) -> None:
-        _load_litellm()
+        _load_litellm(model)
         # DSPy's own client sends n choices as n requests and drops top_k without a word.
         kwargs.setdefault("engine", "litellm")
         super().__init__(model, num_retries=0, **kwargs)  # `take_turns` is the loop here
@@ -362,12 +368,17 @@ def _may_send(tokens: int) -> bool:
     return allowed
 
 
-def _load_litellm() -> None:
-    """DSPy leaves LiteLLM to be imported by the first call; calls that are first together would see
-    half of it."""
+def _load_litellm(model: str) -> None:
+    """Import LiteLLM, which DSPy leaves to the first call; calls that are first together would see
+    half of it. And price a model of one's own, unless somebody has: for one without a price
+    LiteLLM searches all its rules several times a reply, a tenth of what a call takes here."""
     import litellm
 
     litellm.acompletion  # noqa: B018 - that is what imports it
+    if model.startswith("hosted_vllm/") and model not in litellm.model_cost:
+        free = dict.fromkeys(PRICES, 0.0)
+        entry = {"litellm_provider": "hosted_vllm", "mode": "chat", **free}
+        litellm.register_model({model: entry})
 
 
 @contextmanager
