@@ -23,6 +23,7 @@ from scale_dspy.tuning.frontier import (
     draw_frontier,
     list_curve,
     list_points,
+    settle,
     summarise_frontier,
 )
 from scale_dspy.tuning.walks import read_labels, walk_all
@@ -235,6 +236,30 @@ def test_choosing_the_best_the_affordable_and_the_cheap() -> None:
     for bad in ({"budget": 0}, {"margin": 1.5}):
         with pytest.raises(ValueError, match="not"):
             choose(frontier, **bad)  # type: ignore[arg-type]
+
+
+def test_a_lucky_point_yields_to_a_plain_one() -> None:
+    """Every threshold errs on two problems of its own: a choice favours those it did not see."""
+    right = np.ones((20, 21))
+    right[17:, 0] = 0
+    for column in range(1, 21):
+        right[[column - 1, column % 20], column] = 0
+    right[:, 20] = 0  # System 1 alone
+    frontier = make_frontier([right.tolist()], np.full((1, 20, 21), 50.0).tolist())
+    choice = choose(frontier)
+    assert choice.threshold_range[0] > 0
+    assert choice.accuracy.estimate > 0.85 > choice.expected
+    settled = settle(frontier, choice)
+    assert (settled.threshold, settled.accuracy.estimate) == (0.0, 0.85)
+    assert settled.held_out is None
+
+
+def test_a_point_that_is_better_than_plain_ones_stays() -> None:
+    right, tokens = [[[0, 1, 0.5]] * 20, [[0, 1, 0]] * 20], [[[50, 20, 10]] * 20] * 2
+    frontier = make_frontier(right, tokens)
+    choice = choose(frontier)
+    assert settle(frontier, choice) == choice
+    assert settle(frontier, choose(frontier, budget=12), budget=12).tokens.estimate == 10
 
 
 def test_plateaus_reach_over_edges_where_nothing_changes() -> None:

@@ -27,6 +27,7 @@ from scale_dspy.backends.replicas import (
 from scale_dspy.cli import main
 from scale_dspy.evaluation.run import evaluate, read_rollouts
 from tests.fake_vllm import Fault, Spawned, fake_vllm, spawn_fake_vllm
+from tests.proxy import proxy_of_litellm
 from tests.world import World
 
 PROBLEMS = [f"problem {number}" for number in range(600)]
@@ -202,3 +203,33 @@ def check_no_address(folder: Path, servers: list[Spawned]) -> None:
         for server in servers:
             assert str(server.port) not in path.read_text() or path.suffix == ".jsonl"
             assert urlsplit(server.url).netloc not in path.read_text()
+
+
+@pytest.mark.slow
+def test_a_litellm_proxy_in_front_shares_out_the_calls(tmp_path: Path) -> None:
+    """Two servers as one model of LiteLLM's proxy; what each stage asks for gets through it."""
+    world = World()
+    with spawn_fake_vllm(world) as one, spawn_fake_vllm(world) as two:
+        config = {
+            "model_list": [
+                {
+                    "model_name": "shared",
+                    "litellm_params": {
+                        "model": f"hosted_vllm/{server.model}",
+                        "api_base": server.api_base,
+                        "api_key": "x",
+                    },
+                }
+                for server in (one, two)
+            ],
+        }
+        with proxy_of_litellm(config, tmp_path) as (url, key):
+            lm = connect("litellm_proxy/shared", f"{url}/v1", key)
+            summary = evaluate(SCALE(), world.problems(8), lm, tmp_path / "out", samples=1)
+        spent = [server.totals()["completion_tokens"] for server in (one, two)]
+        logs = [*one.log(), *two.log()]
+    assert min(spent) > 0
+    assert summary["errors"] == 0
+    assert summary["tok"] * 8 == pytest.approx(sum(spent))
+    assert any(request["body"].get("n") == 8 for request in logs)
+    assert {request["system"] for request in logs if request["stage"]} == {1, 2}

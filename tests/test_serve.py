@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ import pytest
 
 from scale_dspy import SCALE, cli
 from tests.fake_vllm import Spawned, spawn_fake_vllm
+from tests.proxy import proxy_of_litellm
 from tests.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -279,18 +279,8 @@ def test_another_proxy_mounts_it_beside_a_plain_model(tmp_path: Path) -> None:
                 {"model_name": "scale", "litellm_params": {"model": "scale/scale"}},
             ],
         }
-        path = tmp_path / "config.yaml"
-        path.write_text(json.dumps(config))
-        environment = {
-            "SCALE_MODEL": fake.model,
-            "SCALE_API_BASE": fake.api_base,
-            "LITELLM_MASTER_KEY": "sk-of-the-proxy-0123456789abcdef",
-            "CONFIG_FILE_PATH": str(path),
-            "LITELLM_LOCAL_MODEL_COST_MAP": "true",
-            "NO_PROXY": "127.0.0.1",
-        }
-        with proxy_of_litellm(environment) as url:
-            key = environment["LITELLM_MASTER_KEY"]
+        backend = {"SCALE_MODEL": fake.model, "SCALE_API_BASE": fake.api_base}
+        with proxy_of_litellm(config, tmp_path, **backend) as (url, key):
             client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
             assert {model.id for model in client.models.list()} == {"plain", "scale"}
             solved = client.chat.completions.create(**ask(model="scale"))
@@ -299,26 +289,6 @@ def test_another_proxy_mounts_it_beside_a_plain_model(tmp_path: Path) -> None:
             start = len(chats(fake))
             assert client.chat.completions.create(**ask(model="plain")).choices
             assert len(chats(fake)) == start + 1
-
-
-@contextlib.contextmanager
-def proxy_of_litellm(environment: dict[str, str]) -> Iterator[str]:
-    code = "import uvicorn; from litellm.proxy.proxy_server import app; uvicorn.run(app, port=0)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stderr
-        line = next(line for line in process.stderr if "running on" in line)
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        yield "http://" + line.partition("http://")[2].split()[0]
-    finally:
-        process.kill()
-        process.wait()
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:

@@ -22,6 +22,7 @@ Numbers = NDArray[np.float64]
 
 SMALLEST = float(np.nextafter(0, 1))  # the first split at which problems are rated
 RESAMPLES = 500
+FOLDS, SHUFFLES = 10, 10
 TAIL = 0.025  # the chance left out at either end of an interval
 SLACK = 1e-9  # accuracies closer than this are equal: they are means of floating-point numbers
 
@@ -66,9 +67,9 @@ class Choice:
         tokens: response tokens a problem, with the interval.
         threshold_interval: where 95 of 100 choices on resampled problems lie.
         split_interval: the same for the split.
-        held_out: mean accuracy of those choices on the problems they did not see; what `accuracy`
-            exceeds it by is owed to choosing on few problems. None where every problem is always
-            drawn.
+        held_out: mean accuracy of choices made without a tenth of the problems, on that tenth; what
+            `accuracy` exceeds it by is owed to choosing on few problems. None for a point that was
+            not chosen among many, and where there is one problem.
         within_budget: whether the tokens keep to the budget; otherwise this is the cheapest point.
         problems: how many it was measured on.
     """
@@ -84,6 +85,11 @@ class Choice:
     held_out: float | None
     within_budget: bool
     problems: int
+
+    @property
+    def expected(self) -> float:
+        """Accuracy to expect on new problems: `held_out`, or `accuracy` where that is None."""
+        return self.accuracy.estimate if self.held_out is None else self.held_out
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; an infinite end of an interval is None."""
@@ -152,7 +158,7 @@ def choose(
     )
     taus = _bound_plateau(frontier.taus, same[row], column)
     splits = (0.0, 0.0) if row == 0 else _bound_plateau(frontier.splits, same[:, column], row, 1)
-    chosen, held_out = _choose_again(frontier, budget, margin, resamples, seed)
+    chosen = _choose_again(frontier, budget, margin, resamples, seed)
     return replace(
         describe_point(
             frontier,
@@ -164,8 +170,27 @@ def choose(
         split_range=splits,
         threshold_interval=_take_interval(frontier.taus[chosen[:, 1]]),
         split_interval=_take_interval(frontier.splits[chosen[:, 0]]),
-        held_out=held_out,
+        held_out=_hold_out(frontier, budget, margin, seed),
     )
+
+
+def settle(
+    frontier: Frontier, choice: Choice, *, budget: float | None = None, margin: float = 0.0
+) -> Choice:
+    """The choice, or a plain point that is to be expected to do better.
+
+    Plain points are the four that can be named without a look at the problems: always or never
+    split, all by System 1 or all by System 2. A choice among hundreds of points on twenty problems
+    is often worse on new ones than they are, and its accuracy on problems it did not see says so.
+
+    Args:
+        budget, margin: as the choice was made with.
+    """
+    splits = (0.0, 1.0) if len(frontier.splits) > 1 else (0.0,)
+    plain = [describe_point(frontier, tau, split, budget) for split in splits for tau in (0.0, 1.0)]
+    best = plain[rank(plain, margin)]
+    beaten = best.within_budget and best.expected > choice.expected + margin + SLACK
+    return best if beaten else choice
 
 
 def check_rule(budget: float | None, margin: float) -> None:
@@ -179,13 +204,14 @@ def check_rule(budget: float | None, margin: float) -> None:
 def rank(points: Sequence[Choice], margin: float = 0.0) -> int:
     """The place of the best of several choices, by the rule of `choose`; the first of equal ones.
 
-    One that keeps to the budget comes before one that does not.
+    They are compared by the accuracy to expect on new problems. One that keeps to the budget comes
+    before one that does not.
     """
     allowed = [place for place, point in enumerate(points) if point.within_budget]
     if not allowed:
         return min(range(len(points)), key=lambda place: points[place].tokens.estimate)
-    best = max(points[place].accuracy.estimate for place in allowed)
-    good = [p for p in allowed if points[p].accuracy.estimate >= best - margin - SLACK]
+    best = max(points[place].expected for place in allowed)
+    good = [place for place in allowed if points[place].expected >= best - margin - SLACK]
     return min(good, key=lambda place: points[place].tokens.estimate)
 
 
@@ -314,20 +340,35 @@ def _pick(accuracy: Numbers, cost: Numbers, budget: float | None, margin: float)
 
 def _choose_again(
     frontier: Frontier, budget: float | None, margin: float, resamples: int, seed: int
-) -> tuple[NDArray[np.int64], float | None]:
-    """Cells chosen on resampled problems, shape (resamples, 2); and their accuracy on the rest."""
+) -> NDArray[np.int64]:
+    """Cells chosen on resampled problems, shape (resamples, 2)."""
     rng = np.random.default_rng(seed)
     count = len(frontier.problems)
-    cells, unseen = np.zeros((resamples, 2), dtype=np.int64), []
+    cells = np.zeros((resamples, 2), dtype=np.int64)
     for number in range(resamples):
         drawn = np.bincount(rng.integers(0, count, count), minlength=count) / count
         accuracy = np.tensordot(drawn, frontier.right, (0, 1))
         cost = np.tensordot(drawn, frontier.tokens, (0, 1))
-        row, column = cells[number] = _pick(accuracy, cost, budget, margin)
-        rest = frontier.right[row, drawn == 0, column]
-        if len(rest):
-            unseen.append(rest.mean())
-    return cells, float(np.mean(unseen)) if unseen else None
+        cells[number] = _pick(accuracy, cost, budget, margin)
+    return cells
+
+
+def _hold_out(frontier: Frontier, budget: float | None, margin: float, seed: int) -> float | None:
+    """Mean accuracy on each fold of the cell that is chosen on the others, over many shuffles."""
+    count = len(frontier.problems)
+    if count < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    right, tokens = frontier.right.sum(axis=1), frontier.tokens.sum(axis=1)
+    unseen = 0.0
+    for _ in range(SHUFFLES):
+        for fold in np.array_split(rng.permutation(count), min(FOLDS, count)):
+            rest = count - len(fold)
+            accuracy = (right - frontier.right[:, fold].sum(axis=1)) / rest
+            cost = (tokens - frontier.tokens[:, fold].sum(axis=1)) / rest
+            row, column = _pick(accuracy, cost, budget, margin)
+            unseen += float(frontier.right[row, fold, column].sum())
+    return unseen / (SHUFFLES * count)
 
 
 def _grade(right: Numbers, samples: Numbers) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ from scale_dspy.backends.connect import MeteredLM, Modes
 from scale_dspy.evaluation.run import Progress
 from scale_dspy.program import SCALE
 from scale_dspy.threshold import Threshold
-from scale_dspy.tuning.frontier import Choice, Frontier, choose, draw_frontier, rank
+from scale_dspy.tuning.frontier import Choice, Frontier, choose, draw_frontier, rank, settle
 from scale_dspy.tuning.walks import Walk, walk_all
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ class Found:
 
 
 class ThresholdSearch(Teleprompter):
-    """Sets `threshold` and `split` of a SCALE program to the best point of its frontier.
+    """Sets `threshold` and `split` of a SCALE program to the best point of its frontier, or to a
+    plain one where the best is so by luck (see `settle`).
 
     Usable alone, and as a stage of dspy.BetterTogether. For other programs that have Thresholds it
     tries values with Optuna.
@@ -149,6 +150,7 @@ class ThresholdSearch(Teleprompter):
             logger.warning("%d of %d walks failed and count as wrong", len(errors), len(walks))
         frontier = draw_frontier(walks)
         choice = choose(frontier, budget=self.budget, margin=self.margin, seed=self.seed)
+        choice = settle(frontier, choice, budget=self.budget, margin=self.margin)
         tuned = change(student, {})
         tuned.threshold.set(choice.threshold)
         tuned.split.set(choice.split)
