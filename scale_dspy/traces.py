@@ -19,7 +19,7 @@ import dspy
 
 from scale_dspy.answers import accepts, find_answer
 from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.evaluation.data import digest
+from scale_dspy.evaluation.data import digest, drop_folder
 from scale_dspy.evaluation.overlap import RUN, find_overlap, index_problems
 from scale_dspy.evaluation.run import (
     Engine,
@@ -364,6 +364,7 @@ def render_card(card: Card, name: str) -> str:
     """The card as Markdown."""
     low, high = card.kept_interval
     settings = {key: value for key, value in card.settings.items() if key != "requests"}
+    settings["data"] = drop_folder(settings["data"])
     rows = [
         ("problems in the set", f"{card.problems:,}"),
         ("dropped before solving, overlap", _list_counts(card.overlapping)),

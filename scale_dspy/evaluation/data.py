@@ -91,6 +91,15 @@ def digest(examples: Iterable[dspy.Example]) -> str:
 _HUB_PATH = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(\w[\w.-]*))?(?::(.+))?", re.ASCII)
 
 
+def drop_folder(name: str) -> str:
+    """The name of a set without the folder of its file, which is nobody's business.
+
+    >>> drop_folder("home/me/mine.jsonl"), drop_folder("owner/set:test")
+    ('mine.jsonl', 'owner/set:test')
+    """
+    return Path(name).name if ".json" in name else name
+
+
 def _read_set(name: str) -> tuple[Source, list[Row]]:
     """Find out what `name` means, and read it."""
     if name == "mini":

@@ -21,7 +21,7 @@ import dspy
 
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.ledger import CostLimitError, Ledger, Tally, limit_cost
-from scale_dspy.evaluation.data import digest
+from scale_dspy.evaluation.data import digest, drop_folder
 from scale_dspy.evaluation.run import Progress, describe_run, match_description, write_json
 from scale_dspy.evaluation.statistics import compare
 from scale_dspy.program import SCALE, load_program, save_program
@@ -78,7 +78,7 @@ def compile_program(
     """
     _check_sets(trainset, valset)
     data = {
-        key: {"name": _drop_folder(name), "digest": digest(examples), "problems": len(examples)}
+        key: {"name": drop_folder(name), "digest": digest(examples), "problems": len(examples)}
         for key, name, examples in zip(("train", "val"), names, (trainset, valset), strict=True)
     }
     _open_folder(folder, program, lm, data, plan)
@@ -304,11 +304,6 @@ def _tell_choice(choice: Choice) -> dict[str, Any]:
         "tok_interval": None if tokens["high"] is None else [tokens["low"], tokens["high"]],
         "problems": choice.problems,
     }
-
-
-def _drop_folder(name: str) -> str:
-    """The name of a set without the folder of its file, which is nobody's business."""
-    return Path(name).name if ".json" in name else name
 
 
 def _open_folder(
