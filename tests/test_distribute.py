@@ -101,6 +101,19 @@ def test_a_refused_key_and_a_dead_server_end_the_run(cluster: Path, tmp_path: Pa
     assert len(read(tmp_path / "b")) >= GIVE_UP
 
 
+@pytest.mark.vllm
+def test_a_pair_of_models_on_ray(cluster: Path, tmp_path: Path) -> None:
+    program, examples = SCALE(candidates=1, modes="pair"), WORLD.problems(6)
+    with fake_vllm(WORLD) as plain, fake_vllm(WORLD, thinking="always") as thinker:
+        addresses = {"api_base": thinker.api_base, "system_1_api_base": plain.api_base}
+        names = {"model": thinker.model, "system_1": plain.model}
+        lm = connect(**names, **addresses, seed=0, cache=False)
+        evaluate(program, examples, lm, tmp_path / "local", samples=1)
+        engine = make_engine(program, Backend(**names, **addresses, seed=0))
+        evaluate(program, examples, lm, tmp_path / "ray", samples=1, engine=engine)
+    assert read(tmp_path / "ray") == read(tmp_path / "local")
+
+
 @pytest.mark.parametrize("command", ["evaluate", "traces"])
 def test_without_ray_one_line_says_so(
     command: str,
