@@ -33,6 +33,7 @@ from litellm.types.utils import Delta, Message, ModelResponse, ModelResponseStre
 
 from scale_dspy.backends.connect import MeteredLM, Style, connect, uses_embedded
 from scale_dspy.backends.loop import adopt_running_loop, run_on_shared_loop
+from scale_dspy.backends.privacy import hide_server
 from scale_dspy.catalogue import Catalogue, UnknownModelError, find_program, read_catalogue
 from scale_dspy.chat import (
     Narrator,
@@ -127,7 +128,7 @@ class ScaleLLM(litellm.CustomLLM):
             offer, call = await self._read(model, messages, optional_params)
             prediction = await run_on_shared_loop(self._solve(offer, call, told.append))
         except Exception as error:
-            raise translate(error, model) from error
+            raise self._translate(error, model) from None  # the error itself tells an address
         told += tell_rest(prediction, told)
         fields = list_fields(prediction)
         model_response.choices[0].message = Message(
@@ -169,7 +170,7 @@ class ScaleLLM(litellm.CustomLLM):
                 yield write(Delta(role="assistant", content=None, reasoning_content=piece))
             prediction = work.result()
         except Exception as error:
-            raise translate(error, model) from error
+            raise self._translate(error, model) from None  # the error itself tells an address
         finally:
             if work is not None:
                 work.cancel()
@@ -184,6 +185,9 @@ class ScaleLLM(litellm.CustomLLM):
             finish_reason=name_finish(prediction),
             usage=Usage(**add_usage(prediction.usage)),
         )
+
+    def _translate(self, error: Exception, model: str) -> Exception:
+        return translate(error, model, self._offer.lm if self._offer else None)
 
     async def _read(
         self, model: str, messages: list[dict[str, Any]], parameters: Mapping[str, Any]
@@ -253,10 +257,13 @@ def read_call(
     )
 
 
-def translate(error: Exception, model: str) -> Exception:
-    """An error as LiteLLM's, which the proxy turns into OpenAI's. A client learns nothing of the
-    model server's address; the log does."""
+def translate(error: Exception, model: str, lm: MeteredLM | None) -> Exception:
+    """An error as LiteLLM's, which the proxy turns into OpenAI's. A client learns nothing of what
+    the model server said; the log does, but for the key and the address of `lm`."""
     kind, message = _classify(error)
+    if kind in (litellm.Timeout, litellm.ServiceUnavailableError):
+        said = hide_server(str(error), lm) if lm else type(error).__name__
+        logger.warning("the model server failed: %s", said)
     more = {}
     if kind is litellm.RateLimitError:
         headers = {"Retry-After": str(RETRY_AFTER)}
@@ -275,7 +282,6 @@ def _classify(error: Exception) -> tuple[Any, str]:
     if isinstance(error, kinds.ContextWindowExceededError):
         return litellm.BadRequestError, "the question is too long for the model's window"
     if isinstance(error, (kinds.LMError, OSError)):
-        logger.warning("the model server failed: %s", error)
         if isinstance(error, kinds.LMTimeoutError):
             return litellm.Timeout, "the model server did not answer in time"
         return litellm.ServiceUnavailableError, "the model server failed"

@@ -7,18 +7,24 @@ searched. To add a command, add a line to COMMANDS.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.fake_vllm import Fault, spawn_fake_vllm
 from tests.world import World
 
 KEY = "sk-MARKED-0123456789abcdef"
+CLIENT_KEY, WRONG_KEY = "MARKED-client-key", "MARKED-wrong-key"
 HOST = "marked-host.test"
 WORLD = World(parts=(1, 2))
 COMMANDS = (
@@ -34,6 +40,8 @@ COMMANDS = (
     "export gepa.json --format markdown --out gepa.md",
     "export gepa.json --format messages --out gepa.messages.json",
     "report runs/scale runs/majority --out page.html",
+    "traces set.jsonl --against none --samples 2 --out traces.jsonl",
+    "traces set.jsonl --against none --method last_step --limit 2 --out traces.parquet",
     "doctor",
     "doctor --json",
 )
@@ -43,6 +51,7 @@ SLOW_OR_OFFLINE = {"export", "report", "bootstrap", "gepa", "gepa.json"}
 SCRIPT = """
 import json, logging, os, shlex, socket, sys, time, traceback
 host, problem, commands = json.load(sys.stdin)
+sys.modules["uvloop"] = None  # it would not look names up here
 find = socket.getaddrinfo
 socket.getaddrinfo = lambda name, *rest, **more: find(
     "127.0.0.1" if name in (host, host.encode()) else name, *rest, **more
@@ -68,12 +77,25 @@ def run_all(
     folder: Path, api_base: str, model: str, commands: tuple[str, ...]
 ) -> subprocess.CompletedProcess[str]:
     """Run commands in `folder`, which all their files are written below."""
-    for name in ("home", "tmp", "cache"):
-        (folder / name).mkdir()
     example, *examples = WORLD.problems(5)
     rows = [{"problem": each.problem, "answer": each.answer} for each in examples]
     (folder / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    environment = {
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        input=json.dumps([HOST, example.problem, commands]),
+        cwd=folder,
+        env=make_environment(folder, api_base, model),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def make_environment(folder: Path, api_base: str, model: str) -> dict[str, str]:
+    """The backend with its secrets, and a home and caches below `folder`."""
+    for name in ("home", "tmp", "cache"):
+        (folder / name).mkdir()
+    return {
         **{name: value for name, value in os.environ.items() if "PROXY" not in name.upper()},
         "HOME": str(folder / "home"),
         "XDG_CACHE_HOME": str(folder / "home" / "cache"),
@@ -87,15 +109,50 @@ def run_all(
         "PYTHONDONTWRITEBYTECODE": "1",
         "MPLCONFIGDIR": str(folder / "home"),
     }
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        input=json.dumps([HOST, example.problem, commands]),
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
+
+
+@contextlib.contextmanager
+def run_serve(folder: Path, api_base: str, model: str) -> Iterator[str]:
+    """Run `serve` in `folder`, its output in files there too; its address."""
+    environment = make_environment(folder, api_base, model) | {"SCALE_SERVE_KEY": CLIENT_KEY}
+    (folder / "stdin").write_text(json.dumps([HOST, "", ["serve --port 0 --json"]]))
+    with (folder / "stdin").open() as stdin, (folder / "stderr").open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT],
+            cwd=folder,
+            env=environment,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        (folder / "stdin").unlink()
+        try:
+            assert process.stdout
+            yield json.loads(process.stdout.readline())["url"]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            (folder / "stdout").write_text(process.communicate()[0])
+
+
+def ask_serve(url: str, key: str) -> list[httpx.Response]:
+    """Right and wrong requests of one client."""
+    question = {"role": "user", "content": WORLD.problems(1)[0].problem}
+    body: dict[str, Any] = {"model": "scale", "messages": [question]}
+    bodies: tuple[dict[str, Any], ...] = (
+        body,
+        body | {"stream": True},
+        body | {"method": "cot"},
+        body | {"model": "scale@tokens=1"},
+        body | {"budget": "much"},
+        body | {"api_base": "http://127.0.0.1:1"},
     )
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
+        asked = [client.post("/chat/completions", json=body) for body in bodies]
+        return [*asked, client.get("/models"), client.get("/model/info")]
 
 
 def find_leaks(folder: Path, *secrets: str) -> list[tuple[str, str]]:
@@ -136,3 +193,27 @@ def test_a_server_that_echoes_the_key_has_it_written_nowhere(tmp_path: Path) -> 
     assert (tmp_path / "runs/scale/rollouts.jsonl").read_text().count("[server]") >= 1
     assert find_leaks(tmp_path, KEY, HOST) == []
     assert KEY not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["none", "echo", "unreachable"])
+def test_serve_tells_no_key_and_no_address(tmp_path: Path, trouble: str) -> None:
+    said = f"bad request: Authorization: Bearer {KEY} to http://{HOST}/v1\nkey {KEY}"
+    faults = [Fault(first=2, status=400, message=said)] if trouble == "echo" else []
+    with spawn_fake_vllm(WORLD, api_key=KEY, faults=faults) as server:
+        port = 9 if trouble == "unreachable" else server.port
+        secrets = (KEY, CLIENT_KEY, WRONG_KEY, HOST, f":{port}/v1", f"127.0.0.1:{port}")
+        with run_serve(tmp_path, f"http://{HOST}:{port}/v1", server.model) as url:
+            asked, refused = ask_serve(url, CLIENT_KEY), ask_serve(url, WRONG_KEY)
+            leaks = find_leaks(tmp_path, *secrets)
+    codes = [reply.status_code for reply in asked]
+    expected = 200 if trouble == "none" else 503
+    assert (codes[0], codes[2:]) == (expected, [expected, 400, 400, 400, 200, 404])
+    assert {reply.status_code for reply in refused} == {401, 404}
+    for reply in asked + refused:
+        seen = reply.text + str(reply.headers)
+        assert [secret for secret in secrets if secret in seen] == []
+    assert leaks + find_leaks(tmp_path, *secrets) == []
+    assert not (tmp_path / "tracebacks.txt").exists()
+    assert find_leaks(tmp_path, "## serve"), "standard error is not searched"
+    assert bool(find_leaks(tmp_path, "the model server failed")) == (trouble != "none")

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import dspy
 from dspy.utils.exceptions import (
@@ -33,7 +32,7 @@ from scale_dspy.answers import vote
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.ledger import CostLimitError, track
 from scale_dspy.backends.loop import run
-from scale_dspy.backends.replicas import split_addresses
+from scale_dspy.backends.privacy import hide_server
 from scale_dspy.evaluation.data import digest
 from scale_dspy.evaluation.metrics import is_right
 from scale_dspy.evaluation.summary import Summary, summarise
@@ -273,7 +272,7 @@ async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: Me
         except (*HOPELESS, CostLimitError):
             raise
         except Exception as failure:
-            error = _hide_server(f"{type(failure).__name__}: {failure}", lm)[:500]
+            error = hide_server(f"{type(failure).__name__}: {failure}", lm)[:500]
             if not isinstance(failure, LMError):
                 logger.exception("rollout %s/%d failed", example.id, sample)
     return {
@@ -289,21 +288,6 @@ async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: Me
         "error": error,
         "replaced": replaced,
     }
-
-
-def _hide_server(text: str, lm: MeteredLM) -> str:
-    """The text without the keys and the addresses of the servers, which go into no file."""
-    secrets: set[str | None] = set()
-    for server in (lm, lm.partner):
-        known = server.kwargs if server else {}
-        addresses = split_addresses(known.get("api_base"))
-        parts = [urlsplit(address) for address in addresses]
-        hosts = [part for each in parts for part in (each.netloc, each.hostname)]
-        secrets |= {known.get("api_key"), *addresses, *hosts}
-    # The longest first: of http://a and http://a.b the first is a part of the second.
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        text = text.replace(secret, "[server]")
-    return text
 
 
 async def _work(
