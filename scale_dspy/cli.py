@@ -1,4 +1,4 @@
-"""The command line: its arguments, and what becomes of an error. commands.py does the work."""
+"""The command line: its arguments, and what becomes of an error. commands/ does the work."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from scale_dspy import __version__, commands
-from scale_dspy.commands import FAILED
+from scale_dspy import __version__
+from scale_dspy.commands import run, serve, tune
+from scale_dspy.commands.flags import FAILED
 from scale_dspy.tuning import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         """One line without the key, which a server's own words may repeat."""
         return _complain(message.replace(key, "[key]") if key else message, code)
 
-    run: Callable[[argparse.Namespace], int] = arguments.run
+    do: Callable[[argparse.Namespace], int] = arguments.run
     try:
-        return run(arguments)
+        return do(arguments)
     except KeyboardInterrupt:
         return complain("interrupted", INTERRUPTED)
     except BrokenPipeError:
@@ -74,7 +75,7 @@ def _make_parser() -> argparse.ArgumentParser:
 def _add_solve_command(parsers: _Parsers) -> None:
     command = parsers.add_parser("solve", help="solve one problem and show the work")
     command.add_argument("problem", help="its text; LaTeX welcome")
-    command.set_defaults(run=commands.solve)
+    command.set_defaults(run=run.solve)
     _add_method(command)
     _add_backend(command)
 
@@ -88,7 +89,7 @@ def _add_evaluate_command(parsers: _Parsers) -> None:
     command.add_argument(
         "--retry-errors", action="store_true", help="run those again that ended in an error"
     )
-    command.set_defaults(run=commands.evaluate)
+    command.set_defaults(run=run.evaluate)
     _add_engine(command)
     _add_method(command)
     _add_backend(command)
@@ -103,7 +104,7 @@ def _add_frontier_command(parsers: _Parsers) -> None:
     command.add_argument(
         "--retry-errors", action="store_true", help="walk those again that ended in an error"
     )
-    command.set_defaults(run=commands.frontier)
+    command.set_defaults(run=tune.frontier)
     _add_choice(command, margin=0.02)
     _add_backend(command)
 
@@ -124,7 +125,7 @@ def _add_compile_command(parsers: _Parsers) -> None:
     command.add_argument(
         "--cost-limit", type=int, metavar="TOKENS", help="response tokens of the whole compile"
     )
-    command.set_defaults(run=commands.compile)
+    command.set_defaults(run=tune.compile)
     _add_choice(command, margin=0.0)
     _add_backend(command)
 
@@ -137,7 +138,7 @@ def _add_export_command(parsers: _Parsers) -> None:
     command.add_argument(
         "--modes", choices=MODES, default="hybrid", help="how requests switch thinking; hybrid"
     )
-    command.set_defaults(run=commands.export)
+    command.set_defaults(run=tune.export)
 
 
 def _add_traces_command(parsers: _Parsers) -> None:
@@ -159,7 +160,7 @@ def _add_traces_command(parsers: _Parsers) -> None:
     command.add_argument(
         "--retry-errors", action="store_true", help="try those again that ended in an error"
     )
-    command.set_defaults(run=commands.traces)
+    command.set_defaults(run=run.traces)
     _add_engine(command)
     _add_method(command)
     _add_backend(command)
@@ -170,7 +171,7 @@ def _add_report_command(parsers: _Parsers) -> None:
     command.add_argument("folders", nargs="+", metavar="DIR", help="folders of evaluate --out")
     command.add_argument("--out", default="report.html", help="the page; report.html by default")
     command.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    command.set_defaults(run=commands.report)
+    command.set_defaults(run=run.report)
 
 
 def _add_serve_command(parsers: _Parsers) -> None:
@@ -193,13 +194,13 @@ def _add_serve_command(parsers: _Parsers) -> None:
     command.add_argument(
         "--waiting", type=int, default=256, metavar="N", help="problems that may wait; then 429"
     )
-    command.set_defaults(run=commands.serve)
+    command.set_defaults(run=serve.serve)
     _add_backend(command)
 
 
 def _add_doctor_command(parsers: _Parsers) -> None:
     command = parsers.add_parser("doctor", help="find out what a server really does")
-    command.set_defaults(run=commands.doctor)
+    command.set_defaults(run=serve.doctor)
     _add_backend(command)
 
 

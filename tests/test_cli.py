@@ -342,7 +342,7 @@ def test_python_m_is_the_command() -> None:
 def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
     from argparse import Namespace
 
-    from scale_dspy.commands import _read_options
+    from scale_dspy.commands.tune import _read_options
 
     assert _read_options(Namespace(candidates=None, caps=None)) == [{}]
     assert _read_options(Namespace(candidates="8,1", caps=None)) == [
