@@ -8,13 +8,13 @@ Writes table.md and table.json after each row; the same command goes on after an
 
 from __future__ import annotations
 
-import argparse
 import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import dspy
+from flags import make_parser
 
 from scale_dspy import SCALE, connect, modes
 from scale_dspy.baselines import ChainOfThought
@@ -26,12 +26,7 @@ from scale_dspy.tuning.prompts import Plan
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name in ("train", "val", "test"):
-        parser.add_argument(name)
-    parser.add_argument("--model")
-    parser.add_argument("--api-base")
-    parser.add_argument("--modes", default="hybrid", choices=("hybrid", "prompt"))
+    parser = make_parser(__doc__, train="to tune on", val="to choose on", test="to compare on")
     parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS)
     parser.add_argument("--optimizer", default="gepa", choices=OPTIMIZERS, help="of scale+joint")
     parser.add_argument("--candidates", type=int, default=8)
@@ -43,7 +38,6 @@ def main() -> None:
     parser.add_argument("--share", action="store_true", help="ReAnchor reuses the search's replies")
     parser.add_argument("--threads", type=int, default=64)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--limit", type=int)
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 from pathlib import Path
+
+from flags import make_parser
 
 from scale_dspy import SCALE, connect
 from scale_dspy.evaluation.data import load
@@ -21,18 +22,12 @@ from scale_dspy.tuning.prompts import Plan
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("train")
-    parser.add_argument("val")
-    parser.add_argument("--model")
-    parser.add_argument("--api-base")
-    parser.add_argument("--modes", default="hybrid", choices=("hybrid", "prompt"))
+    parser = make_parser(__doc__, train="to tune prompts on", val="to choose on")
     parser.add_argument("--optimizer", default="gepa", choices=OPTIMIZERS)
     parser.add_argument("--candidates", type=int, default=8)
     parser.add_argument("--budget", type=int, help="response tokens a problem, on average")
     parser.add_argument("--rollouts", type=int, default=200)
     parser.add_argument("--cost-limit", type=int, help="response tokens of the whole compile")
-    parser.add_argument("--limit", type=int)
     parser.add_argument("--out", type=Path, default=Path("joint.json"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

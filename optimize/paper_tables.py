@@ -8,12 +8,12 @@ a prefix (the same decompositions at another threshold) share its calls through 
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import dspy
+from flags import make_parser
 
 from scale_dspy import SCALE, connect, modes
 from scale_dspy.baselines import make_program
@@ -39,13 +39,9 @@ def plan_runs(style: str) -> Iterator[tuple[str, str, Solver, tuple[str, ...]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model")
-    parser.add_argument("--api-base")
-    parser.add_argument("--modes", default="hybrid", choices=("hybrid", "prompt"))
+    parser = make_parser(__doc__)
     parser.add_argument("--data", nargs="+", help="these sets only, or other ones instead")
     parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--limit", type=int, help="only the first problems of each set")
     parser.add_argument("--threads", type=int, default=64)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--out", type=Path, default=Path("runs/paper"))

@@ -5,11 +5,11 @@ python optimize/prompts.py train.jsonl val.jsonl --api-base http://127.0.0.1:800
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
 
 import dspy
+from flags import make_parser
 
 from scale_dspy import SCALE, connect
 from scale_dspy.evaluation.data import load
@@ -17,15 +17,9 @@ from scale_dspy.evaluation.metrics import make_metric
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("train")
-    parser.add_argument("val")
-    parser.add_argument("--model")
-    parser.add_argument("--api-base")
-    parser.add_argument("--modes", default="hybrid", choices=("hybrid", "prompt"))
+    parser = make_parser(__doc__, train="to reflect on", val="to choose on")
     parser.add_argument("--budget", type=int, help="response tokens a problem")
     parser.add_argument("--rollouts", type=int, default=200, help="runs that GEPA may make")
-    parser.add_argument("--limit", type=int)
     parser.add_argument("--out", type=Path, default=Path("prompts.json"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

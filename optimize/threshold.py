@@ -5,11 +5,11 @@ python optimize/threshold.py train.jsonl --api-base http://127.0.0.1:8000/v1 --b
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
 
 import dspy
+from flags import make_parser
 
 from scale_dspy import SCALE, connect
 from scale_dspy.evaluation.data import load
@@ -17,13 +17,8 @@ from scale_dspy.tuning.search import ThresholdSearch
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("data", help="problems to choose on; keep the test set out")
-    parser.add_argument("--model")
-    parser.add_argument("--api-base")
-    parser.add_argument("--modes", default="hybrid", choices=("hybrid", "prompt"))
+    parser = make_parser(__doc__, data="problems to choose on; keep the test set out")
     parser.add_argument("--budget", type=int, help="response tokens a problem, on average")
-    parser.add_argument("--limit", type=int)
     parser.add_argument("--out", type=Path, default=Path("threshold.json"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -83,12 +83,8 @@ def _add_solve_command(parsers: _Parsers) -> None:
 def _add_evaluate_command(parsers: _Parsers) -> None:
     command = parsers.add_parser("evaluate", help="accuracy and tokens of a method on a set")
     command.add_argument("data", help="a name (mini, aime24, ...), a hub path or a JSON Lines file")
-    command.add_argument("--samples", type=int, default=8, help="rollouts of each problem")
-    command.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
     command.add_argument("--out", metavar="DIR", help="where to write; runs/DATA-METHOD by default")
-    command.add_argument(
-        "--retry-errors", action="store_true", help="run those again that ended in an error"
-    )
+    _add_rollouts(command, 8, "rollouts of each problem")
     command.set_defaults(run=run.evaluate)
     _add_engine(command)
     _add_method(command)
@@ -98,12 +94,8 @@ def _add_evaluate_command(parsers: _Parsers) -> None:
 def _add_frontier_command(parsers: _Parsers) -> None:
     command = parsers.add_parser("frontier", help="accuracy and tokens at every threshold")
     command.add_argument("data", help="as for evaluate")
-    command.add_argument("--samples", type=int, default=1, help="rollouts of each problem")
-    command.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
     command.add_argument("--out", metavar="DIR", help="where to write; runs/DATA-frontier")
-    command.add_argument(
-        "--retry-errors", action="store_true", help="walk those again that ended in an error"
-    )
+    _add_rollouts(command, 1, "walks of each problem")
     command.set_defaults(run=tune.frontier)
     _add_choice(command, margin=0.02)
     _add_backend(command)
@@ -148,19 +140,13 @@ def _add_traces_command(parsers: _Parsers) -> None:
         "--out", required=True, metavar="FILE", help="chat records: a .jsonl or .parquet file"
     )
     command.add_argument(
-        "--samples", type=int, default=1, help="tries a problem; the shortest right one is kept"
-    )
-    command.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
-    command.add_argument(
         "--against",
         metavar="SET[,SET...]",
         help="test sets that no problem may overlap with, or none; by default aime24, aime25, "
         "amc23 and math500, as far as they can be loaded",
     )
-    command.add_argument(
-        "--retry-errors", action="store_true", help="try those again that ended in an error"
-    )
     command.set_defaults(run=run.traces)
+    _add_rollouts(command, 1, "tries a problem; the shortest right one is kept")
     _add_engine(command)
     _add_method(command)
     _add_backend(command)
@@ -202,6 +188,14 @@ def _add_doctor_command(parsers: _Parsers) -> None:
     command = parsers.add_parser("doctor", help="find out what a server really does")
     command.set_defaults(run=serve.doctor)
     _add_backend(command)
+
+
+def _add_rollouts(command: argparse.ArgumentParser, samples: int, text: str) -> None:
+    command.add_argument("--samples", type=int, default=samples, help=f"{text} [{samples}]")
+    command.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
+    command.add_argument(
+        "--retry-errors", action="store_true", help="run those again that ended in an error"
+    )
 
 
 def _add_engine(command: argparse.ArgumentParser) -> None:

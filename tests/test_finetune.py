@@ -6,7 +6,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,10 @@ import pytest
 from scale_dspy import SCALE, connect
 from scale_dspy.traces import make_traces
 from tests.fake_vllm import fake_vllm
+from tests.vllm.server import find_python, make_model
 from tests.world import World
 
 ROOT = Path(__file__).parents[1]
-PYTHON = os.environ.get("SCALE_VLLM_PYTHON", sys.executable)  # one with the extra `finetune` too
 
 
 @pytest.mark.vllm
@@ -28,7 +27,7 @@ def test_trl_trains_on_traces(suffix: str, flags: list[str], tmp_path: Path) -> 
     with fake_vllm(world) as server:
         lm = connect(server.model, server.api_base, seed=0)
         make_traces(SCALE(candidates=1), world.problems(8), lm, traces, against={})
-    run(str(ROOT / "tests" / "tiny.py"), str(tmp_path / "tiny"))
+    make_model(tmp_path / "tiny", "plain")
     arguments = ["--steps", "5", "--batch", "1", "--max-length", "1500", "--learning-rate", "0.01"]
     arguments += ["--model", str(tmp_path / "tiny"), "--out", str(tmp_path / "out"), *flags]
     said = run(str(ROOT / "optimize" / "finetune.py"), str(traces), *arguments)
@@ -42,8 +41,9 @@ def test_trl_trains_on_traces(suffix: str, flags: list[str], tmp_path: Path) -> 
 
 
 def run(*arguments: str) -> str:
+    """What a script says, run by the interpreter that has the extra `finetune` too."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    command = [PYTHON, *arguments]
+    command = [str(find_python()), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr

@@ -70,7 +70,7 @@ def find_python() -> str | None:
     return os.environ.get(VARIABLE) or None
 
 
-def make_model(folder: Path, template: Literal["hybrid", "reasoning"]) -> Path:
+def make_model(folder: Path, template: Literal["hybrid", "reasoning", "plain"]) -> Path:
     """The tiny model in `folder`; its tokenizer is trained on the problems and on our prompts."""
     texts = [*ROOT.glob("scale_dspy/*.py"), ROOT / "scale_dspy" / "evaluation" / "mini.jsonl"]
     command = [str(find_python()), str(HERE / "tiny_model.py"), str(folder), template]

@@ -1,6 +1,6 @@
 """Makes a tiny model of random weights with a real one's shape: it proves plumbing, not quality.
 
-    python tests/vllm/tiny_model.py FOLDER hybrid|reasoning < text
+    python tests/vllm/tiny_model.py FOLDER hybrid|reasoning|plain < text
 
 Runs under the interpreter that has vLLM, and needs nothing of this project. The tokenizer is
 trained on the text of standard input. The weights are those of a Qwen3 but for one thing: the end
@@ -9,6 +9,7 @@ tags of thinking are never likely, so a thinking block ends where the server end
 
 Templates: `hybrid` switches thinking as Qwen3 does. `reasoning` is that of the R1 distillations: it
 always opens a thinking block, and drops the thinking that an assistant message brings along.
+`plain` has no thinking mode.
 """
 
 from __future__ import annotations
@@ -50,6 +51,15 @@ TEMPLATES = {
 {%- if add_generation_prompt -%}
 {{ '<|assistant|><think>\\n' }}
 {%- endif -%}
+""",
+    "plain": """
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}
+<|im_start|>assistant
+{% endif -%}
 """,
 }
 

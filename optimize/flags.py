@@ -1,0 +1,17 @@
+"""The flags that all recipes have."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def make_parser(description: str | None, **sets: str | None) -> argparse.ArgumentParser:
+    """A parser that takes these sets, each with its help, and says which server is asked how."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    for name, text in sets.items():
+        parser.add_argument(name, help=text)
+    parser.add_argument("--model")
+    parser.add_argument("--api-base")
+    parser.add_argument("--modes", default="hybrid", choices=("hybrid", "prompt"))
+    parser.add_argument("--limit", type=int, help="only the first problems of each set")
+    return parser
