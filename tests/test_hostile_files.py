@@ -3,6 +3,7 @@ traceback is shown, and the report page, in a real browser, is text."""
 
 from __future__ import annotations
 
+import html
 import http.server
 import json
 import re
@@ -227,9 +228,23 @@ def write_attacks(canary: str) -> str:
     )
 
 
-def make_hostile_run(folder: Path, canary: str) -> Path:
-    """A run whose every text, id, name and setting is an attack."""
-    text = write_attacks(canary)
+def write_wide() -> str:
+    """Everything that has no place to break a line at."""
+    terms = "+".join(f"x_{{{number}}}^2" for number in range(90))
+    row = "&".join(str(10**9 + number) for number in range(30))
+    return " ".join(
+        [
+            "W" * 300,
+            f"${terms}$ \\[{terms}\\] \\begin{{pmatrix}}{row}\\end{{pmatrix}}",
+            f"\\boxed{{{'9' * 300}}} `{'c' * 300}` **{'b' * 250}** $\\text{{{'t' * 300}}}$",
+            f"https://example.org/{'u' * 300}",
+        ]
+    )
+
+
+def make_hostile_run(folder: Path, canary: str, text: str | None = None) -> Path:
+    """A run whose every text, id, name and setting is an attack, or this text."""
+    text = text or write_attacks(canary)
     told = dict.fromkeys(("method", "program", "model", "data", "seed", "digest"), text)
     told |= {"options": {text: text}, "versions": {text: [text]}, "threshold": text}  # type: ignore[dict-item]
     make_run(folder, "1001", told=told, text=text)
@@ -333,6 +348,22 @@ def test_a_browser_finds_nothing_to_run_or_fetch(tmp_path: Path) -> None:
             seen = browse(tmp_path, "--dump-dom", path.as_uri())
             assert ("BROKEN</title>" in seen.stdout) == (text == "sings")
             assert bool(asked) == (text == "sings")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_on_a_phone_nothing_makes_the_page_wider(tmp_path: Path) -> None:
+    folder = make_hostile_run(tmp_path / "run", "http://127.0.0.1:9", write_wide())
+    page = tmp_path / "page.html"
+    assert cli.main(["report", str(folder), "--out", str(page)]) == 0
+    measure = """<script>for (const each of document.querySelectorAll("details")) each.open = true;
+        parent.document.title = document.documentElement.scrollWidth</script></body>"""
+    inner = page.read_text().replace(POLICY, "").replace("</body>", measure)
+    # Chromium's own window is 500 pixels wide at least.
+    phone = tmp_path / "phone.html"
+    phone.write_text(f'<title></title><iframe width="390" srcdoc="{html.escape(inner)}"></iframe>')
+    seen = browse(tmp_path, "--dump-dom", phone.as_uri()).stdout
+    (width,) = re.findall(r"<title>(\d+)</title>", seen)
+    assert 300 < int(width) <= 390
 
 
 BAD_RUNS = {
