@@ -14,8 +14,6 @@ from typing import Literal
 
 from scale_dspy.mathworker import ask_worker
 
-__all__ = ["accepts", "equal", "find_answer", "normalise", "read_integer", "vote"]
-
 LONGEST = 2000
 """Characters of the longest answer that is normalised and parsed."""
 

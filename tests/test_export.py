@@ -22,7 +22,9 @@ from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.decompose import read_choice, read_list
 from scale_dspy.program import load_program
 from scale_dspy.step import Step, render_context, render_list
-from scale_dspy.tuning.export import export_markdown, export_messages, write_export
+from scale_dspy.tuning.export import write_export
+from scale_dspy.tuning.markdown import export_markdown
+from scale_dspy.tuning.messages import export_messages
 from tests import render_messages
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World

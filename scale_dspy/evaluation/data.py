@@ -24,8 +24,6 @@ import dspy
 from scale_dspy.answers import find_answer
 from scale_dspy.evaluation.sources import SOURCES, Kind, Source
 
-__all__ = ["DATA_DIR_VARIABLE", "SOURCES", "DataError", "Kind", "Source", "digest", "load"]
-
 logger = logging.getLogger(__name__)
 
 DATA_DIR_VARIABLE = "SCALE_DATA_DIR"

@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from scale_dspy.answers import equal, find_answer, read_integer
 from scale_dspy.evaluation.statistics import split_rows
 
-__all__ = ["Bin", "Label", "ScoreReport", "make_label", "measure_auroc", "measure_scores"]
-
 BINS = (
     10  # of the score, each open below and closed above, as a threshold divides; 0 is in the first
 )

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-__all__ = ["render_answer", "render_formula", "render_text"]
-
 LONGEST = 2000
 """Characters of the longest formula that is converted; a longer one is shown as written."""
 

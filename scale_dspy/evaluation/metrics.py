@@ -13,8 +13,6 @@ from scale_dspy.answers import accepts
 from scale_dspy.evaluation.feedback import tell
 from scale_dspy.evaluation.retold import Labels, count_stage, find_failure, read_golds
 
-__all__ = ["count_tokens", "is_right", "make_metric", "score"]
-
 PRICE = 0.5  # of one more budget spent beyond the budget, in right answers
 
 

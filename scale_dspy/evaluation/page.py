@@ -19,8 +19,6 @@ from scale_dspy.evaluation.recorded import Run
 from scale_dspy.evaluation.statistics import Comparison, Interval
 from scale_dspy.evaluation.tallies import Pair, Series, count_positions, shorten
 
-__all__ = ["write_page"]
-
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"

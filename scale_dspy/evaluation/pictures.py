@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "draw_accuracy", "draw_calibration", "draw_positions"]
-
 DPI = 180
 WIDE, NARROW = 7.4, 3.9  # inches
 MARKERS = "osD^vPX"

@@ -16,8 +16,6 @@ from typing import Any
 from scale_dspy.evaluation.latex import render_answer, render_text
 from scale_dspy.evaluation.recorded import Record, Run, read_texts
 
-__all__ = ["PAGE_LIMIT", "RUN_LIMIT", "write_reader"]
-
 RUN_LIMIT = 200
 """Rollouts of a run that can be read on the page; wrong ones are taken first."""
 

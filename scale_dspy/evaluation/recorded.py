@@ -15,8 +15,6 @@ from typing import Any, BinaryIO
 from scale_dspy.answers import vote
 from scale_dspy.evaluation.summary import Summary, summarise
 
-__all__ = ["Record", "Run", "read_run", "read_texts"]
-
 Record = dict[str, Any]
 """A rollout without texts: id, sample, answer, correct, error, seconds, usage, steps, offset."""
 

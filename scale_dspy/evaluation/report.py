@@ -22,8 +22,6 @@ from scale_dspy.evaluation.tallies import Pair, calibrate, compare_runs, name_ru
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Report", "render_comparisons", "render_table", "write_report"]
-
 
 @dataclass(frozen=True)
 class Report:

@@ -80,15 +80,6 @@ class Comparison:
 # ---- estimates ------------------------------------------------------------------------------
 
 
-def avg_at_k(correct: Samples) -> float:
-    """Average over problems the share of right samples: the paper's pass@1 over k samples.
-
-    Args:
-        correct: 0 or 1 for every sample.
-    """
-    return _mean(_average(_read_correct(correct)))
-
-
 def pass_at_k(correct: Samples, k: int) -> float:
     """Estimate without bias the share of problems that at least one of k samples solves.
 

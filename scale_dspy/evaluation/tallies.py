@@ -19,18 +19,6 @@ from scale_dspy.evaluation.statistics import (
 )
 from scale_dspy.evaluation.summary import collect, take_correct, take_tokens
 
-__all__ = [
-    "Bin",
-    "Pair",
-    "Series",
-    "calibrate",
-    "compare_runs",
-    "count_positions",
-    "group_runs",
-    "name_runs",
-    "shorten",
-]
-
 BINS = 10  # of the difficulty, each open below and closed above, as a threshold divides
 
 COLUMNS = ("1", "2", "3", "4", "5", "6", "7+", "last")

@@ -10,8 +10,6 @@ from scale_dspy.program import SCALE
 from scale_dspy.tuning.markdown import export_markdown
 from scale_dspy.tuning.messages import export_messages
 
-__all__ = ["Kind", "export_markdown", "export_messages", "write_export"]
-
 Kind = Literal["markdown", "messages"]
 
 
