@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 90.0  # seconds for a command; then it hangs
+LIMIT = 180.0  # seconds for a command; then it hangs
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ class Lives:
             assert self._process.stdin
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
+
+    def end(self, folder: Path, name: str) -> None:
+        """Send SIGTERM to a command."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int((folder / name / "pid").read_text()), signal.SIGTERM)
 
     def wait(self, folder: Path, name: str) -> Ended:
         """Until the command has ended, or was ended at the limit."""
@@ -112,6 +117,7 @@ def _serve() -> None:
 
 def _guard(child: int, folder: Path) -> None:
     began, code = time.monotonic(), None
+    (folder / "pid").write_text(str(child))
     while code is None and time.monotonic() < began + LIMIT:
         done, status = os.waitpid(child, os.WNOHANG)
         code = os.waitstatus_to_exitcode(status) if done else None
@@ -152,7 +158,7 @@ def _run_command(
     import dspy
     import dspy.clients
 
-    from scale_dspy.backends import connect
+    from scale_dspy.backends import replicas
 
     os.setsid()
     os.chdir(folder)
@@ -162,7 +168,7 @@ def _run_command(
     os.environ["DSPY_CACHEDIR"] = dspy.clients.DISK_CACHE_DIR = cache
     defaults = list(dspy.clients.configure_cache.__defaults__)
     dspy.clients.configure_cache.__defaults__ = (*defaults[:2], cache, *defaults[3:])
-    connect.FIRST_WAIT, connect.LONGEST_WAIT = first_wait, longest_wait
+    replicas.FIRST_WAIT, replicas.LONGEST_WAIT = first_wait, longest_wait
     if jumping_clock:
         real, jumps = time.time, itertools.cycle((0.0, 86_400.0, -86_400.0))
         time.time = lambda: real() + next(jumps)

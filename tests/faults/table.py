@@ -27,7 +27,8 @@ class Trouble:
         server: options of the server.
         own: what goes wrong on the command's own side; see `lives._run_command`.
         special: what `play` does beside: "refused", "restart", "two", "cache", "output".
-        solo: how `solve` ends, where that is another way: it writes nothing.
+        solo: how `solve` ends, where that is another way: it writes nothing. `serve` too.
+        served: how a request to `serve` ends, where that is another way still.
         timeout: seconds for a request.
     """
 
@@ -38,6 +39,7 @@ class Trouble:
     own: dict[str, Any] = field(default_factory=dict)
     special: str = ""
     solo: End | None = None
+    served: End | None = None
     timeout: float = 30.0
 
 
@@ -77,8 +79,15 @@ COMMANDS = {
         "out/walks.jsonl",
         "out/walks.jsonl",
     ),
+    "traces": Command(
+        ("traces", "set.jsonl", "--samples", "2", "--against", "none", "--out", "out/t.jsonl"),
+        ("--retry-errors",),
+        "out/t.jsonl",
+        "out/t.jsonl.run/rollouts.jsonl",
+    ),
     "compile none": _compile("none"),
     "compile bootstrap": _compile("bootstrap"),
+    "serve": Command(("serve", "--port", "0", "--json")),  # played by `served`
 }
 
 STAGES = ("decompose", "select", "assess", "solve_1", "solve_2")
