@@ -221,7 +221,6 @@ def traces(arguments: argparse.Namespace) -> int:
     """Solve training problems and write the right solutions; again, it does what is missing."""
     from pathlib import Path
 
-    import dspy
     from rich.console import Console
 
     from scale_dspy.display import RunBar, show_card
@@ -244,7 +243,7 @@ def traces(arguments: argparse.Namespace) -> int:
         console.print(f"note: {name} cannot be loaded, so nothing is checked against it")
     lm = _connect(arguments, console)
     engine = _make_engine(arguments, program)
-    dspy.configure_cache(enable_memory_cache=False)
+    _open_cache()
     with RunBar(console, out.with_name(f"{out.name}.run")) as bar:
         card = make_traces(
             program,
@@ -265,7 +264,7 @@ def traces(arguments: argparse.Namespace) -> int:
     console.print(f"the records are in {out}, how they were made in its .card.md", markup=False)
     if arguments.json:
         _print_json(to_dict(card))
-    return DONE
+    return _judge(console, card.dropped.get("error", 0))
 
 
 def report(arguments: argparse.Namespace) -> int:
