@@ -18,6 +18,7 @@ from tests.faults import served
 from tests.faults.lives import Ended, Lives
 from tests.faults.table import (
     COMMANDS,
+    TIMEOUT,
     WORLD,
     Command,
     Trouble,
@@ -141,8 +142,8 @@ class Player:
         with fake_vllm(WORLD, faults=trouble.faults, **trouble.server) as server:
             if trouble.special == "two":
                 server.options = type(server.options)(delay=0.1)
-                self._start(command, server, folder, "other", 30, own)
-                first = self._run(command, server, folder, "first", 30, own)
+                self._start(command, server, folder, "other", trouble.timeout, own)
+                first = self._run(command, server, folder, "first", trouble.timeout, own)
                 other = self._lives.wait(folder, "other")
                 return _judge_two(command, first, other), len(server.chats())
             ended = self._run(command, server, folder, "first", trouble.timeout, own)
@@ -153,8 +154,8 @@ class Player:
     ) -> tuple[Ended, int]:
         """The server is away for a second after its third request, and back at the same port."""
         with fake_vllm(WORLD, delay=0.05) as server:
-            self._start(command, server, folder, "first", 30, own)
-            deadline = time.monotonic() + 30
+            self._start(command, server, folder, "first", TIMEOUT, own)
+            deadline = time.monotonic() + TIMEOUT
             while len(server.chats()) < 3 and time.monotonic() < deadline:
                 time.sleep(0.01)
         time.sleep(1)
@@ -174,7 +175,7 @@ class Player:
         with fake_vllm(WORLD) as server:
             again = Command((*command.arguments, *command.again))
             cache = {"cache": str(folder / "cache")}
-            ended = self._run(again, server, folder, "again", 30, cache)
+            ended = self._run(again, server, folder, "again", TIMEOUT, cache)
         if ended.code != 0:
             outcome.wrong.append(f"run again it ended with {ended.code}: {_last_line(ended)}")
         elif read_result(command, folder, ended.out) != reference:
@@ -196,7 +197,7 @@ class Player:
                     return self._references[name]
                 with fake_vllm(WORLD) as server:
                     cache = {"cache": str(folder / "cache")}
-                    ended = self._run(command, server, folder, "first", 30, cache)
+                    ended = self._run(command, server, folder, "first", TIMEOUT, cache)
                     if ended.code != 0:
                         raise RuntimeError(f"{name} fails without a fault: {ended.err}")
                     result = read_result(command, folder, ended.out)

@@ -13,7 +13,7 @@ import httpx
 from tests.faults.lives import Ended, Lives
 from tests.faults.table import PROBLEMS
 
-PATIENCE = 120.0  # seconds for a problem, and for the start
+PATIENCE = 300.0  # seconds for a problem, and for the start
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def ask(url: str) -> Asked:
     except (ValueError, KeyError, TypeError, AssertionError):
         wrong.append(f"{reply.status_code} with no body of OpenAI's kind: {reply.text[:80]!r}")
     try:
-        models = httpx.get(f"{url}/models", timeout=30).json()["data"]
+        models = httpx.get(f"{url}/models", timeout=PATIENCE).json()["data"]
         wrong += [] if "scale" in [each["id"] for each in models] else ["it lists no model"]
     except (httpx.HTTPError, ValueError, KeyError) as error:
         wrong.append(f"it does not list its models: {type(error).__name__}")
