@@ -20,10 +20,10 @@ from tests.vllm.server import ROOT, RealVLLM, find_python, make_model, serve
 from tests.vllm.test_two_replicas import find_processes
 from tests.world import World
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]
 
 PROBLEMS, SAMPLES = 12, 2
-BOUND = 300.0  # seconds for the whole command; a rollout that fails waits for seven
+BOUND = 600.0  # seconds for the whole command; a rollout that fails waits for seven
 
 
 @pytest.mark.skipif(find_python() is None, reason="no interpreter with vLLM is named")
