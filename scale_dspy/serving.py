@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import re
 import secrets
@@ -101,6 +102,7 @@ def serve(
         from scale_dspy.provider import handler
 
         handler.set_offer(offer)
+        logging.getLogger("LiteLLM Proxy").addFilter(_drop_traceback)
         config = uvicorn.Config(
             make_door(app, key, inner_key, names, ready),
             lifespan="on",
@@ -130,6 +132,15 @@ def describe_proxy(names: Sequence[str]) -> dict[str, Any]:
         "router_settings": {"num_retries": 0, "disable_cooldowns": True},
         "general_settings": {"cancel_on_disconnect": True},
     }
+
+
+def _drop_traceback(record: logging.LogRecord) -> bool:
+    """What the provider raises it has told in a line; the proxy would add its whole stack, with
+    the model server's address in it. A mistake of our own the provider logs itself."""
+    error = record.exc_info[1] if record.exc_info else None
+    if getattr(error, "llm_provider", None) == PROVIDER:
+        record.exc_info = record.exc_text = None  # a filter before this one sets the second
+    return True
 
 
 def _is_loopback(host: str) -> bool:

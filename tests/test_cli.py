@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -273,6 +274,63 @@ def test_frontier_compile_export_and_use(
             assert code == 0, err
         assert "threshold" in Path("p.md").read_text().lower()
         assert json.loads(Path("p.messages.json").read_text())["format"].startswith("scale_dspy/")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "again", "said"),
+    [
+        (["evaluate", "--samples", "1"], ["--retry-errors"], "1 failed and count as wrong"),
+        (["frontier"], ["--retry-errors"], "1 failed and count as wrong"),
+        (["traces", "--against", "none"], ["--retry-errors"], "1 failed and count as wrong"),
+        (["compile", "--optimizer", "none"], [], "1 of 3 walks failed, too many to choose by"),
+    ],
+)
+def test_what_ran_with_failures_ends_with_1_and_again_with_0(
+    arguments: list[str],
+    again: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = World(3, parts=(1, 2))
+    rows = [json.dumps({"problem": e.problem, "answer": e.answer}) for e in world.problems(6)]
+    Path("set.jsonl").write_text("\n".join(rows))
+    name, *rest = arguments
+    out = {"compile": "out.json", "traces": "out.jsonl"}.get(name, "out")
+    with fake_vllm(world) as server:
+        server.play(Fault(stage="decompose", nth=1, status=400))
+        command = [name, "set.jsonl", *rest, "--out", out, "--threads", "2", *backend(server)]
+        code, _, err = run(capsys, *command)
+        assert code == 1
+        assert said in " ".join(err.split())
+        server.play()
+        code, _, err = run(capsys, *command, *again)
+        assert code == 0, err
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(
+    server: FakeVLLM,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(dspy, "configure_cache", refuse)
+    monkeypatch.chdir(tmp_path)
+    for name, *rest in (
+        ("evaluate", "mini", "--out", "run"),
+        ("frontier", "mini", "--out", "run"),
+        ("traces", "mini", "--against", "none", "--out", "t.jsonl"),
+        ("compile", "mini", "--optimizer", "none", "--out", "p.json"),
+    ):
+        code, out, err = run(capsys, name, *rest, *backend(server))
+        assert (code, out) == (1, ""), name
+        assert "cannot be used" in err.splitlines()[-1]
+    assert not server.chats()
 
 
 @pytest.mark.parametrize(

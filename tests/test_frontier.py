@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -120,6 +121,21 @@ def test_walks_ask_far_less_than_a_sweep_over_eight_thresholds(
     assert len(draw_frontier(walks).taus) > 8
     assert walked <= share * swept, (walked, swept)
     print(f"{timing}: {walked} of {swept} requests")
+
+
+def test_walks_come_in_order_whatever_order_they_end_in(tmp_path: Path) -> None:
+    world = World.noisy(7, parts=(1, 2))
+    examples = world.problems(3)
+    first = json.dumps(examples[0].problem)[1:-1]
+    late = Fault(stage="decompose", stall=0.3, when=lambda body: first in json.dumps(body))
+    with fake_vllm(world, faults=[late]) as server:
+        walks = walk_all(SCALE(candidates=1), examples, join(server), tmp_path, samples=2)
+    lines = (tmp_path / "walks.jsonl").read_text().splitlines()
+    ended = [json.loads(line)["id"] for line in lines]
+    assert ended[0] != examples[0].id
+    assert [(walk["id"], walk["sample"]) for walk in walks] == [
+        (str(example.id), sample) for example in examples for sample in range(2)
+    ]
 
 
 def test_each_sample_is_walked_by_itself_and_interrupted_walks_resume(tmp_path: Path) -> None:

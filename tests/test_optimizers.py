@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,15 @@ from scale_dspy.program import load_program
 from scale_dspy.threshold import Threshold
 from scale_dspy.tuning import OPTIMIZERS
 from scale_dspy.tuning.frontier import Frontier, choose, draw_frontier
-from scale_dspy.tuning.optimizers import compile_program
+from scale_dspy.tuning.optimizers import NOTED, compile_program, read_costs
 from scale_dspy.tuning.prompts import Plan, check_optimizer
 from scale_dspy.tuning.search import ThresholdSearch, change
 from scale_dspy.tuning.walks import walk_all
-from tests.fake_vllm import FakeVLLM, fake_vllm
+from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
 from tests.writer import write_prompts
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -207,6 +211,68 @@ def test_an_interrupted_compile_goes_on_and_pays_nothing_twice(tmp_path: Path) -
         third = compile_program(program, *sets, lm, tmp_path / "a", plan)
         assert len(server.requests) == sent
     assert prompts_of(third) == prompts_of(whole)
+
+
+def test_a_compile_goes_on_with_a_tenth_of_its_walks_failed_and_not_with_more(
+    tmp_path: Path,
+) -> None:
+    world = World.noisy(5, parts=(1, 2))
+    program, plan = SCALE(candidates=1), Plan("none", threads=1)
+    sets = world.problems(1), world.problems(10, 50)
+    with fake_vllm(world) as server:
+        server.play(Fault(stage="decompose", nth=(1, 3), status=400))
+        with pytest.raises(RuntimeError, match="2 of 10 walks failed, too many to choose by"):
+            compile_program(program, *sets, join(server), tmp_path / "a", plan)
+        lm = join(server, 1)
+        server.play(Fault(stage="decompose", nth=1, status=400))
+        one_failed = compile_program(program, *sets, lm, tmp_path / "b", plan)
+        assert "1 of 10 walks failed in the search 'threshold'" in one_failed.record["notes"][0]
+        server.play()
+        whole = compile_program(program, *sets, lm, tmp_path / "b", plan)
+        assert whole.record["notes"] == []
+        assert whole.record["after"]["problems"] == 10
+
+
+COMPILE = """
+import sys
+from scale_dspy import cli
+sys.exit(cli.main(["compile", "set.jsonl", "--optimizer", "none", "--threads", "2", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.slow
+def test_what_a_compile_cost_is_known_after_it_is_killed(tmp_path: Path) -> None:
+    """All but what was sent since the last note, at most some NOTED seconds before the kill."""
+    world = World.noisy(5, parts=(1, 3))
+    rows = [json.dumps({"problem": e.problem, "answer": e.answer}) for e in world.problems(8)]
+    (tmp_path / "set.jsonl").write_text("\n".join(rows))
+    costs = tmp_path / "p.compile" / "costs.json"
+    environment = {**os.environ, "DSPY_CACHEDIR": str(tmp_path / "own"), "NO_PROXY": "127.0.0.1"}
+    with fake_vllm(world, delay=0.1) as server:
+        backend = ["--model", server.model, "--api-base", server.api_base, "--seed", "0"]
+        command = [sys.executable, "-c", COMPILE, *backend, "--out", "p.json"]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}
+        )
+        deadline = time.monotonic() + 120
+        while not read_costs(costs) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.kill()
+        process.wait()
+        killed = time.monotonic()
+        time.sleep(0.3)  # for what was on its way
+        noted, sent = read_costs(costs)["threshold"], server.totals()
+        early = [chat for chat in server.chats() if chat.end < killed - 2 * NOTED]
+        assert len(early) <= noted.calls <= sent.calls
+        server.options = replace(server.options, delay=0.0)
+        again = subprocess.run(
+            command, cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, timeout=120
+        )
+        assert again.returncode == 0
+        whole, record = server.totals(), load_program(tmp_path / "p.json").record
+        lost = sent.completion_tokens - noted.completion_tokens
+        assert record["cost"]["response_tokens"] == whole.completion_tokens - lost
 
 
 def test_the_cost_limit_is_kept_and_leaves_the_thresholds(tmp_path: Path) -> None:

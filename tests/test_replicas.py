@@ -8,16 +8,24 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import dspy
 import pytest
-from dspy.utils.exceptions import LMTransportError
+from dspy.utils.exceptions import (
+    LMAuthError,
+    LMError,
+    LMRateLimitError,
+    LMServerError,
+    LMTransportError,
+)
 
 from scale_dspy import SCALE, connect
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.replicas import (
     FIRST_WAIT,
+    LONGEST_WAIT,
     SLACK,
     Replica,
     choose,
@@ -65,6 +73,62 @@ def test_a_server_alone_is_waited_for_though_other_calls_succeed() -> None:
     turns = take_turns(two, retries=0)
     next(turns).error = LMTransportError("reset")
     assert next(turns).wait == 0
+
+
+MIX: list[dict[str, Any]] = [
+    {"status": 429},
+    {"status": 500},
+    {"reset": "before"},
+    {"reset": "middle"},
+    {"cut_json": True},
+    {"content_type": "text/html"},
+]
+
+
+@pytest.mark.parametrize("first", range(len(MIX)))
+def test_failures_of_any_kinds_in_a_row_are_one_count(
+    first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scale_dspy.backends.replicas.FIRST_WAIT", 0.01)
+    kinds = [MIX[(first + step) % len(MIX)] for step in range(4)]
+    with fake_vllm() as server:
+        lm = connect(server.model, server.api_base, cache=False)
+        server.play(*(Fault(nth=place, **kind) for place, kind in enumerate(kinds[:3], 1)))
+        assert lm("What is 1 + 1?")
+        assert len(server.chats()) == 4  # the three repeats are there for all kinds together
+        server.play(*(Fault(nth=place, **kind) for place, kind in enumerate(kinds, 1)))
+        with pytest.raises(LMError):
+            lm("What is 1 + 1?")
+        assert len(server.chats()) == 8
+
+
+def test_waits_double_only_as_long_as_the_server_names_none() -> None:
+    turns = take_turns([Replica("http://10.0.0.1:8000/v1")], retries=4)
+    next(turns).error = LMRateLimitError("busy")
+    waits = []
+    for error in (
+        LMServerError("broken"),
+        LMRateLimitError("busy", retry_after=86_400),
+        LMTransportError("reset"),
+    ):
+        turn = next(turns)
+        turn.error = error
+        waits.append(turn.wait)
+    turn = next(turns)
+    waits.append(turn.wait)
+    assert waits == [FIRST_WAIT, 2 * FIRST_WAIT, LONGEST_WAIT, 8 * FIRST_WAIT]
+    turn.error = last = LMRateLimitError("still busy")
+    with pytest.raises(LMRateLimitError) as raised:
+        next(turns)
+    assert raised.value is last
+
+
+def test_what_cannot_pass_is_not_tried_again() -> None:
+    turns = take_turns([Replica("http://10.0.0.1:8000/v1")], retries=3)
+    next(turns).error = LMServerError("broken")
+    next(turns).error = LMAuthError("no such key")
+    with pytest.raises(LMAuthError):
+        next(turns)
 
 
 def test_a_problem_leaves_a_replica_that_is_much_busier() -> None:

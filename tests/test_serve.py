@@ -20,7 +20,7 @@ import openai
 import pytest
 
 from scale_dspy import SCALE, cli
-from tests.fake_vllm import Spawned, spawn_fake_vllm
+from tests.fake_vllm import Fault, Spawned, spawn_fake_vllm
 from tests.proxy import proxy_of_litellm
 from tests.world import World
 
@@ -44,7 +44,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def start_serve(*arguments: str, **environment: str) -> Iterator[tuple[dict[str, Any], Any]]:
+def start_serve(
+    *arguments: str, stderr: Any = subprocess.DEVNULL, **environment: str
+) -> Iterator[tuple[dict[str, Any], Any]]:
     """Run `serve` in a process of its own; what it says of itself, and the process."""
     command = [sys.executable, "-m", "scale_dspy", "serve", "--port", "0", "--json", *arguments]
     process = subprocess.Popen(
@@ -52,7 +54,7 @@ def start_serve(*arguments: str, **environment: str) -> Iterator[tuple[dict[str,
         cwd=ROOT,
         env={**os.environ, "NO_PROXY": "127.0.0.1", **environment},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         text=True,
     )
     try:
@@ -264,6 +266,23 @@ def test_no_file_keeps_a_key_or_an_address(served: Served) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_failing_model_server_is_a_line_in_the_log(stream: bool, tmp_path: Path) -> None:
+    faults = [Fault(status=401)]
+    with (
+        spawn_fake_vllm(faults=faults) as fake,
+        (tmp_path / "log").open("w") as log,
+        start_serve("--model", fake.model, "--api-base", fake.api_base, stderr=log) as (said, _),
+    ):
+        body = {**ask(), "model": "scale", "stream": stream}
+        reply = httpx.post(f"{said['url']}/chat/completions", json=body, timeout=60)
+    assert "the model server failed" in reply.text
+    told = (tmp_path / "log").read_text()
+    assert "the model server failed" in told
+    assert "Traceback" not in told
+    assert f":{fake.port}" not in told
+
+
 def test_another_proxy_mounts_it_beside_a_plain_model(tmp_path: Path) -> None:
     """The two entries of the README, in LiteLLM's own proxy, with its own key."""
     with spawn_fake_vllm() as fake:

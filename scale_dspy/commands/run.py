@@ -100,7 +100,6 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def traces(arguments: argparse.Namespace) -> int:
     """Solve training problems and write the right solutions; again, it does what is missing."""
-    import dspy
     from rich.console import Console
 
     from scale_dspy.display import RunBar, show_card
@@ -123,7 +122,7 @@ def traces(arguments: argparse.Namespace) -> int:
         console.print(f"note: {name} cannot be loaded, so nothing is checked against it")
     lm = connect_backend(arguments, console)
     engine = read_engine(arguments, program)
-    dspy.configure_cache(enable_memory_cache=False)
+    open_cache()
     with RunBar(console, out.with_name(f"{out.name}.run")) as bar:
         card = make_traces(
             program,
@@ -144,7 +143,7 @@ def traces(arguments: argparse.Namespace) -> int:
     console.print(f"the records are in {out}, how they were made in its .card.md", markup=False)
     if arguments.json:
         print_json(to_dict(card))
-    return DONE
+    return judge(console, card.dropped.get("error", 0))
 
 
 def report(arguments: argparse.Namespace) -> int:

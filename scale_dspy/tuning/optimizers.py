@@ -106,6 +106,7 @@ def compile_program(
             notes.append(f"the prompts were left as they were: {error}")
             logger.warning(notes[-1])
     candidates = _list_candidates(program, first, last, plan.budget)
+    notes += _tell_failures(first, last)
     best = rank([choice for _, _, choice in candidates], plan.margin)
     winner = change(candidates[best][1], {})
     costs = read_costs(paid)
@@ -190,6 +191,15 @@ def _list_candidates(
             candidates.append(("prompts", last.program.at(*ends), point))
         candidates.append(("joint", last.program, last.choice))
     return candidates
+
+
+def _tell_failures(first: Found, last: Found | None) -> Iterator[str]:
+    """In words, the walks that failed in the searches; few enough to choose by."""
+    for stage, found in (("threshold", first), ("joint", last)):
+        walks = found.walks if found else []
+        failed = sum(bool(walk["error"]) for walk in walks)
+        if failed:
+            yield f"{failed} of {len(walks)} walks failed in the search {stage!r}, counted as wrong"
 
 
 def _find_frontier(stage: str, first: Found, last: Found | None) -> Frontier:

@@ -66,6 +66,10 @@ def walk_all(
         retry_errors: do those walks again that ended in an error.
         report: called after each walk; `right` counts those that are right at tau = 0.
 
+    Returns:
+        The walks in the order of the examples and samples, whatever order they ended in: sums and
+        resamples of them are then the same each time.
+
     Raises:
         ValueError: the LM does not cache, or `out` holds other walks.
         RuntimeError: the server is gone; what is finished is kept.
@@ -97,7 +101,8 @@ def walk_all(
         retry_errors=retry_errors,
         enter=enter,
     )
-    return walks
+    places = {str(example.id): place for place, example in enumerate(examples)}
+    return sorted(walks, key=lambda walk: (places[walk["id"]], walk["sample"]))
 
 
 def read_labels(walks: Sequence[Walk]) -> list[Label]:

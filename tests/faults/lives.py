@@ -8,6 +8,7 @@ it left behind and writes `ended.json`. `Lives` is the side that tests use.
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 90.0  # seconds for a command; then it hangs
+LIMIT = 600.0  # seconds for a command; then it hangs, on the busiest machine too
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class Lives:
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
 
+    def end(self, folder: Path, name: str) -> None:
+        """Send SIGTERM to a command."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int((folder / name / "pid").read_text()), signal.SIGTERM)
+
     def wait(self, folder: Path, name: str) -> Ended:
         """Until the command has ended, or was ended at the limit."""
         told = folder / name / "ended.json"
@@ -95,6 +101,9 @@ def _serve() -> None:
     litellm.suppress_debug_info = True  # it prints
     with contextlib.suppress(Exception):  # imports the rest of what a call needs
         litellm.completion("hosted_vllm/m", [{"role": "user"}], api_base="http://127.0.0.1:9/v1")
+    with contextlib.redirect_stdout(sys.stderr):
+        import litellm.proxy.proxy_server  # half of the time that `serve` needs
+    gc.freeze()  # forks then share its memory
     print("ready", flush=True)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
@@ -112,6 +121,7 @@ def _serve() -> None:
 
 def _guard(child: int, folder: Path) -> None:
     began, code = time.monotonic(), None
+    (folder / "pid").write_text(str(child))
     while code is None and time.monotonic() < began + LIMIT:
         done, status = os.waitpid(child, os.WNOHANG)
         code = os.waitstatus_to_exitcode(status) if done else None
@@ -152,7 +162,7 @@ def _run_command(
     import dspy
     import dspy.clients
 
-    from scale_dspy.backends import connect
+    from scale_dspy.backends import replicas
 
     os.setsid()
     os.chdir(folder)
@@ -162,7 +172,7 @@ def _run_command(
     os.environ["DSPY_CACHEDIR"] = dspy.clients.DISK_CACHE_DIR = cache
     defaults = list(dspy.clients.configure_cache.__defaults__)
     dspy.clients.configure_cache.__defaults__ = (*defaults[:2], cache, *defaults[3:])
-    connect.FIRST_WAIT, connect.LONGEST_WAIT = first_wait, longest_wait
+    replicas.FIRST_WAIT, replicas.LONGEST_WAIT = first_wait, longest_wait
     if jumping_clock:
         real, jumps = time.time, itertools.cycle((0.0, 86_400.0, -86_400.0))
         time.time = lambda: real() + next(jumps)

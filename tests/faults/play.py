@@ -8,14 +8,17 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.fake_vllm import FakeVLLM, fake_vllm
+from tests.faults import served
 from tests.faults.lives import Ended, Lives
 from tests.faults.table import (
     COMMANDS,
+    TIMEOUT,
     WORLD,
     Command,
     Trouble,
@@ -57,6 +60,8 @@ class Player:
 
     def play(self, name: str, trouble: Trouble) -> Outcome:
         """Play `trouble` against the command called `name`."""
+        if name == "serve":
+            return self._play_serve(trouble)
         command = COMMANDS[name]
         reference, usual = self._find_reference(name)
         outcome = Outcome()
@@ -68,16 +73,61 @@ class Player:
             outcome.requests, outcome.seconds = requests, first.seconds
             finished = read_finished(command, folder)
             outcome.kept = len(finished)
-            _judge_end(outcome, first, trouble, name)
+            _judge_end(outcome, first)
             outcome.met = _name_end(command, folder, first, reference)
-            wanted = (name == "solve" and trouble.solo) or trouble.end
-            if wanted != "any" and outcome.met != wanted:
-                outcome.wrong.append(f"ended {outcome.met}, not {wanted}")
-            if requests > TRIES * usual + 2 * len(PAIRS):
-                outcome.wrong.append(f"{requests} requests where {usual} are usual")
+            _judge_met(outcome, (name == "solve" and trouble.solo) or trouble.end)
+            _judge_requests(outcome, usual)
         if trouble.end != "any":
             self._finish(outcome, command, folder, finished, reference)
         return outcome
+
+    def _play_serve(self, trouble: Trouble) -> Outcome:
+        """Play `trouble` against the model server of a `serve`, which then is sound again."""
+        reference, usual = self._find_reference("serve")
+        folder = self._make_folder(f"serve-{trouble.name}")
+        outcome = Outcome()
+        with _prepare_disks(trouble, folder) as cache:
+            own = {"cache": cache, **trouble.own}
+            asked, again, ended, outcome.requests = self._serve(trouble, folder, own)
+        outcome.seconds = ended.seconds
+        if asked is None or again is None:
+            outcome.met = "error"
+            outcome.wrong.append(f"it does not start: {_last_line(ended)}")
+        else:
+            outcome.met = asked.name(reference)
+            outcome.wrong += served.judge(asked, again, ended, reference)
+        _judge_end(outcome, ended)
+        _judge_met(outcome, trouble.served or trouble.solo or trouble.end)
+        _judge_requests(outcome, usual)
+        return outcome
+
+    def _serve(
+        self, trouble: Trouble, folder: Path, own: dict[str, Any]
+    ) -> tuple[served.Asked | None, served.Asked | None, Ended, int]:
+        """(what a client saw meanwhile, and afterwards; how `serve` ended; requests meanwhile)."""
+        with fake_vllm(WORLD, faults=trouble.faults, **trouble.server) as server:
+            self._start(COMMANDS["serve"], server, folder, "first", trouble.timeout, own)
+            url = served.read_url(folder, "first")
+            away = trouble.special in ("refused", "restart")
+            asked = served.ask(url) if url and not away else None
+            requests = len(server.chats())
+        if url and away:
+            asked, requests = self._ask_while_away(trouble, server, url)
+        with fake_vllm(WORLD, port=server.port):
+            again = served.ask(url) if url else None
+            return asked, again, served.end(self._lives, folder, "first"), requests
+
+    def _ask_while_away(
+        self, trouble: Trouble, server: FakeVLLM, url: str
+    ) -> tuple[served.Asked, int]:
+        """Ask while the server is gone; one that restarts is there again after a second."""
+        if trouble.special == "refused":
+            return served.ask(url), 0
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(served.ask, url)
+            time.sleep(1)
+            with fake_vllm(WORLD, port=server.port) as back:
+                return waiting.result(), len(back.chats())
 
     def _meet(
         self, command: Command, trouble: Trouble, folder: Path, own: dict[str, Any]
@@ -92,8 +142,8 @@ class Player:
         with fake_vllm(WORLD, faults=trouble.faults, **trouble.server) as server:
             if trouble.special == "two":
                 server.options = type(server.options)(delay=0.1)
-                self._start(command, server, folder, "other", 30, own)
-                first = self._run(command, server, folder, "first", 30, own)
+                self._start(command, server, folder, "other", trouble.timeout, own)
+                first = self._run(command, server, folder, "first", trouble.timeout, own)
                 other = self._lives.wait(folder, "other")
                 return _judge_two(command, first, other), len(server.chats())
             ended = self._run(command, server, folder, "first", trouble.timeout, own)
@@ -104,8 +154,8 @@ class Player:
     ) -> tuple[Ended, int]:
         """The server is away for a second after its third request, and back at the same port."""
         with fake_vllm(WORLD, delay=0.05) as server:
-            self._start(command, server, folder, "first", 30, own)
-            deadline = time.monotonic() + 30
+            self._start(command, server, folder, "first", TIMEOUT, own)
+            deadline = time.monotonic() + TIMEOUT
             while len(server.chats()) < 3 and time.monotonic() < deadline:
                 time.sleep(0.01)
         time.sleep(1)
@@ -125,7 +175,7 @@ class Player:
         with fake_vllm(WORLD) as server:
             again = Command((*command.arguments, *command.again))
             cache = {"cache": str(folder / "cache")}
-            ended = self._run(again, server, folder, "again", 30, cache)
+            ended = self._run(again, server, folder, "again", TIMEOUT, cache)
         if ended.code != 0:
             outcome.wrong.append(f"run again it ended with {ended.code}: {_last_line(ended)}")
         elif read_result(command, folder, ended.out) != reference:
@@ -138,9 +188,16 @@ class Player:
         with self._lock:
             if name not in self._references:
                 command, folder = COMMANDS[name], self._make_folder(f"{name}-reference")
+                if name == "serve":
+                    own = {"cache": str(folder / "cache")}
+                    asked, *_, requests = self._serve(Trouble("nothing", "right"), folder, own)
+                    if asked is None or asked.status != 200:
+                        raise RuntimeError(f"serve fails without a fault: {asked}")
+                    self._references[name] = asked.content, requests
+                    return self._references[name]
                 with fake_vllm(WORLD) as server:
                     cache = {"cache": str(folder / "cache")}
-                    ended = self._run(command, server, folder, "first", 30, cache)
+                    ended = self._run(command, server, folder, "first", TIMEOUT, cache)
                     if ended.code != 0:
                         raise RuntimeError(f"{name} fails without a fault: {ended.err}")
                     result = read_result(command, folder, ended.out)
@@ -208,7 +265,17 @@ def _call(*command: str) -> None:
     subprocess.run(command, check=True, timeout=20)
 
 
-def _judge_end(outcome: Outcome, ended: Ended, trouble: Trouble, name: str) -> None:
+def _judge_met(outcome: Outcome, wanted: str) -> None:
+    if wanted != "any" and outcome.met != wanted:
+        outcome.wrong.append(f"ended {outcome.met}, not {wanted}")
+
+
+def _judge_requests(outcome: Outcome, usual: int) -> None:
+    if outcome.requests > TRIES * usual + 2 * len(PAIRS):
+        outcome.wrong.append(f"{outcome.requests} requests where {usual} are usual")
+
+
+def _judge_end(outcome: Outcome, ended: Ended) -> None:
     if ended.code is None:
         outcome.wrong.append("it hangs")
     elif ended.code not in (0, 1, 2):

@@ -13,6 +13,8 @@ from tests.world import World
 WORLD = World(3, parts=(1, 3))
 PROBLEMS = WORLD.problems(6)
 
+TIMEOUT = 120.0  # seconds for a request, where a fault says no other; an idle machine needs 1
+
 End = Literal["right", "error", "any"]
 
 
@@ -27,7 +29,8 @@ class Trouble:
         server: options of the server.
         own: what goes wrong on the command's own side; see `lives._run_command`.
         special: what `play` does beside: "refused", "restart", "two", "cache", "output".
-        solo: how `solve` ends, where that is another way: it writes nothing.
+        solo: how `solve` ends, where that is another way: it writes nothing. `serve` too.
+        served: how a request to `serve` ends, where that is another way still.
         timeout: seconds for a request.
     """
 
@@ -38,7 +41,8 @@ class Trouble:
     own: dict[str, Any] = field(default_factory=dict)
     special: str = ""
     solo: End | None = None
-    timeout: float = 30.0
+    served: End | None = None
+    timeout: float = TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,15 @@ COMMANDS = {
         "out/walks.jsonl",
         "out/walks.jsonl",
     ),
+    "traces": Command(
+        ("traces", "set.jsonl", "--samples", "2", "--against", "none", "--out", "out/t.jsonl"),
+        ("--retry-errors",),
+        "out/t.jsonl",
+        "out/t.jsonl.run/rollouts.jsonl",
+    ),
     "compile none": _compile("none"),
     "compile bootstrap": _compile("bootstrap"),
+    "serve": Command(("serve", "--port", "0", "--json")),  # played by `served`
 }
 
 STAGES = ("decompose", "select", "assess", "solve_1", "solve_2")
@@ -117,7 +128,7 @@ TROUBLES = [
     Trouble("the model is unloaded", "error", (Fault(status=404, **FROM_THE_THIRD),)),
     Trouble("connection refused", "error", special="refused"),
     Trouble("a stall of 0.5 s", "right", (Fault(stall=0.5, **ONCE),)),
-    Trouble("time-out, twice", "right", (Fault(stall=9, **ONCE),), timeout=4),
+    Trouble("time-out, twice", "right", (Fault(stall=20, **ONCE),), timeout=12),
     Trouble("time-out, for good", "error", (Fault(stall=9, **FROM_THE_THIRD),), timeout=2),
     Trouble("no choices, twice", "any", (Fault(empty_choices=True, **ONCE),)),
     Trouble("no choices, for good", "any", (Fault(empty_choices=True),)),
@@ -129,7 +140,12 @@ TROUBLES = [
     ),
     Trouble("a window below max_tokens", "right", server={"max_model_len": 8_000}),
     Trouble("a window below the prompt", "error", server={"max_model_len": 20}),
-    Trouble("the server restarts", "right", special="restart", own={"first_wait": 2.0}),
+    Trouble(
+        "the server restarts",
+        "right",
+        special="restart",
+        own={"first_wait": 2.0, "longest_wait": 20.0},
+    ),
     Trouble("the clock jumps by days", "right", own={"jumping_clock": True}),
     Trouble("the output's disk is full", "error", special="output", solo="right"),
     Trouble("the cache's disk is full", "right", special="full cache"),
