@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from dspy.utils.exceptions import LMAuthError
 
 from scale_dspy import SCALE, connect
 from scale_dspy.evaluation.distribute import Backend, make_engine
-from scale_dspy.evaluation.run import GIVE_UP, Engine, evaluate
+from scale_dspy.evaluation.run import GIVE_UP, Engine, Progress, evaluate
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.test_cli import run
 from tests.world import World
@@ -112,6 +115,36 @@ def test_a_pair_of_models_on_ray(cluster: Path, tmp_path: Path) -> None:
         engine = make_engine(program, Backend(**names, **addresses, seed=0))
         evaluate(program, examples, lm, tmp_path / "ray", samples=1, engine=engine)
     assert read(tmp_path / "ray") == read(tmp_path / "local")
+
+
+@pytest.mark.vllm
+def test_an_interrupt_keeps_what_came_back_and_stops_the_workers(
+    cluster: Path, tmp_path: Path
+) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.done == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    program, examples, world = SCALE(candidates=1), World(21).problems(60), World(21)
+    with fake_vllm(world, delay=0.1) as server:
+        lm = connect(server.model, server.api_base, seed=0)
+        options = {"samples": 1, "engine": make_engine(program, Backend(lm.model, server.api_base))}
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                evaluate(program, examples, lm, tmp_path, report=interrupt, **options)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        done = len(read(tmp_path))
+        assert 5 <= done < 60
+        deadline = time.monotonic() + 30
+        sent = -1
+        while sent != len(server.requests) and time.monotonic() < deadline:
+            sent = len(server.requests)
+            time.sleep(2)
+        assert sent == len(server.requests)
+        assert evaluate(program, examples, lm, tmp_path, **options)["rollouts"] == 60
+    assert len({(each["id"], each["sample"]) for each in read(tmp_path)}) == 60
 
 
 @pytest.mark.parametrize("command", ["evaluate", "traces"])
