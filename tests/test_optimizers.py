@@ -153,12 +153,12 @@ def test_whether_to_split_is_learned(
 @pytest.mark.slow
 def test_a_mixed_world_needs_both_and_shows_it_on_other_problems(tmp_path: Path) -> None:
     """Short problems are best solved whole, since every step may slip; long ones only in parts."""
-    world = World(12, parts=(1, 6), merge=0.15, slip=0.1)
+    world = World(14, parts=(1, 6), merge=0.15, slip=0.1)
     program = SCALE(candidates=1, assess="upfront")
     with fake_vllm(world) as server:
         lm = join(server)
         found = ThresholdSearch(threads=16, out=tmp_path / "val").find(
-            program, world.problems(24), lm
+            program, world.problems(60), lm
         )
         walks = walk_all(program, world.problems(40, 500), lm, tmp_path / "test")
     test, choice = draw_frontier(walks), found.choice

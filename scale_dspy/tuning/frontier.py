@@ -88,10 +88,8 @@ class Choice:
 
     @property
     def expected(self) -> float:
-        """Accuracy to expect on new problems: midway between `accuracy`, which is too high, and
-        `held_out`, which is too low, as it is of choices on fewer problems."""
-        seen = self.accuracy.estimate
-        return seen if self.held_out is None else (seen + self.held_out) / 2
+        """Accuracy to expect on new problems: `held_out`, or `accuracy` where that is None."""
+        return self.accuracy.estimate if self.held_out is None else self.held_out
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; an infinite end of an interval is None."""

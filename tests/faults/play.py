@@ -244,7 +244,7 @@ def _prepare_disks(trouble: Trouble, folder: Path) -> Iterator[str]:
     if trouble.special not in ("output", "full cache"):
         yield str(cache)
         return
-    place, size = (folder / "out", "32k") if trouble.special == "output" else (cache, "1200k")
+    place, size = (folder / "out", "16k") if trouble.special == "output" else (cache, "2400k")
     place.mkdir(exist_ok=True)
     _call("mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place))
     try:
