@@ -135,8 +135,8 @@ def describe_proxy(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _drop_traceback(record: logging.LogRecord) -> bool:
-    """What the provider raises it has told in a line; the proxy would add its whole stack, with
-    the model server's address in it. A mistake of our own the provider logs itself."""
+    """What the provider raises it has told in a line, or logged where it is a mistake of our own;
+    the proxy would add its whole stack."""
     error = record.exc_info[1] if record.exc_info else None
     if getattr(error, "llm_provider", None) == PROVIDER:
         record.exc_info = record.exc_text = None  # a filter before this one sets the second

@@ -283,6 +283,7 @@ def test_a_failing_model_server_is_a_line_in_the_log(stream: bool, tmp_path: Pat
     assert f":{fake.port}" not in told
 
 
+@pytest.mark.slow
 def test_another_proxy_mounts_it_beside_a_plain_model(tmp_path: Path) -> None:
     """The two entries of the README, in LiteLLM's own proxy, with its own key."""
     with spawn_fake_vllm() as fake:

@@ -124,7 +124,9 @@ def test_accuracy_interval_never_claims_certainty_nor_depends_on_order(run, rand
     assert 0 <= found.low <= found.estimate <= found.high <= 1
     assert found.high - found.low > 0.05
     mean = np.mean([np.mean(samples) for samples in run.values()])
-    assert found.estimate == pytest.approx(mean)  # sums in another order differ in the last bit
+    assert found.estimate == pytest.approx(
+        mean, rel=1e-12
+    )  # sums in another order differ in the last bit
     shuffled = dict(random.sample(list(run.items()), len(run)))
     assert bound_accuracy(shuffled, resamples=FEW) == found
     assert bound_tokens(shuffled, resamples=FEW) == bound_tokens(run, resamples=FEW)

@@ -86,8 +86,6 @@ def digest(examples: Iterable[dspy.Example]) -> str:
 
 # ---- where a set is -------------------------------------------------------------------------
 
-_HUB_PATH = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(\w[\w.-]*))?(?::(.+))?", re.ASCII)
-
 
 def drop_folder(name: str) -> str:
     """The name of a set without the folder of its file, which is nobody's business.
@@ -96,6 +94,9 @@ def drop_folder(name: str) -> str:
     ('mine.jsonl', 'owner/set:test')
     """
     return Path(name).name if ".json" in name else name
+
+
+_HUB_PATH = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(\w[\w.-]*))?(?::(.+))?", re.ASCII)
 
 
 def _read_set(name: str) -> tuple[Source, list[Row]]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 600.0  # seconds for a command; then it hangs, on the busiest machine too
+LIMIT = 90.0  # seconds for a command; then it hangs
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tests.world import World
 WORLD = World(3, parts=(1, 3))
 PROBLEMS = WORLD.problems(6)
 
-TIMEOUT = 120.0  # seconds for a request, where a fault says no other; an idle machine needs 1
+TIMEOUT = 30.0  # seconds for a request, where a fault says no other; an idle machine needs 1
 
 End = Literal["right", "error", "any"]
 

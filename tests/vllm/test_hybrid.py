@@ -160,9 +160,9 @@ def test_a_cancelled_call_stops_on_the_server(hybrid: RealVLLM, real_lm: Metered
     # On two cores the engine's spinning worker can starve vLLM's front end, and this process, for
     # as long as it generates: a cancelled call then reaches it too late. Never every time.
     made = [3500.0]
-    while made[-1] >= 3500 and len(made) <= 6:
+    while made[-1] >= 3000 and len(made) <= 6:
         made.append(run(ask_and_leave()))
-    assert made[-1] < 3500, made
+    assert made[-1] < 3000, made
 
 
 async def wait_for(holds: Callable[[], bool], seconds: float = 30) -> None:
