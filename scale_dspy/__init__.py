@@ -15,8 +15,9 @@ __version__ = "0.1.0"
 __all__ = ["SCALE", "Step", "Threshold", "connect", "modes", "track"]
 
 if TYPE_CHECKING:
-    from scale_dspy.backends.connect import connect, modes
+    from scale_dspy.backends.connect import connect
     from scale_dspy.backends.ledger import track
+    from scale_dspy.backends.modes import modes
     from scale_dspy.program import SCALE
     from scale_dspy.step import Step
     from scale_dspy.threshold import Threshold
@@ -27,7 +28,7 @@ _HOME = {
     "Step": "scale_dspy.step",
     "Threshold": "scale_dspy.threshold",
     "connect": "scale_dspy.backends.connect",
-    "modes": "scale_dspy.backends.connect",
+    "modes": "scale_dspy.backends.modes",
     "track": "scale_dspy.backends.ledger",
 }
 

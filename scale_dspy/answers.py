@@ -287,7 +287,7 @@ def _unwrap(text: str) -> str:
     All at once: with one a round of all rules, an answer of nothing else would take seconds.
     """
     while wrapper := _WRAPPER.search(text):
-        end = _closing_brace(text, wrapper.end())
+        end = find_closing_brace(text, wrapper.end())
         if end is None:
             break
         before = text[: wrapper.start()]
@@ -297,12 +297,12 @@ def _unwrap(text: str) -> str:
 
 
 def _unbrace(text: str) -> str:
-    while text.startswith("{") and _closing_brace(text, 1) == len(text) - 1:
+    while text.startswith("{") and find_closing_brace(text, 1) == len(text) - 1:
         text = text[1:-1]
     return text
 
 
-def _closing_brace(text: str, start: int) -> int | None:
+def find_closing_brace(text: str, start: int) -> int | None:
     """Where the brace closes that was opened just before `start`."""
     depth = 1
     for match in _BRACE.finditer(text, start):

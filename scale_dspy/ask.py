@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import zlib
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from dspy.clients._deprecation import adapter_message_call
 from dspy.utils.exceptions import ContextWindowExceededError, LMInvalidRequestError
 
 from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.backends.ledger import OutOfTokensError, grant, stage
+from scale_dspy.backends.ledger import MIN_GRANT, OutOfTokensError, grant, room, stage, track
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +127,8 @@ class PlainAdapter(dspy.Adapter):
         return choices
 
 
-# Half a character; and control characters, with which a reply could rewrite a terminal. A backspace
-# and a form feed stay: they are what JSON makes of \\boxed and \\frac, see answers.py.
+# Lone surrogates, which UTF-8 cannot hold, and control characters, which could rewrite a terminal.
+# A backspace and a form feed stay: they are what JSON makes of \\boxed and \\frac, see answers.py.
 _HARMFUL = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -176,7 +177,7 @@ async def ask(
         config["rollout_id"] = _derive_rollout(predictor, attempt)
     with stage(stage_name), grant(predictor.config.get("max_tokens"), n) as max_tokens:
         lm = predictor.lm or dspy.settings.lm
-        server = lm.find_server(predictor.config) if isinstance(lm, MeteredLM) else None
+        server = lm.find_lm(predictor.config) if isinstance(lm, MeteredLM) else None
         window = server.window if server else None
         fits = window is None or max_tokens is None or max_tokens < window
         config["max_tokens"] = max_tokens if fits else None
@@ -211,19 +212,61 @@ async def ask_many(
 ) -> list[Reply]:
     """Draw `wanted` replies: in one request, or concurrently in requests of the `n` that the
     predictor's config sets. Where a server sends fewer choices, the rest is asked for one by one.
+    Under a cap, requests that are sent together share its room equally.
     """
     together = min(wanted, predictor.config.get("n", wanted))
     replies: list[Reply] = []
     for size in (together, 1):
-        missing = wanted - len(replies)
-        if replies and not any(reply.text or reply.reasoning for reply in replies):
+        count = math.ceil((wanted - len(replies)) / size)
+        if count <= 0 or (replies and not any(reply.text or reply.reasoning for reply in replies)):
             break  # a server that has nothing to say will not say it one by one
+        left = room()
+        share = None if left is None else left // count
+        if replies and share is not None and share < MIN_GRANT:
+            break  # what there is has to do
         requests = [
-            ask(predictor, stage_name, inputs, n=size, attempt=attempt + len(replies) + number)
-            for number in range(-(-missing // size))
+            _ask_within(share, predictor, stage_name, inputs, attempt + len(replies) + number, size)
+            for number in range(count)
         ]
         replies += [reply for choices in await gather_all(*requests) for reply in choices]
     return replies[:wanted]
+
+
+async def _ask_within(
+    cap: int | None,
+    predictor: dspy.Predict,
+    stage_name: str,
+    inputs: dict[str, str],
+    attempt: int,
+    n: int,
+) -> list[Reply]:
+    """One of several requests at once: without a cap of its own the first takes all the room."""
+    with track(cap):
+        return await ask(predictor, stage_name, inputs, attempt=attempt, n=n)
+
+
+async def ask_until_said(
+    predictor: dspy.Predict, stage_name: str, inputs: dict[str, str], *, keep: int = 0
+) -> Reply:
+    """Ask until something is said, at most ATTEMPTS times; never again after a cut-off.
+
+    Args:
+        keep: response tokens that must be left under every open cap.
+
+    Returns:
+        The last reply, empty if there is none or no room for a request.
+    """
+    reply = Reply("")
+    for attempt in range(ATTEMPTS):
+        left = room()
+        try:
+            with track(None if left is None else max(0, left - keep)):
+                (reply, *_) = await ask(predictor, stage_name, inputs, attempt=attempt)
+        except OutOfTokensError:
+            break
+        if reply.text or reply.cut_off:
+            break
+    return reply
 
 
 async def ask_until_read(

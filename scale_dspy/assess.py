@@ -7,7 +7,7 @@ import re
 import dspy
 
 from scale_dspy.ask import ask_until_read
-from scale_dspy.backends.connect import Modes
+from scale_dspy.backends.modes import Modes
 
 UNREADABLE = 1.0  # the difficulty where no score can be read: it leads to System 2
 

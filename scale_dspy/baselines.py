@@ -7,9 +7,10 @@ from typing import Any
 import dspy
 
 from scale_dspy.answers import find_answer, vote
-from scale_dspy.ask import ATTEMPTS, Reply, ask, ask_many
-from scale_dspy.backends.connect import Modes, Style, choose_modes
-from scale_dspy.backends.ledger import Ledger, OutOfTokensError, room, track
+from scale_dspy.ask import Reply, ask, ask_many, ask_until_said
+from scale_dspy.backends.ledger import MIN_GRANT, Ledger, OutOfTokensError, room, track
+from scale_dspy.backends.modes import Modes, Style, choose_modes
+from scale_dspy.checks import check_whole
 from scale_dspy.program import SCALE
 from scale_dspy.solver import Solver
 from scale_dspy.step import Step
@@ -70,16 +71,7 @@ class ChainOfThought(Solver):
         self.solve = dspy.Predict(SolveProblem, **choose_modes(modes)["solve_2"])
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
-        reply = Reply("")
-        for attempt in range(ATTEMPTS):
-            try:
-                (reply, *_) = await ask(
-                    self.solve, "solve_2", {"problem": problem}, attempt=attempt
-                )
-            except OutOfTokensError:
-                break
-            if reply.text or reply.cut_off:
-                break
+        reply = await ask_until_said(self.solve, "solve_2", {"problem": problem})
         return _predict(ledger, problem, reply, find_answer(reply.text or reply.reasoning))
 
 
@@ -96,9 +88,7 @@ class MajorityVote(Solver):
         self, samples: int = 8, *, budget: int | None = None, modes: Modes | Style = "hybrid"
     ) -> None:
         super().__init__(budget)
-        if samples < 1:
-            raise ValueError(f"samples is a whole number from 1, not {samples!r}")
-        self.samples = samples
+        self.samples = check_whole("samples", samples)
         self.solve = dspy.Predict(SolveProblem, **choose_modes(modes)["solve_2"])
 
     @property
@@ -106,7 +96,9 @@ class MajorityVote(Solver):
         return {**super().options, "samples": self.samples}
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
-        replies = await ask_many(self.solve, "solve_2", {"problem": problem}, self.samples)
+        left = room()
+        wanted = self.samples if left is None else min(self.samples, left // MIN_GRANT)
+        replies = await ask_many(self.solve, "solve_2", {"problem": problem}, max(1, wanted))
         answers = [find_answer(reply.text or reply.reasoning) for reply in replies]
         answer = vote(answers)
         winner = replies[answers.index(answer)]
@@ -137,12 +129,10 @@ class InftyThink(Solver):
         modes: Modes | Style = "hybrid",
     ) -> None:
         super().__init__(budget)
-        if rounds < 1:
-            raise ValueError(f"rounds is a whole number from 1, not {rounds!r}")
         stages = choose_modes(modes)
         thinking: dict[str, Any] = stages["solve_2"]
         length = round_tokens or max(SHORTEST_ROUND, int(thinking["max_tokens"] * ROUND))
-        self.rounds = rounds
+        self.rounds = check_whole("rounds", rounds)
         self.think = dspy.Predict(ContinueProblem, **{**thinking, "max_tokens": length})
         self.summarise = dspy.Predict(SummariseWork, **_loosen(stages["solve_1"], length))
         self.conclude = dspy.Predict(ConcludeProblem, **stages["solve_1"])
@@ -195,6 +185,9 @@ class ProblemRouting(SCALE):
         modes: Modes | Style = "hybrid",
     ) -> None:
         super().__init__(threshold, candidates=1, split=1.0, budget=budget, modes=modes)
+
+
+METHODS = ("scale", "last_step", "cot", "majority", "inftythink", "routing")
 
 
 def make_program(

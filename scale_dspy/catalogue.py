@@ -8,19 +8,20 @@ the program's frontier: the most accurate point that costs so many response toke
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scale_dspy.backends.connect import Style
-from scale_dspy.baselines import make_program
+from scale_dspy.backends.modes import Style
+from scale_dspy.baselines import METHODS, make_program
 from scale_dspy.program import SCALE, load_program
 from scale_dspy.solver import Solver
 
 DEFAULT = "scale"
-METHODS = ("scale", "last_step", "cot", "majority", "inftythink", "routing")
+PROVIDER = "scale"  # in a LiteLLM proxy, models are named scale/NAME
 
 Point = Mapping[str, float]
 """A point of a frontier: threshold, split, accuracy, tokens."""
@@ -95,7 +96,9 @@ def list_names(catalogue: Catalogue) -> list[str]:
     for name in catalogue.programs:
         names.append(name)
         names += [
-            f"{name}@tokens={-int(-p['tokens'] // 1)}" for p in catalogue.points.get(name, ())
+            # Rounded up, or the point itself would be too dear.
+            f"{name}@tokens={math.ceil(point['tokens'])}"
+            for point in catalogue.points.get(name, ())
         ]
     return names
 
@@ -104,8 +107,8 @@ def find_program(catalogue: Catalogue, name: str, method: str | None = None) -> 
     """The program that a model's name stands for.
 
     Args:
-        method: another method instead of SCALE, one of METHODS; then the name is that of the plain
-            default, with a threshold at most.
+        method: another method instead of SCALE, one of METHODS. It is solved by the method's plain
+            default; of the name only a threshold counts.
 
     Raises:
         UnknownModelError: there is no such program.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import dspy
@@ -12,14 +11,14 @@ from dspy.utils.callback import BaseCallback
 from scale_dspy.assess import Assess
 from scale_dspy.decompose import Decompose
 from scale_dspy.solve import Solve
+from scale_dspy.step import show_step
 
 LONGEST_QUESTION = 100_000  # characters, with all its context
-FIELDS = ("subproblem", "difficulty", "system", "solution", "tokens")
 
 
 def join_messages(messages: Sequence[Mapping[str, Any]]) -> str:
-    """A conversation as one problem: the last message is the question. Before it stand, each after
-    a blank line, the system's text as it is, and earlier turns as "User: ..." and "Assistant: ...".
+    """A conversation as one problem. The last message is the question. The earlier ones come before
+    it, with blank lines between: system text as it is, turns as "User: ..." and "Assistant: ...".
 
     Raises:
         ValueError: the last message is not the user's, is empty, or something is not text.
@@ -76,9 +75,8 @@ def add_usage(usage: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def list_fields(prediction: dspy.Prediction) -> dict[str, Any]:
     """What a reply carries beside OpenAI's fields."""
-    steps = [asdict(step) for step in prediction.steps]
     return {
-        "scale_steps": [{key: step[key] for key in FIELDS} for step in steps],
+        "scale_steps": [show_step(step) for step in prediction.steps],
         "scale_usage": prediction.usage,
         "scale_replaced": list(prediction.replaced),
     }

@@ -6,9 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, get_args
 
 from scale_dspy import __version__
+from scale_dspy.backends.modes import Style
 from scale_dspy.commands import run, serve, tune
 from scale_dspy.commands.flags import FAILED
 from scale_dspy.tuning import OPTIMIZERS
@@ -17,18 +18,20 @@ if TYPE_CHECKING:
     _Parsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 BAD_USAGE, INTERRUPTED = 2, 130
-MODES = ("hybrid", "pair", "prefill", "prompt", "embedded")
+MODES = get_args(Style)
 METHODS = ("scale", "last_step", "cot", "majority", "inftythink", "routing")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (0 done, 1 it failed, 2 bad usage or input)."""
     arguments = _make_parser().parse_args(argv)
-    key = getattr(arguments, "api_key", None)
+    keys = [getattr(arguments, "api_key", None), os.environ.get("SCALE_SYSTEM_1_API_KEY")]
 
     def complain(message: str, code: int) -> int:
-        """One line without the key, which a server's own words may repeat."""
-        return _complain(message.replace(key, "[key]") if key else message, code)
+        """One line without the keys, which a server's own words may repeat."""
+        for key in filter(None, keys):
+            message = message.replace(key, "[key]")
+        return _complain(message, code)
 
     do: Callable[[argparse.Namespace], int] = arguments.run
     try:
@@ -245,8 +248,7 @@ def _add_choice(command: argparse.ArgumentParser, margin: float) -> None:
     group.add_argument(
         "--assess",
         choices=("in_context", "upfront"),
-        default="in_context",
-        help="rate each sub-problem as its turn comes, or all before any is solved",
+        help="rate each sub-problem as its turn comes [in_context], or all before any is solved",
     )
     group.add_argument(
         "--candidates",
@@ -297,11 +299,12 @@ def _add_backend(command: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 
-def _read_numbers(text: str) -> str:
-    """An argument such as 8 or 8,1."""
-    if not all(part.isascii() and part.isdigit() and int(part) for part in text.split(",")):
+def _read_numbers(text: str) -> list[int]:
+    """The numbers of an argument such as 8 or 8,1."""
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1, nor several")
-    return text
+    return [int(part) for part in parts]
 
 
 def _complain(message: str, code: int) -> int:
@@ -342,11 +345,3 @@ def _explain(error: Exception, arguments: argparse.Namespace) -> str:
             return f"none of {', '.join(addresses)} can be reached: are the servers running?"
         return f"{where} cannot be reached: is the server running?"
     return f"{where} failed: {_first_line(error)}"
-
-
-def _exit() -> NoReturn:
-    sys.exit(main())
-
-
-if __name__ == "__main__":
-    _exit()

@@ -7,8 +7,9 @@ import re
 import dspy
 
 from scale_dspy.ask import ATTEMPTS, ask_many, ask_until_read
-from scale_dspy.backends.connect import Modes
 from scale_dspy.backends.ledger import OutOfTokensError, room
+from scale_dspy.backends.modes import Modes
+from scale_dspy.checks import check_whole
 from scale_dspy.step import render_list
 
 MAX_SUBPROBLEMS = 12
@@ -52,11 +53,7 @@ class Decompose(dspy.Module):
 
     def __init__(self, candidates: int, modes: Modes) -> None:
         super().__init__()
-        if isinstance(candidates, bool) or not 1 <= candidates <= MAX_CANDIDATES:
-            raise ValueError(
-                f"candidates is a whole number from 1 to {MAX_CANDIDATES}, not {candidates!r}"
-            )
-        self.candidates = candidates
+        self.candidates = check_whole("candidates", candidates, most=MAX_CANDIDATES)
         self.propose = dspy.Predict(ProposeSubproblems, **modes["decompose"])
         self.select = dspy.Predict(SelectCandidate, **modes["select"])
 

@@ -29,9 +29,9 @@ from scale_dspy.decompose import Decompose
 from scale_dspy.solve import Solve
 
 if TYPE_CHECKING:
+    from scale_dspy.card import Card
     from scale_dspy.evaluation.run import Progress
     from scale_dspy.evaluation.summary import Summary
-    from scale_dspy.traces import Card
 
 SOLUTION_LINES = 6  # of each solution; the whole of it is in --json
 
@@ -70,6 +70,7 @@ class Watch(BaseCallback):
             return
         if isinstance(instance, Decompose):
             self._total = len(outputs.subproblems)
+            self._difficulties.clear()  # a rating of the whole problem, by which it was split
             plural = "" if self._total == 1 else "s"
             self.console.print(f"[bold]{self._total} sub-problem{plural}[/bold]")
         elif isinstance(instance, Assess):
@@ -98,7 +99,7 @@ class Watch(BaseCallback):
 class RunBar:
     """The progress of a run: rollouts, accuracy, tokens, calls in flight, time left.
 
-    As a context it says, where it is interrupted, what is kept.
+    As a context manager it says, when the run is interrupted, what is kept.
     """
 
     def __init__(self, console: Console, out: Path) -> None:

@@ -1,7 +1,7 @@
 """The door in front of LiteLLM's proxy: an ASGI application around the proxy's.
 
-It checks the key, lets nothing through but the paths of a model, and refuses what is too large or
-no request at all, each time as OpenAI's API would say it.
+It checks the key, lets only the paths of a model through, and refuses bodies that are too large or
+malformed. Its errors have the form of OpenAI's.
 """
 
 from __future__ import annotations
@@ -64,46 +64,45 @@ def make_door(
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await app(scope, receive, announce(send))
+            await app(scope, receive, _announce(send, ready))
         elif scope["type"] == "http":
             await enter(scope, receive, send)
-
-    def announce(send: Send) -> Send:
-        async def send_on(message: Message) -> None:
-            await send(message)
-            if message["type"] == "lifespan.startup.complete":
-                ready()
-
-        return send_on
 
     async def enter(scope: Scope, receive: Receive, send: Send) -> None:
         headers = {bytes(name).lower(): bytes(value) for name, value in scope["headers"]}
         method = PATHS.get(scope["path"].rstrip("/") or "/")
         if method is None:
-            await refuse(send, 404, f"there is no {scope['path'][:100]!r} here", "not_found_error")
+            await _refuse(send, 404, f"there is no {scope['path'][:100]!r} here", "not_found_error")
         elif key and not _fits(key, headers.get(b"authorization", b"")):
-            await refuse(send, 401, "the API key is missing or wrong", "invalid_api_key")
+            await _refuse(send, 401, "the API key is missing or wrong", "invalid_api_key")
         elif scope["method"] != method:
-            await refuse(send, 405, f"{scope['path']} takes {method}", "invalid_request_error")
+            await _refuse(send, 405, f"{scope['path']} takes {method}", "invalid_request_error")
         elif scope["path"].startswith("/health"):
             await app(_let_in(scope, inner_key), receive, send)
         elif method == "GET":
             await _send_json(send, 200, _describe_models(names))
         else:
             body = await _read_body(receive)
-            if body is None:
-                return
-            complaint = _check_body(body)
+            complaint = None if body is None else _check_body(body)
             if complaint:
-                await refuse(send, *complaint)
-                return
-            scope = _let_in(scope, inner_key)
-            await app(scope, _replay(body, receive), _mend_reply(send))
+                await _refuse(send, *complaint)
+            elif body is not None:
+                replayed = _replay(body, receive)
+                await app(_let_in(scope, inner_key), replayed, _mend_reply(send))
 
     return door
 
 
-async def refuse(send: Send, status: int, message: str, kind: str) -> None:
+def _announce(send: Send, ready: Callable[[], None]) -> Send:
+    async def send_on(message: Message) -> None:
+        await send(message)
+        if message["type"] == "lifespan.startup.complete":
+            ready()
+
+    return send_on
+
+
+async def _refuse(send: Send, status: int, message: str, kind: str) -> None:
     """Answer with an error as OpenAI's API words it."""
     code = kind if status in (401, 404) else str(status)
     error = {"message": message, "type": kind, "param": None, "code": code}
@@ -177,8 +176,8 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _mend_reply(send: Send) -> Send:
-    """The proxy drops the provider's Retry-After, and what it did not foresee it answers as plain
-    text: add the one to every 429, and say the other as an error."""
+    """The proxy drops the provider's Retry-After, so add one to every 429. It answers an
+    unexpected failure in plain text, so send a JSON error instead."""
     failed = False
 
     async def send_on(message: Message) -> None:
@@ -192,7 +191,7 @@ def _mend_reply(send: Send) -> Send:
         if not failed:
             await send(message)
         elif message["type"] == "http.response.start":
-            await refuse(send, 500, "the request failed", "internal_server_error")
+            await _refuse(send, 500, "the request failed", "internal_server_error")
 
     return send_on
 

@@ -18,9 +18,11 @@ from scale_dspy import __version__
 from scale_dspy.answers import find_answer
 from scale_dspy.ask import gather_all
 from scale_dspy.assess import Assess
-from scale_dspy.backends.connect import Modes, Style, choose_modes
 from scale_dspy.backends.ledger import Ledger, has_room, track
+from scale_dspy.backends.modes import Modes, Style, choose_modes
+from scale_dspy.checks import check_whole
 from scale_dspy.decompose import Decompose
+from scale_dspy.files import write_whole
 from scale_dspy.solve import Solve
 from scale_dspy.solver import Solver
 from scale_dspy.step import Step, render_context, render_list
@@ -77,8 +79,8 @@ class SCALE(Solver):
             raise ValueError(f"assess is one of {', '.join(TIMINGS)}, not {assess!r}")
         requests = choose_modes(modes)
         if system_2_cap is not None:
-            thinking = {**requests["solve_2"], "max_tokens": _check_cap(system_2_cap)}
-            requests = {**requests, "solve_2": thinking}
+            cap = check_whole("a cap", system_2_cap)
+            requests = {**requests, "solve_2": {**requests["solve_2"], "max_tokens": cap}}
         self.decompose = Decompose(candidates, requests)
         self.assess = Assess(requests)
         self.solve = Solve(requests)
@@ -123,7 +125,7 @@ class SCALE(Solver):
         return {**state, "scale_dspy": {"version": __version__, "options": self.options, **record}}
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
-        """All four stages. A cap is spent so: a quarter on planning at most, a quarter kept back
+        """All four stages. A cap is spent so: at most a quarter on decomposing, a quarter kept back
         for the answer, and no step but the last takes more than half of what is left."""
         reserve = (ledger.cap or 0) // 4
         notes: list[str] = []
@@ -211,17 +213,10 @@ class SCALE(Solver):
         return 2 if difficulty is not None and difficulty > self.threshold.value else 1
 
 
-def _check_cap(cap: int) -> int:
-    if isinstance(cap, bool) or not isinstance(cap, int) or cap < 1:
-        raise ValueError(f"a cap is a whole number of response tokens from 1, not {cap!r}")
-    return cap
-
-
 def save_program(program: SCALE, path: str | Path) -> None:
     """Write a program's JSON file whole or not at all; `load_program` reads it."""
-    draft = Path(path).with_suffix(".draft.json")
-    program.save(draft)
-    draft.replace(path)
+    with write_whole(Path(path)) as draft:
+        program.save(draft)
 
 
 def load_program(path: str | Path, modes: Modes | Style = "hybrid") -> SCALE:

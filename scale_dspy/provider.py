@@ -31,10 +31,17 @@ import litellm
 from dspy.utils import exceptions as kinds
 from litellm.types.utils import Delta, Message, ModelResponse, ModelResponseStream, Usage
 
-from scale_dspy.backends.connect import MeteredLM, Style, connect, uses_embedded
+from scale_dspy.backends.connect import MeteredLM, connect, uses_embedded
 from scale_dspy.backends.loop import adopt_running_loop, run_on_shared_loop
+from scale_dspy.backends.modes import Style
 from scale_dspy.backends.privacy import hide_server
-from scale_dspy.catalogue import Catalogue, UnknownModelError, find_program, read_catalogue
+from scale_dspy.catalogue import (
+    PROVIDER,
+    Catalogue,
+    UnknownModelError,
+    find_program,
+    read_catalogue,
+)
 from scale_dspy.chat import (
     Narrator,
     add_usage,
@@ -49,7 +56,6 @@ from scale_dspy.solver import Solver, check_budget
 
 logger = logging.getLogger(__name__)
 
-PROVIDER = "scale"
 AT_WORK, WAITING = 64, 256  # problems
 
 
@@ -87,8 +93,9 @@ class ScaleLLM(litellm.CustomLLM):
 
     Args:
         offer: None to make one from the environment when the first request comes: SCALE_MODEL,
-            SCALE_API_BASE, SCALE_API_KEY, SCALE_MODES, SCALE_PROGRAM (files, separated as in PATH),
-            SCALE_FRONTIER, SCALE_AT_WORK, SCALE_WAITING.
+            SCALE_API_BASE, SCALE_API_KEY (the same with SYSTEM_1_ for a pair), SCALE_MODES,
+            SCALE_PROGRAM (files, separated as in PATH), SCALE_FRONTIER, SCALE_AT_WORK,
+            SCALE_WAITING.
     """
 
     def __init__(self, offer: Offer | None = None) -> None:
@@ -201,7 +208,10 @@ class ScaleLLM(litellm.CustomLLM):
     def _open_offer(self) -> Offer:
         with self._lock:
             if self._offer is None:
-                self._offer = offer_from_environment()
+                try:
+                    self._offer = offer_from_environment()
+                except ValueError as error:  # a fault of the owner's, not of the client's request
+                    raise RuntimeError(f"the environment describes no offer: {error}") from error
             return self._offer
 
     async def _solve(
@@ -258,8 +268,8 @@ def read_call(
 
 
 def translate(error: Exception, model: str, lm: MeteredLM | None) -> Exception:
-    """An error as LiteLLM's, which the proxy turns into OpenAI's. A client learns nothing of what
-    the model server said; the log does, but for the key and the address of `lm`."""
+    """An error as LiteLLM's, which the proxy turns into OpenAI's. The client is not told what the
+    model server said; the log is, without the keys and addresses of `lm`."""
     kind, message = _classify(error)
     if kind in (litellm.Timeout, litellm.ServiceUnavailableError):
         said = hide_server(str(error), lm) if lm else type(error).__name__
@@ -306,7 +316,8 @@ def offer_from_environment() -> Offer:
     catalogue = read_catalogue(programs, frontier, style=style, candidates=1 if embedded else 8)
     at_work = int(os.environ.get("SCALE_AT_WORK", 1 if embedded else AT_WORK))
     waiting = int(os.environ.get("SCALE_WAITING", WAITING))
-    return Offer(catalogue, connect_uncached(model, api_base), at_work, waiting)
+    lm = connect(model, api_base, cache=False)  # who asks twice wants two samples
+    return Offer(catalogue, lm, at_work, waiting)
 
 
 def seed_anew(lm: MeteredLM, seed: int) -> MeteredLM:
@@ -315,11 +326,6 @@ def seed_anew(lm: MeteredLM, seed: int) -> MeteredLM:
     other.seed = seed
     other.partner = None if lm.partner is None else seed_anew(lm.partner, seed)
     return other
-
-
-def connect_uncached(*arguments: Any, **options: Any) -> MeteredLM:
-    """`connect()` without DSPy's cache: who asks twice wants two samples, and pays for both."""
-    return connect(*arguments, **options, cache=False)
 
 
 class _Writer:

@@ -19,12 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scale_dspy.catalogue import list_names
+from scale_dspy.catalogue import PROVIDER, list_names
 
 if TYPE_CHECKING:
     from scale_dspy.provider import Offer
 
-PROVIDER = "scale"
 NEEDED = ("apscheduler", "backoff", "fastapi", "uvicorn", "websockets")
 
 
@@ -135,8 +134,8 @@ def describe_proxy(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _drop_traceback(record: logging.LogRecord) -> bool:
-    """What the provider raises it has told in a line, or logged where it is a mistake of our own;
-    the proxy would add its whole stack."""
+    """Drop the proxy's stack for an error of the provider: the client was told in one line, and a
+    bug of ours is already in the log."""
     error = record.exc_info[1] if record.exc_info else None
     if getattr(error, "llm_provider", None) == PROVIDER:
         record.exc_info = record.exc_text = None  # a filter before this one sets the second
@@ -157,8 +156,8 @@ def _set_environment(config: Path, inner_key: str) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """uvicorn raises the signal that ended it once more; it is not to kill the process, which has
-    a model server to stop and a folder to remove."""
+    """Ignore the signal that uvicorn raises again once it has shut down: it would kill the process
+    before the model server is stopped and the folder removed."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     try:

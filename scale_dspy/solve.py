@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dspy
 
-from scale_dspy.ask import ATTEMPTS, Reply, ask
-from scale_dspy.backends.connect import Modes
-from scale_dspy.backends.ledger import OutOfTokensError, has_room, room, track
+from scale_dspy.ask import Reply, ask_until_said
+from scale_dspy.backends.ledger import has_room, room, track
+from scale_dspy.backends.modes import Modes
 
 MIN_THINKING = 256  # response tokens; with less room than this, thinking would end before it helps
 DRAFT = 24_000  # characters of unfinished reasoning that are handed on, counted from its end
@@ -64,7 +64,7 @@ class Solve(dspy.Module):
             if system == 2:
                 reply = await self._think(inputs, keep)
             else:
-                reply = await self._ask_again(self.system_1, "solve_1", inputs, keep)
+                reply = await ask_until_said(self.system_1, "solve_1", inputs, keep=keep)
         solution = reply.text
         if solution and reply.cut_off:
             replaced = [*replaced, f"solve: the solution was cut off after {spent.tokens} tokens"]
@@ -83,33 +83,13 @@ class Solve(dspy.Module):
         """System 2; where it is cut off before a result, System 1 concludes from what there is."""
         left = room()
         conclude = 0 if left is None else min(self._answer_tokens(), (left - keep) // 4)
-        reply = await self._ask_again(self.system_2, "solve_2", inputs, keep + conclude)
+        reply = await ask_until_said(self.system_2, "solve_2", inputs, keep=keep + conclude)
         if not reply.cut_off or r"\boxed" in reply.text:
             return reply
         work = f"{reply.reasoning}\n\n{reply.text}".strip()
         unfinished = {**inputs, "draft": work[-DRAFT:]}
-        end = await self._ask_again(self.system_1, "solve_1", unfinished, keep)
+        end = await ask_until_said(self.system_1, "solve_1", unfinished, keep=keep)
         return Reply(end.text or reply.text, work, end.cut_off)
-
-    async def _ask_again(
-        self, predictor: dspy.Predict, stage: str, inputs: dict[str, str], keep: int
-    ) -> Reply:
-        """Ask until something is said, at most ATTEMPTS times; never again after a cut-off."""
-        reply = Reply("")
-        for attempt in range(ATTEMPTS):
-            try:
-                with track(cap=_spare(keep)):
-                    (reply, *_) = await ask(predictor, stage, inputs, attempt=attempt)
-            except OutOfTokensError:
-                break
-            if reply.text or reply.cut_off:
-                break
-        return reply
 
     def _answer_tokens(self) -> int:
         return int(self.system_1.config.get("max_tokens") or MIN_THINKING)
-
-
-def _spare(keep: int) -> int | None:
-    left = room()
-    return None if left is None else max(0, left - keep)

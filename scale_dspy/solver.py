@@ -14,6 +14,7 @@ from scale_dspy.ask import PlainAdapter, mend
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.ledger import Ledger, track
 from scale_dspy.backends.loop import run
+from scale_dspy.checks import check_whole
 
 MIN_BUDGET = 64  # response tokens
 
@@ -53,7 +54,8 @@ class Solver(dspy.Module):
             order, the cost by stage, and in words every model output that had to be replaced.
 
         Raises:
-            ValueError: an empty problem, or a budget that is none.
+            ValueError: the problem is no text or an empty one, the budget is no whole number from
+                MIN_BUDGET, or there is one and the LM does not count its tokens.
             dspy.utils.exceptions.LMError: the server did not answer.
         """
         if not isinstance(problem, str) or not problem.strip():
@@ -72,10 +74,4 @@ class Solver(dspy.Module):
 
 def check_budget(budget: int | None) -> int | None:
     """`budget` itself; ValueError unless it is None or a whole number from MIN_BUDGET."""
-    if budget is None:
-        return None
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < MIN_BUDGET:
-        raise ValueError(
-            f"a budget is a whole number of response tokens from {MIN_BUDGET}, not {budget!r}"
-        )
-    return budget
+    return None if budget is None else check_whole("a budget", budget, MIN_BUDGET)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class Step:
     solution: str
     reasoning: str
     tokens: int
+
+
+def show_step(step: Step) -> dict[str, Any]:
+    """A step as replies and --json show it: all but its reasoning."""
+    keys = ("subproblem", "difficulty", "system", "solution", "tokens")
+    return {key: getattr(step, key) for key in keys}
 
 
 def render_context(steps: Sequence[Step]) -> str:

@@ -11,69 +11,35 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import dspy
 
-from scale_dspy.answers import accepts, find_answer
+from scale_dspy.answers import accepts, find_answer, find_closing_brace
 from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.evaluation.data import digest, drop_folder
-from scale_dspy.evaluation.overlap import RUN, find_overlap, index_problems
+from scale_dspy.card import Card, count_traces, render_card
+from scale_dspy.evaluation.data import digest
+from scale_dspy.evaluation.overlap import find_overlap, index_problems
 from scale_dspy.evaluation.run import (
     Engine,
     Progress,
     Rollout,
     describe_run,
     evaluate,
-    read_rollouts,
+    read_pairs,
 )
-from scale_dspy.evaluation.statistics import bound_accuracy
+from scale_dspy.evaluation.summary import ROLLOUTS
+from scale_dspy.files import write_whole
 from scale_dspy.program import SCALE
 from scale_dspy.solver import Solver
 
 AGAINST = ("aime24", "aime25", "amc23", "math500")
-METHODS = ("scale", "last_step", "cot", "routing")  # their steps, joined, are one solution
+JOINABLE = ("scale", "last_step", "cot", "routing")  # their steps, joined, are one solution
 SUFFIXES = (".jsonl", ".parquet")
 UNFINISHED = ("cut off", "no solution in any reply")  # in a prediction's notes
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Card:
-    """How a file of traces came about, in numbers.
-
-    Attributes:
-        problems: of the set, those that overlap included.
-        overlapping: problems that were dropped before they were solved, by test set.
-        solved: problems that were solved, or tried.
-        kept: records in the file.
-        kept_share: kept / solved, and `kept_interval` its 95 % interval.
-        dropped: rollouts that became no record, by reason: wrong, no answer, error, unfinished,
-            longer (than another right one of the problem).
-        tokens: response tokens of all rollouts; `tokens_kept` of those in the file.
-        steps: sub-problems of the records by the system that solved them.
-        against: names of the test sets, each with its digest.
-        unchecked: test sets that could not be loaded.
-        settings: what run.json says of the rollouts.
-    """
-
-    problems: int
-    overlapping: dict[str, int]
-    solved: int
-    kept: int
-    kept_share: float
-    kept_interval: list[float]
-    rollouts: int
-    dropped: dict[str, int]
-    tokens: int
-    tokens_kept: int
-    steps: dict[str, int]
-    against: dict[str, str]
-    unchecked: list[str]
-    settings: dict[str, Any]
 
 
 def make_traces(
@@ -95,7 +61,7 @@ def make_traces(
     """Solve problems with gold answers and write the right solutions as chat records.
 
     Args:
-        program: one of METHODS.
+        program: one of JOINABLE.
         examples: as `load` makes them.
         out: the file, .jsonl or .parquet. Its run lies in `out`.run, its card in a .card.md beside.
         data: the set's name, for the card and the records.
@@ -106,7 +72,7 @@ def make_traces(
 
     Raises:
         ValueError: `out` has another suffix, its run is another one, or every problem overlaps.
-        RuntimeError: the server is gone; what is finished is kept.
+        RuntimeError: the server is gone, or no rollout became a record; what is finished is kept.
     """
     check_path(out)
     clean, overlapping = drop_overlapping(examples, against)
@@ -126,23 +92,19 @@ def make_traces(
         engine=engine,
         report=report,
     )
-    wanted = {str(example.id) for example in clean}
-    rollouts = [
-        rollout
-        for rollout in read_rollouts(folder / "rollouts.jsonl")
-        if rollout["id"] in wanted and rollout["sample"] < samples
-    ]
+    rollouts = list(read_pairs(folder / ROLLOUTS, clean, samples))
     threshold = program.threshold.value if isinstance(program, SCALE) else None
     records, dropped = choose_records(rollouts, clean, threshold)
     if records:
         _write_records(out, records)
     card = Card(
-        **_count(examples, clean, rollouts, records, dropped, settings),
+        **count_traces(examples, clean, rollouts, records, dropped, settings),
         overlapping=dict(overlapping),
         against={name: digest(tests) for name, tests in against.items()},
         unchecked=list(unchecked),
     )
-    _write_whole(out.with_name(f"{out.stem}.card.md"), render_card(card, out.name))
+    with write_whole(out.with_name(f"{out.stem}.card.md")) as draft:
+        draft.write_text(render_card(card, out.name), encoding="utf-8")
     if not records:
         raise RuntimeError(f"none of {len(rollouts)} rollouts became a record; see {folder}")
     return card
@@ -250,7 +212,6 @@ def _tell_work(step: Mapping[str, Any]) -> list[str]:
 
 _TAG = re.compile(r"</?think>")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{?)")
-_BRACE = re.compile(r"\\\\|\\[{}]|[{}]")
 
 
 def unbox(text: str) -> str:
@@ -260,22 +221,12 @@ def unbox(text: str) -> str:
     'so $\\frac{1}{2}$, and not 3'
     """
     while match := _BOX.search(text):
+        close = find_closing_brace(text, match.end()) if match[1] else None
         rest = text[match.end() :]
-        close = _find_close(rest) if match[1] else None
         if close is not None:
-            rest = rest[:close].strip() + rest[close + 1 :]
+            rest = text[match.end() : close].strip() + text[close + 1 :]
         text = text[: match.start()] + rest
     return text
-
-
-def _find_close(text: str) -> int | None:
-    """Where the brace is closed that was opened just before the text."""
-    depth = 1
-    for match in _BRACE.finditer(text):
-        depth += {"{": 1, "}": -1}.get(match[0], 0)
-        if depth == 0:
-            return match.start()
-    return None
 
 
 def _measure(record: Record) -> tuple[int, int, int]:
@@ -284,21 +235,18 @@ def _measure(record: Record) -> tuple[int, int, int]:
     return tokens, len(record["messages"][-1]["content"]), record["sample"]
 
 
-# ---- writing --------------------------------------------------------------------------------
-
-
 def _write_records(out: Path, records: Sequence[Record]) -> None:
     """The file, whole or not at all."""
     if out.suffix == ".jsonl":
-        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        _write_whole(out, "".join(lines))
+        with write_whole(out) as draft, draft.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         return
     import pyarrow as pa
     import pyarrow.parquet
 
-    draft = out.with_name(f"{out.name}.tmp")
-    pyarrow.parquet.write_table(pa.Table.from_pylist(list(records), schema=_schema(pa)), draft)
-    draft.replace(out)
+    table = pa.Table.from_pylist(list(records), schema=_schema(pa))
+    with write_whole(out) as draft:
+        pyarrow.parquet.write_table(table, draft)
 
 
 def _schema(pa: Any) -> Any:
@@ -324,90 +272,3 @@ def _schema(pa: Any) -> Any:
             ("steps", pa.list_(step)),
         ]
     )
-
-
-def _write_whole(path: Path, text: str) -> None:
-    draft = path.with_name(f"{path.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
-
-
-def _count(
-    examples: Sequence[dspy.Example],
-    clean: Sequence[dspy.Example],
-    rollouts: Sequence[Rollout],
-    records: Sequence[Record],
-    dropped: Counter[str],
-    settings: dict[str, Any],
-) -> dict[str, Any]:
-    """The numbers of a card."""
-    ids = {record["id"] for record in records}
-    share = bound_accuracy({str(example.id): [int(str(example.id) in ids)] for example in clean})
-    systems = Counter(f"system_{step['system']}" for each in records for step in each["steps"])
-    spent = (stage for each in rollouts for stage in each["usage"].values())
-    return {
-        "problems": len(examples),
-        "solved": len(clean),
-        "kept": len(records),
-        "kept_share": share.estimate,
-        "kept_interval": [share.low, share.high],
-        "rollouts": len(rollouts),
-        "dropped": dict(sorted(dropped.items())),
-        "tokens": sum(stage["completion_tokens"] for stage in spent),
-        "tokens_kept": sum(record["tokens"] for record in records),
-        "steps": dict(sorted(systems.items())),
-        "settings": settings,
-    }
-
-
-def render_card(card: Card, name: str) -> str:
-    """The card as Markdown."""
-    low, high = card.kept_interval
-    settings = {key: value for key, value in card.settings.items() if key != "requests"}
-    settings["data"] = drop_folder(settings["data"])
-    rows = [
-        ("problems in the set", f"{card.problems:,}"),
-        ("dropped before solving, overlap", _list_counts(card.overlapping)),
-        ("problems solved or tried", f"{card.solved:,}"),
-        ("rollouts", f"{card.rollouts:,}"),
-        ("rollouts that became no record", _list_counts(card.dropped)),
-        ("records kept", f"{card.kept:,}"),
-        ("kept share", f"{card.kept_share:.1%} (95 % interval {low:.1%} to {high:.1%})"),
-        ("response tokens, all rollouts", f"{card.tokens:,}"),
-        ("response tokens, kept rollouts", f"{card.tokens_kept:,}"),
-        ("steps in the records", _list_counts(card.steps)),
-        *((key, _plain(value)) for key, value in settings.items()),
-    ]
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows)
-    sets = [f"- {name}, digest {mark}" for name, mark in card.against.items()]
-    sets += [f"- {name}: **not checked**, it could not be loaded" for name in card.unchecked]
-    return f"""# Traces: {name}
-
-Chat records for supervised fine-tuning: a problem, and its solution by parts as one response. Only
-solutions whose answer equals the gold answer are kept, of each problem the shortest.
-
-| | |
-|---|---|
-{table}
-
-## Kept apart from
-
-A problem was dropped that shares {RUN} words in a row with a problem of these sets, or all words.
-
-{chr(10).join(sets) or "- nothing"}
-"""
-
-
-def _list_counts(counts: Mapping[str, int]) -> str:
-    listed = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
-    return listed or "none"
-
-
-def _plain(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def to_dict(card: Card) -> dict[str, Any]:
-    """The card's numbers, for JSON."""
-    return asdict(card)

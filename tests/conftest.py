@@ -59,3 +59,10 @@ def server() -> Iterator[FakeVLLM]:
 def lm(server: FakeVLLM) -> MeteredLM:
     """The LM of `server`."""
     return connect(server.model, server.api_base, seed=0)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("SCALE_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"

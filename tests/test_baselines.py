@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import dspy
@@ -15,12 +16,12 @@ from scale_dspy.baselines import (
     ProblemRouting,
     make_program,
 )
+from scale_dspy.cli import METHODS
 from scale_dspy.solver import Solver
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
 
 EASY = World(whole_1=1.0, whole_2=1.0)
-METHODS = ("scale", "last_step", "cot", "majority", "inftythink", "routing")
 
 
 def solve(server: FakeVLLM, program: Solver, problem: str, **kwargs: Any) -> dspy.Prediction:
@@ -30,10 +31,11 @@ def solve(server: FakeVLLM, program: Solver, problem: str, **kwargs: Any) -> dsp
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_answers_and_counts(method: str) -> None:
-    (example,) = EASY.problems(1)
-    with fake_vllm(EASY) as server:
+    world = replace(EASY, ability_1=1.0)  # where even System 1 solves every part
+    (example,) = world.problems(1)
+    with fake_vllm(world) as server:
         prediction = solve(server, make_program(method), example.problem)
-        assert prediction.answer == (example.answer if method != "last_step" else prediction.answer)
+        assert prediction.answer == example.answer
         spent = sum(stage["completion_tokens"] for stage in prediction.usage.values())
         assert spent == server.totals().completion_tokens > 0
         assert prediction.steps[-1].subproblem == example.problem
@@ -49,6 +51,26 @@ def test_every_method_keeps_a_budget(method: str, budget: int) -> None:
             server.clear()
             solve(server, make_program(method, budget=budget), example.problem)
             assert 0 < server.totals().completion_tokens <= budget
+
+
+def test_passes_in_requests_of_their_own_share_a_budget() -> None:
+    world = World(whole_2=1.0, tokens_2=60)
+    (example,) = world.problems(1)
+    alone = modes("hybrid", solve_2={"n": 1})
+    with fake_vllm(world) as server:
+        prediction = solve(server, MajorityVote(budget=4000, modes=alone), example.problem)
+        sent = [request.body["max_tokens"] for request in server.chats()]
+        assert sent == [4000 // 8] * 8
+        assert prediction.answer == example.answer
+        assert server.totals().completion_tokens <= 4000
+
+
+def test_more_passes_than_a_budget_has_room_for() -> None:
+    (example,) = EASY.problems(1)
+    with fake_vllm(EASY) as server:
+        prediction = solve(server, MajorityVote(100, budget=64), example.problem)
+        assert len(prediction.answers) == 8
+        assert server.totals().completion_tokens <= 64
 
 
 def test_chain_of_thought_is_one_thinking_call() -> None:

@@ -343,6 +343,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(
         (["frontier", "mini", "--margin", "2"], "margin"),
         (["frontier", "mini", "--budget", "-5"], "budget"),
         (["frontier", "mini", "--candidates", "8,x"], "whole number"),
+        (["frontier", "mini", "--candidates", "8,1"], "one number"),
         (["frontier", "nothing.jsonl"], "nothing.jsonl"),
         (["export", "nothing.json", "--format", "markdown", "--out", "y.md"], "nothing.json"),
     ],
@@ -378,6 +379,39 @@ def test_doctor_of_no_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert "start the server" in out
 
 
+def test_doctor_of_nothing_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "doctor", "--model", "openai/gpt-4o")
+    assert (code, out) == (2, "")
+    assert "there is no server to ask" in err
+
+
+def test_a_program_is_measured_with_the_timing_that_is_asked_for(
+    server: FakeVLLM, capsys: pytest.CaptureFixture[str], tmp_path: Path, two_problems: str
+) -> None:
+    SCALE(candidates=1, assess="upfront").save(tmp_path / "p.json")
+    program = ["--program", str(tmp_path / "p.json")]
+    for flags, timing in (([], "upfront"), (["--assess", "in_context"], "in_context")):
+        out = ["--out", str(tmp_path / timing)]
+        code, _, err = run(
+            capsys, "frontier", two_problems, *program, *flags, *out, *backend(server)
+        )
+        assert code == 0, err
+        told = json.loads((tmp_path / timing / "run.json").read_text())
+        assert told["options"]["assess"] == timing
+
+
+def test_neither_key_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(arguments: Any) -> int:
+        raise RuntimeError("the server said first-secret and second-secret")
+
+    monkeypatch.setattr("scale_dspy.commands.run.solve", fail)
+    monkeypatch.setenv("SCALE_SYSTEM_1_API_KEY", "second-secret")
+    code, _, err = run(capsys, "solve", "1+1", "--api-key", "first-secret")
+    assert (code, err) == (1, "scale-dspy: the server said [key] and [key]\n")
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "completion", shell)
@@ -403,10 +437,10 @@ def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
     from scale_dspy.commands.tune import _read_options
 
     assert _read_options(Namespace(candidates=None, caps=None)) == [{}]
-    assert _read_options(Namespace(candidates="8,1", caps=None)) == [
+    assert _read_options(Namespace(candidates=[8, 1], caps=None)) == [
         {"candidates": 8},
         {"candidates": 1},
     ]
-    both = _read_options(Namespace(candidates="8,1", caps="2048,8192"))
+    both = _read_options(Namespace(candidates=[8, 1], caps=[2048, 8192]))
     assert both[0] == {"candidates": 8, "system_2_cap": 2048}
     assert len(both) == 4

@@ -18,7 +18,7 @@ def diagnose(model: str | None = None, **server: Any) -> dict[str, Finding]:
 def test_a_good_server_has_no_fault() -> None:
     findings = diagnose(cached_tokens=True)
     assert [finding for finding in findings.values() if not finding.ok] == []
-    assert findings["thinking cap"].detail.startswith("15 ") or findings["thinking cap"].ok
+    assert findings["thinking cap"].detail.startswith("16 reasoning tokens")
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,13 @@ def test_faults(name: str, ok: bool | None, advice: str, server: dict[str, Any])
     finding = diagnose(**server)[name]
     assert finding.ok is ok, finding
     assert advice in finding.advice
+
+
+def test_a_model_that_always_thinks_is_told_apart_by_its_reasoning() -> None:
+    findings = diagnose(thinking="always")
+    assert findings["seed"].ok, findings["seed"]
+    assert findings["n"].ok, findings["n"]
+    assert findings["structure"].ok is None
 
 
 @pytest.mark.parametrize(

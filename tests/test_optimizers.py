@@ -23,7 +23,7 @@ from scale_dspy.threshold import Threshold
 from scale_dspy.tuning import OPTIMIZERS
 from scale_dspy.tuning.frontier import Frontier, choose, draw_frontier
 from scale_dspy.tuning.optimizers import NOTED, compile_program, read_costs
-from scale_dspy.tuning.prompts import Plan, check_optimizer
+from scale_dspy.tuning.prompts import Plan, check_optimizer, tune_prompts
 from scale_dspy.tuning.search import ThresholdSearch, change
 from scale_dspy.tuning.walks import walk_all
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
@@ -192,6 +192,18 @@ def test_a_stage_that_does_not_help_is_dropped(tmp_path: Path) -> None:
     best = max(point["accuracy"] for point in tuned.record["points"])
     assert best >= tuned.record["after"]["accuracy"]
     assert kept in (["start"], ["threshold"])
+
+
+def test_gepa_rewrites_only_prompts_that_are_used(tmp_path: Path) -> None:
+    """Its own turns would begin with decompose, of which a program that never splits has no run."""
+    world = World(8, parts=(2, 3), whole_2=0.0)
+    program = SCALE(0.0, candidates=1, split=1.0)
+    with fake_vllm(world, other=write_prompts("Do it.")) as server:
+        plan = Plan("gepa", rollouts=8, threads=4)
+        tune_prompts(program, world.problems(3), world.problems(3, 9), join(server), plan)
+        proposals = [str(each.body["messages"]) for each in server.chats("whole")]
+    assert proposals
+    assert program.assess.rate.signature.instructions[:60] in proposals[0]
 
 
 def test_an_interrupted_compile_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:

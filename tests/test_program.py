@@ -192,6 +192,18 @@ def test_a_server_that_ignores_n_is_asked_concurrently() -> None:
         assert server.rounds() <= 3
 
 
+def test_a_budget_leaves_room_for_candidates_that_are_asked_for_one_by_one() -> None:
+    world = World()
+    (example,) = world.problems(1)
+    with fake_vllm(world, ignore_n=True) as server:
+        lm = connect(server.model, server.api_base, seed=0)
+        prediction = solve(SCALE(budget=8000), lm, example.problem)
+        assert len(server.chats("decompose")) == 8
+        assert len(prediction.steps) > 1
+        assert prediction.replaced == []
+        assert server.totals().completion_tokens <= 8000
+
+
 LATEX = [r"\frac{a}{b}", r"\theta", r"\boxed{}", "{", "}}", r"\nu \rho \to \beta", "α ≤ ∞", r"\\"]
 
 

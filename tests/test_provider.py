@@ -14,10 +14,12 @@ import pytest
 from litellm.utils import custom_llm_setup
 
 from scale_dspy import SCALE, cli
+from scale_dspy.backends.connect import connect
 from scale_dspy.backends.loop import shared_loop
+from scale_dspy.baselines import METHODS
 from scale_dspy.catalogue import UnknownModelError, find_program, list_names, read_catalogue
 from scale_dspy.chat import LONGEST_QUESTION, join_messages
-from scale_dspy.provider import Offer, ScaleLLM, connect_uncached
+from scale_dspy.provider import Offer, ScaleLLM
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
 
@@ -28,8 +30,14 @@ POINTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _unmounted() -> Iterator[None]:
+    yield
+    litellm.custom_provider_map = []
+
+
 def mount(server: FakeVLLM, at_work: int = 64, waiting: int = 64) -> ScaleLLM:
-    lm = connect_uncached(server.model, server.api_base, seed=0)
+    lm = connect(server.model, server.api_base, seed=0, cache=False)
     handler = ScaleLLM(Offer(read_catalogue(), lm, at_work, waiting))
     litellm.custom_provider_map = [{"provider": "scale", "custom_handler": handler}]
     custom_llm_setup()
@@ -37,10 +45,9 @@ def mount(server: FakeVLLM, at_work: int = 64, waiting: int = 64) -> ScaleLLM:
 
 
 @pytest.fixture
-def handler(server: FakeVLLM) -> Iterator[ScaleLLM]:
+def handler(server: FakeVLLM) -> ScaleLLM:
     """SCALE on the default world, mounted in LiteLLM."""
-    yield mount(server)
-    litellm.custom_provider_map = []
+    return mount(server)
 
 
 def on_loop(work: Coroutine[Any, Any, Any]) -> Any:
@@ -142,6 +149,15 @@ def test_what_cannot_be_had_is_said(
     assert not server.chats()
 
 
+def test_a_fault_of_the_owner_is_not_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALE_PROGRAM", "/srv/private/x.json")
+    litellm.custom_provider_map = [{"provider": "scale", "custom_handler": ScaleLLM()}]
+    custom_llm_setup()
+    with pytest.raises(litellm.InternalServerError, match="the request failed") as told:
+        on_loop(ask())
+    assert "private" not in str(told.value)
+
+
 def test_a_failing_server_is_no_secret_but_its_address_is(server: FakeVLLM) -> None:
     with fake_vllm(faults=[Fault(status=400)]) as broken:
         mount(broken)
@@ -150,7 +166,6 @@ def test_a_failing_server_is_no_secret_but_its_address_is(server: FakeVLLM) -> N
         ) as told:
             on_loop(ask())
     assert "127.0.0.1" not in str(told.value)
-    litellm.custom_provider_map = []
 
 
 def test_too_many_are_turned_away_and_the_others_answered() -> None:
@@ -167,7 +182,6 @@ def test_too_many_are_turned_away_and_the_others_answered() -> None:
         assert f"\\boxed{{{EXAMPLES[number].answer}}}" in reply.choices[0].message.content
     assert isinstance(fourth, litellm.RateLimitError)
     assert isinstance(fifth, litellm.RateLimitError)
-    litellm.custom_provider_map = []
 
 
 def test_a_stream_that_is_closed_stops_its_calls() -> None:
@@ -186,7 +200,6 @@ def test_a_stream_that_is_closed_stops_its_calls() -> None:
         assert statuses.count(499) <= 1  # the one that was on its way
         time.sleep(0.8)
         assert len(server.chats()) == len(statuses)
-    litellm.custom_provider_map = []
 
 
 def test_a_conversation_becomes_one_problem() -> None:
@@ -260,8 +273,6 @@ def test_the_record_of_a_compile_may_hold_the_points(tmp_path: Path) -> None:
 
 
 def test_methods_on_the_command_line_are_those_of_a_request() -> None:
-    from scale_dspy.catalogue import METHODS
-
     assert METHODS == cli.METHODS
 
 

@@ -36,7 +36,7 @@ from scale_dspy.backends.ledger import (
     reserve_cost,
 )
 from scale_dspy.backends.loop import run_on_shared_loop
-from scale_dspy.backends.modes import PARTNER, Modes, Style, choose_modes, modes
+from scale_dspy.backends.modes import PARTNER
 from scale_dspy.backends.replicas import (
     Replica,
     find_replicas,
@@ -44,18 +44,6 @@ from scale_dspy.backends.replicas import (
     take_turns,
     work_on,
 )
-
-__all__ = [
-    "MeteredLM",
-    "Modes",
-    "Style",
-    "ask_for_model",
-    "choose_modes",
-    "connect",
-    "count_in_flight",
-    "modes",
-    "uses_embedded",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +92,7 @@ class MeteredLM(dspy.LM):
     def __call__(
         self, prompt: Any = None, *, messages: list[dict[str, Any]] | None = None, **kwargs: Any
     ) -> Any:
-        other = self.find_server(kwargs)
+        other = self.find_lm(kwargs)
         if other is not self:
             return other(prompt, messages=messages, **self._hand_over(kwargs))
         kwargs = self._seeded(prompt, messages, kwargs)
@@ -122,7 +110,7 @@ class MeteredLM(dspy.LM):
     async def acall(
         self, prompt: Any = None, *, messages: list[dict[str, Any]] | None = None, **kwargs: Any
     ) -> Any:
-        other = self.find_server(kwargs)
+        other = self.find_lm(kwargs)
         if other is not self:
             return await other.acall(prompt, messages=messages, **self._hand_over(kwargs))
         kwargs = self._seeded(prompt, messages, kwargs)
@@ -155,11 +143,11 @@ class MeteredLM(dspy.LM):
     def _find_replicas(self) -> Sequence[Replica]:
         return find_replicas(self.kwargs.get("api_base"))
 
-    def find_server(self, config: Mapping[str, Any]) -> MeteredLM:
+    def find_lm(self, config: Mapping[str, Any]) -> MeteredLM:
         """The LM that answers calls with this config: itself, or its partner.
 
         Raises:
-            LMConfigurationError: the partner, where there is none.
+            LMConfigurationError: the config asks for the partner, and there is none.
         """
         if not config.get(PARTNER):
             return self
@@ -182,7 +170,7 @@ class MeteredLM(dspy.LM):
         return self._learned.get("window")
 
     def learn_window(self, refusal: str) -> None:
-        """Remember the window that a server's words tell of."""
+        """Remember the window that a refusal names."""
         said = re.search(r"(?:context length|max_model_len)\D{0,24}(\d+)", refusal)
         if said:
             self._learned["window"] = int(said[1])
@@ -306,7 +294,7 @@ def _connect_partner(
 
 def _name_model(model: str | None, api_base: str, api_key: str | None) -> str:
     """The model's name as LiteLLM wants it; a server that serves one model is asked for it."""
-    name = model or ask_for_model(api_base, api_key)
+    name = model or _ask_for_model(api_base, api_key)
     known = name.startswith(("hosted_vllm/", "litellm_proxy/"))
     return name if known else f"hosted_vllm/{name}"
 
@@ -315,15 +303,15 @@ def uses_embedded(model: str | None, api_base: str | None) -> bool:
     """Whether connect() would serve this model itself, on the CPU."""
     if api_base:
         return False
-    if model is None or Path(model).suffix == ".gguf":
+    if not model or Path(model).suffix == ".gguf":
         return True
-    from scale_dspy.backends.embedded import MODELS
+    from scale_dspy.backends.weights import MODELS
 
     return model in MODELS
 
 
-def ask_for_model(api_base: str, api_key: str | None = None) -> str:
-    """The name of the one model that a server serves; of several, the first that answers.
+def _ask_for_model(api_base: str, api_key: str | None = None) -> str:
+    """The name of the one model that a server serves; of several servers the first to answer tells.
 
     Raises:
         ConnectionError: no answer, no model, or several of them.
@@ -369,9 +357,9 @@ def _may_send(tokens: int) -> bool:
 
 
 def _load_litellm(model: str) -> None:
-    """Import LiteLLM, which DSPy leaves to the first call; calls that are first together would see
-    half of it. And price a model of one's own, unless somebody has: for one without a price
-    LiteLLM searches all its rules several times a reply, a tenth of what a call takes here."""
+    """Import LiteLLM now: DSPy does on the first call, and calls that start together would see it
+    half loaded. Also give a vLLM model the price 0 if it has none: for one without a price LiteLLM
+    searches all its rules several times a reply, a tenth of a call's time here."""
     import litellm
 
     litellm.acompletion  # noqa: B018 - that is what imports it

@@ -199,7 +199,7 @@ def _count_reasoning(reply: dict[str, Any]) -> int:
 
 def _probe_n(chat: _Chat) -> Iterator[Finding]:
     reply = chat.ask(WORDS, n=3, max_tokens=24, temperature=1.0, **_QUIET)
-    texts = [choice["message"].get("content") for choice in reply["choices"]]
+    texts = [_read_all(choice["message"]) for choice in reply["choices"]]
     if len(texts) == 1:
         yield Finding("n", False, "n=3 gave one choice", _ADVICE["n"])
         return
@@ -217,7 +217,7 @@ def _probe_n(chat: _Chat) -> Iterator[Finding]:
 
 def _probe_seed(chat: _Chat) -> Iterator[Finding]:
     texts = [
-        _message(chat.ask(WORDS, seed=seed, max_tokens=24, temperature=1.0, **_QUIET))["content"]
+        _read_all(_message(chat.ask(WORDS, seed=seed, max_tokens=24, temperature=1.0, **_QUIET)))
         for seed in (1, 1, 2)
     ]
     repeats, varies = texts[0] == texts[1], texts[0] != texts[2]
@@ -231,6 +231,9 @@ def _probe_structure(chat: _Chat) -> Iterator[Finding]:
         "Say hello.", max_tokens=16, structured_outputs={"choice": ["alpha", "omega"]}, **_QUIET
     )
     content = _message(reply).get("content")
+    if content is None:
+        yield Finding("structure", None, "the reply ended in its reasoning")
+        return
     held = content in ("alpha", "omega")
     seen = "a choice is kept" if held else f"ignored: {str(content)[:40]!r}"
     yield Finding("structure", held, f"structured_outputs: {seen}", _ADVICE["structure"])
@@ -306,6 +309,12 @@ def _judge_context(entry: dict[str, Any]) -> Finding:
 
 def _message(reply: dict[str, Any]) -> dict[str, Any]:
     return dict(reply["choices"][0]["message"])
+
+
+def _read_all(message: dict[str, Any]) -> str:
+    """All that a message says: a model that always thinks may not get beyond its reasoning."""
+    keys = ("reasoning", "reasoning_content", "content")
+    return "\n".join(str(message.get(key) or "") for key in keys)
 
 
 def _reasoning_field(reply: dict[str, Any]) -> str | None:

@@ -104,13 +104,28 @@ class Ledger:
 
     def reserve(self, tokens: int, limit: int) -> bool:
         """Set `tokens` aside for a request to be sent, if `limit` has room beside all that was
-        sent and all that is set aside; negative tokens give back."""
+        sent and all that is set aside; a request that costs nothing always may."""
         with self._lock:
             sent = sum(tally.completion_tokens for tally in self.sent.values())
-            if tokens > 0 and sent + self._reserved + tokens > limit:
+            if tokens and sent + self._reserved + tokens > limit:
                 return False
             self._reserved += tokens
             return True
+
+    def release(self, tokens: int) -> None:
+        """Give back what `reserve` set aside."""
+        with self._lock:
+            self._reserved -= tokens
+
+    def count_failure(self) -> None:
+        """Enter a request that was given up."""
+        with self._lock:
+            self.failed += 1
+
+    def count_refusal(self) -> None:
+        """Enter a request that a cost limit did not let through."""
+        with self._lock:
+            self.refused += 1
 
     @property
     def reserved(self) -> int:
@@ -142,7 +157,7 @@ def track(cap: int | None = None) -> Iterator[Ledger]:
 
 @contextmanager
 def limit_cost(tokens: int | None) -> Iterator[Ledger]:
-    """Open a ledger for the calls inside and stop them before more than `tokens` were sent for.
+    """Open a ledger for the calls inside; refuse what could cost more than `tokens` in all.
 
     Unlike a cap it counts what really reaches a server, whatever comes from the cache is free, and
     it never shortens a reply: a request that could overrun the limit waits for those on their way,
@@ -175,10 +190,10 @@ def reserve_cost(tokens: int) -> bool | None:
             taken.append(ledger)
             continue
         for other in taken:
-            other.reserve(-tokens, 0)
+            other.release(tokens)
         if ledger.reserved:
             return False
-        ledger.refused += 1
+        ledger.count_refusal()
         return None
     return True
 
@@ -186,7 +201,7 @@ def reserve_cost(tokens: int) -> bool | None:
 def release_cost(tokens: int) -> None:
     """Give back what `reserve_cost` set aside."""
     for ledger, _ in open_limits():
-        ledger.reserve(-tokens, 0)
+        ledger.release(tokens)
 
 
 @contextmanager
@@ -211,7 +226,7 @@ def record(tally: Tally, *, from_cache: bool = False) -> None:
 def record_failure() -> None:
     """Enter a request that was given up in every open ledger."""
     for ledger in open_ledgers():
-        ledger.failed += 1
+        ledger.count_failure()
 
 
 def room() -> int | None:

@@ -116,7 +116,7 @@ def take_turns(replicas: Sequence[Replica], retries: int) -> Iterator[Turn]:
         error = turn.error
         if error is None:
             return
-        if left == 0 or not may_pass(error):
+        if left == 0 or not is_transient(error):
             raise error
         wait = 0.0
         now = time.monotonic()
@@ -128,7 +128,7 @@ def take_turns(replicas: Sequence[Replica], retries: int) -> Iterator[Turn]:
             pauses += 1
 
 
-def may_pass(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether the same request may be answered later. A success that could not be read counts:
     its body was cut short, or it is the page of a proxy."""
     unread = isinstance(error, LMProviderError) and error.status == 200
@@ -146,7 +146,7 @@ def work_on(turn: Turn, choices: int = 1) -> Iterator[None]:
         replica.failures = 0
     except Exception as error:
         turn.error = error
-        if may_pass(error) and not isinstance(error, LMRateLimitError):
+        if is_transient(error) and not isinstance(error, LMRateLimitError):
             _cool_down(replica)
     finally:
         with _lock:

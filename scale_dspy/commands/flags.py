@@ -8,10 +8,13 @@ import math
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
+from scale_dspy.checks import check_whole
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from scale_dspy.backends.connect import MeteredLM, Style
+    from scale_dspy.backends.connect import MeteredLM
+    from scale_dspy.backends.modes import Style
     from scale_dspy.evaluation.run import Engine
     from scale_dspy.solver import Solver
 
@@ -118,8 +121,8 @@ def _is_embedded(arguments: argparse.Namespace) -> bool:
 def check_counts(arguments: argparse.Namespace, *flags: str) -> None:
     for flag in flags:
         value = getattr(arguments, flag)
-        if value is not None and value < 1:
-            raise ValueError(f"--{flag} is a whole number from 1, not {value}")
+        if value is not None:
+            check_whole(f"--{flag}", value)
 
 
 def open_cache() -> None:
@@ -140,8 +143,8 @@ def open_cache() -> None:
         ) from None
 
 
-def judge(console: Console, errors: int) -> int:
-    """The exit code of a run that came to its end; one with failures in it is no full result."""
+def end_run(console: Console, errors: int) -> int:
+    """The exit code of a run that came to its end; FAILED, and said, where rollouts failed."""
     if not errors:
         return DONE
     console.print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from scale_dspy.commands.flags import (
     check_counts,
     connect_backend,
     count_threads,
-    judge,
+    end_run,
     open_cache,
     print_json,
     read_engine,
@@ -27,6 +28,7 @@ def solve(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from scale_dspy.display import Watch, show_usage
+    from scale_dspy.step import show_step
 
     console = Console(stderr=True, highlight=False)
     if not arguments.problem.strip():
@@ -45,7 +47,7 @@ def solve(arguments: argparse.Namespace) -> int:
         print_json(
             {
                 "answer": prediction.answer,
-                "steps": [_plain_step(step) for step in prediction.steps],
+                "steps": [show_step(step) for step in prediction.steps],
                 "usage": prediction.usage,
                 "seconds": seconds,
                 "model": lm.model,
@@ -95,7 +97,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     console.print(f"rollouts, run and summary are in {out}", markup=False)
     if arguments.json:
         print_json(summary)
-    return judge(console, summary["errors"])
+    return end_run(console, summary["errors"])
 
 
 def traces(arguments: argparse.Namespace) -> int:
@@ -104,15 +106,15 @@ def traces(arguments: argparse.Namespace) -> int:
 
     from scale_dspy.display import RunBar, show_card
     from scale_dspy.evaluation.data import load
-    from scale_dspy.traces import METHODS, check_path, make_traces, to_dict
+    from scale_dspy.traces import JOINABLE, check_path, make_traces
 
     console = Console(stderr=True, highlight=False)
     check_counts(arguments, "samples", "threads")
     out = Path(arguments.out)
     check_path(out)
-    if arguments.method not in METHODS:
+    if arguments.method not in JOINABLE:
         raise ValueError(
-            f"--method is one of {', '.join(METHODS)} for traces, not {arguments.method}: its "
+            f"--method is one of {', '.join(JOINABLE)} for traces, not {arguments.method}: its "
             "steps are no solution when they are joined"
         )
     examples = load(arguments.data, limit=arguments.limit)
@@ -142,8 +144,8 @@ def traces(arguments: argparse.Namespace) -> int:
     show_card(console, card)
     console.print(f"the records are in {out}, how they were made in its .card.md", markup=False)
     if arguments.json:
-        print_json(to_dict(card))
-    return judge(console, card.dropped.get("error", 0))
+        print_json(asdict(card))
+    return end_run(console, card.dropped.get("error", 0))
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -181,8 +183,3 @@ def _load_against(names: str | None) -> tuple[dict[str, list[Any]], list[str]]:
         except DataError:
             continue
     return found, [name for name in AGAINST if name not in found]
-
-
-def _plain_step(step: Any) -> dict[str, Any]:
-    keys = ("subproblem", "difficulty", "system", "solution", "tokens")
-    return {key: getattr(step, key) for key in keys}

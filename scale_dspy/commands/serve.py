@@ -54,12 +54,13 @@ def serve(arguments: argparse.Namespace) -> int:
         url = f"http://{host}:{listener.getsockname()[1]}/v1"
         names = list_names(catalogue)
 
+        standard_output = sys.stdout
+
         def say() -> None:
             console.print(f"serving {', '.join(names)} at {url}", markup=False)
             if arguments.json:
                 print(json.dumps({"url": url, "models": names}), file=standard_output, flush=True)
 
-        standard_output = sys.stdout
         offer = Offer(catalogue, lm, count_threads(arguments), arguments.waiting)
         with redirect_stdout(sys.stderr):  # the proxy prints, and standard output is for --json
             run(offer, listener, key, say)
@@ -76,25 +77,27 @@ def doctor(arguments: argparse.Namespace) -> int:
     from scale_dspy.display import show_finding
 
     console = Console(stderr=bool(arguments.json), highlight=False)
-    model, api_base = arguments.model, arguments.api_base
+    model = (arguments.model or "").removeprefix("hosted_vllm/") or None
+    api_base = arguments.api_base
     if uses_embedded(model, api_base):
         server = start_embedded(model, console)
         model, api_base = server.model, server.api_base
-    findings, rows = [], []
     addresses = split_addresses(api_base)
+    if not addresses:
+        raise ValueError("there is no server to ask: give --api-base, or set SCALE_API_BASE")
+    rows = []
     with console.status("asking the server"):
         for number, address in enumerate(addresses, 1):
             if len(addresses) > 1:
                 console.print(f"server {number}: {address}", markup=False)
             for finding in examine(address, model, arguments.api_key):
                 finding = _hide_key(finding, arguments.api_key)
-                findings.append(finding)
-                server = {"server": number} if len(addresses) > 1 else {}
-                rows.append({**server, **asdict(finding)})
+                place = {"server": number} if len(addresses) > 1 else {}
+                rows.append({**place, **asdict(finding)})
                 show_finding(console, finding)
     if arguments.json:
         print_json({"model": model, "findings": rows})
-    return FAILED if any(finding.needed and not finding.ok for finding in findings) else DONE
+    return FAILED if any(row["needed"] and not row["ok"] for row in rows) else DONE
 
 
 def _hide_key(finding: Finding, key: str | None) -> Finding:

@@ -17,7 +17,7 @@ from scale_dspy.commands.flags import (
     connect_backend,
     count_candidates,
     count_threads,
-    judge,
+    end_run,
     open_cache,
     print_json,
 )
@@ -40,6 +40,8 @@ def frontier(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True, highlight=False)
     check_counts(arguments, "samples", "threads")
     check_rule(arguments.budget, arguments.margin)
+    if len(_read_options(arguments)) > 1:
+        raise ValueError("frontier measures one program: give --candidates and --caps one number")
     examples = load(arguments.data, limit=arguments.limit)
     program = _make_start(arguments)
     lm = connect_backend(arguments, console)
@@ -63,7 +65,7 @@ def frontier(arguments: argparse.Namespace) -> int:
     console.print(f"walks and frontier are in {out}", markup=False)
     if arguments.json:
         print_json(found)
-    return judge(console, found["errors"])
+    return end_run(console, found["errors"])
 
 
 def compile(arguments: argparse.Namespace) -> int:
@@ -122,20 +124,20 @@ def _make_start(arguments: argparse.Namespace) -> SCALE:
 
     style = choose_style(arguments)
     first = _read_options(arguments)[0]
+    if arguments.assess:
+        first["assess"] = arguments.assess
     if arguments.program:
         from scale_dspy.tuning.search import change
 
         return change(load_program(arguments.program, style), first)
     first.setdefault("candidates", count_candidates(arguments))
-    return SCALE(assess=arguments.assess, modes=style, **first)
+    return SCALE(modes=style, **first)
 
 
 def _read_options(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Options of SCALE: those to start from, then every other combination of the numbers given."""
     flags = {"candidates": arguments.candidates, "system_2_cap": arguments.caps}
-    given = {
-        name: [int(number) for number in text.split(",")] for name, text in flags.items() if text
-    }
+    given = {name: numbers for name, numbers in flags.items() if numbers}
     return [dict(zip(given, numbers, strict=True)) for numbers in product(*given.values())]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from scale_dspy.answers import vote
-from scale_dspy.evaluation.summary import Summary, summarise
+from scale_dspy.evaluation.summary import ROLLOUTS, Summary, summarise
 
 Record = dict[str, Any]
 """A rollout without texts: id, sample, answer, correct, error, seconds, usage, steps, offset."""
@@ -59,7 +59,7 @@ def read_run(folder: Path) -> Run:
         ValueError: a file is missing or unreadable, or there is no rollout in it.
     """
     description = _read_description(folder / "run.json")
-    path = folder / "rollouts.jsonl"
+    path = folder / ROLLOUTS
     try:
         with path.open("rb") as file:
             records, torn = _read_records(path, file)
@@ -82,7 +82,7 @@ def read_texts(run: Run, records: Iterable[Record]) -> Iterator[tuple[Record, di
     Raises:
         ValueError: the file is not the one that was read before.
     """
-    path = run.folder / "rollouts.jsonl"
+    path = run.folder / ROLLOUTS
     with path.open("rb") as file:
         for record in records:
             file.seek(record["offset"])

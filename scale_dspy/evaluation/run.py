@@ -35,7 +35,7 @@ from scale_dspy.backends.loop import run
 from scale_dspy.backends.privacy import hide_server
 from scale_dspy.evaluation.data import digest
 from scale_dspy.evaluation.metrics import is_right
-from scale_dspy.evaluation.summary import Summary, summarise
+from scale_dspy.evaluation.summary import ROLLOUTS, Summary, summarise
 from scale_dspy.program import SCALE
 from scale_dspy.solver import Solver
 
@@ -106,19 +106,11 @@ def evaluate(
         ValueError: `out` holds another run, or is in use by another process.
         RuntimeError: the server is gone; what is finished is kept.
     """
-    wanted = {(str(example.id), sample) for example in examples for sample in range(samples)}
-    progress = Progress(total=len(wanted))
-
-    def enter(rollout: Rollout) -> None:
-        nonlocal progress
-        progress = progress.after(rollout)
-        if report:
-            report(progress)
 
     async def solve(example: dspy.Example, sample: int) -> Rollout:
         return await solve_once(program, example, sample, lm)
 
-    path = out / "rollouts.jsonl"
+    path = out / ROLLOUTS
     finish_pairs(
         solve,
         examples,
@@ -128,12 +120,24 @@ def evaluate(
         threads=threads,
         retry_errors=retry_errors,
         engine=engine,
-        enter=enter,
+        enter=count_up(len(examples) * samples, report),
     )
-    kept = (each for each in read_rollouts(path) if (each["id"], each["sample"]) in wanted)
-    summary = summarise(kept, vote)
+    summary = summarise(read_pairs(path, examples, samples), vote)
     write_json(out / "summary.json", dict(summary))
     return summary
+
+
+def count_up(total: int, report: Callable[[Progress], None] | None) -> Callable[[Rollout], None]:
+    """A function that takes each record as it is done and reports how far `total` is reached."""
+    progress = Progress(total=total)
+
+    def enter(record: Rollout) -> None:
+        nonlocal progress
+        progress = progress.after(record)
+        if report:
+            report(progress)
+
+    return enter
 
 
 def finish_pairs(
@@ -241,6 +245,14 @@ def read_rollouts(path: Path) -> Iterator[Rollout]:
                 rollout["id"], rollout["sample"], rollout["error"], rollout["usage"]
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise ValueError(f"{path}:{number} is no rollout: {line[:60]!r}") from None
+            yield rollout
+
+
+def read_pairs(path: Path, examples: Sequence[dspy.Example], samples: int) -> Iterator[Rollout]:
+    """Of a file's rollouts, those of these examples, and of each the first `samples`."""
+    wanted = {str(example.id) for example in examples}
+    for rollout in read_rollouts(path):
+        if rollout["id"] in wanted and rollout["sample"] < samples:
             yield rollout
 
 

@@ -14,6 +14,8 @@ from scale_dspy.evaluation.statistics import (
     pass_at_k,
 )
 
+ROLLOUTS = "rollouts.jsonl"  # of a run's folder, a rollout a line
+
 
 class Outcome(NamedTuple):
     """The numbers of one rollout.

@@ -29,6 +29,7 @@ from scale_dspy.evaluation.run import (
     write_json,
 )
 from scale_dspy.evaluation.statistics import compare
+from scale_dspy.evaluation.summary import ROLLOUTS
 from scale_dspy.program import SCALE, load_program, save_program
 from scale_dspy.solver import Solver
 from scale_dspy.tuning.optimizers import (
@@ -364,7 +365,7 @@ def write_table(out: Path) -> None:
 
 def _read_grades(folder: Path) -> dict[str, list[int]]:
     grades: dict[str, list[int]] = {}
-    for rollout in read_rollouts(folder / "rollouts.jsonl"):
+    for rollout in read_rollouts(folder / ROLLOUTS):
         grades.setdefault(rollout["id"], []).append(int(bool(rollout["correct"])))
     return grades
 

