@@ -17,7 +17,7 @@ check-embedded:
 	pytest -m embedded
 
 check-vllm:
-	@test -x "$(SCALE_VLLM_PYTHON)" || { echo "SCALE_VLLM_PYTHON names no interpreter that has vLLM: see README, Checks" >&2; exit 1; }
+	@test -x "$(SCALE_VLLM_PYTHON)" || { echo "SCALE_VLLM_PYTHON names no interpreter that has vLLM: see CONTRIBUTING.md" >&2; exit 1; }
 	"$(SCALE_VLLM_PYTHON)" -c "import vllm"
 	pytest -m vllm
 

@@ -28,7 +28,9 @@ from scale_dspy.tuning.prompts import Plan
 def main() -> None:
     parser = make_parser(__doc__, train="to tune on", val="to choose on", test="to compare on")
     parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS)
-    parser.add_argument("--optimizer", default="gepa", choices=OPTIMIZERS, help="of scale+joint")
+    parser.add_argument(
+        "--optimizer", default="gepa", choices=OPTIMIZERS, help="of scale+joint and cot+optimizer"
+    )
     parser.add_argument("--candidates", type=int, default=8)
     parser.add_argument("--cap", type=int, help="response tokens of a System 2 call, in all rows")
     parser.add_argument("--budget", type=int, help="response tokens a problem, on average")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from typing import get_args
+
+from scale_dspy.backends.modes import Style
 
 
 def make_parser(description: str | None, **sets: str | None) -> argparse.ArgumentParser:
@@ -12,6 +15,6 @@ def make_parser(description: str | None, **sets: str | None) -> argparse.Argumen
         parser.add_argument(name, help=text)
     parser.add_argument("--model")
     parser.add_argument("--api-base")
-    parser.add_argument("--modes", default="hybrid", choices=("hybrid", "prompt"))
+    parser.add_argument("--modes", default="hybrid", choices=get_args(Style))
     parser.add_argument("--limit", type=int, help="only the first problems of each set")
     return parser

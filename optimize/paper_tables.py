@@ -29,8 +29,11 @@ FIGURE_2 = (4096, 8192, 16384, 32768)  # System 2's max_tokens; System 1's stays
 def plan_runs(style: str) -> Iterator[tuple[str, str, Solver, tuple[str, ...]]]:
     """Each run's folder name, method, program and the sets it is for."""
     everywhere, aime = ("aime24", "aime25", "amc23"), ("aime24", "aime25")
+    # The published tables come from code that rates all sub-problems before any is solved.
+    scale = SCALE(assess="upfront", modes=style)
     for method in TABLE_1:
-        yield f"table1-{method}", method, make_program(method, modes=style), everywhere
+        program = scale if method == "scale" else make_program(method, modes=style)
+        yield f"table1-{method}", method, program, everywhere
     for tau in TABLE_2:
         yield f"table2-tau{tau}", "scale", SCALE(tau, assess="upfront", modes=style), aime
     for limit in FIGURE_2:

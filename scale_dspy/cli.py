@@ -86,7 +86,7 @@ def _add_solve_command(parsers: _Parsers) -> None:
 def _add_evaluate_command(parsers: _Parsers) -> None:
     command = parsers.add_parser("evaluate", help="accuracy and tokens of a method on a set")
     command.add_argument("data", help="a name (mini, aime24, ...), a hub path or a JSON Lines file")
-    command.add_argument("--out", metavar="DIR", help="where to write; runs/DATA-METHOD by default")
+    command.add_argument("--out", metavar="DIR", help="where to write [runs/DATA-METHOD]")
     _add_rollouts(command, 8, "rollouts of each problem")
     command.set_defaults(run=run.evaluate)
     _add_engine(command)
@@ -97,7 +97,7 @@ def _add_evaluate_command(parsers: _Parsers) -> None:
 def _add_frontier_command(parsers: _Parsers) -> None:
     command = parsers.add_parser("frontier", help="accuracy and tokens at every threshold")
     command.add_argument("data", help="as for evaluate")
-    command.add_argument("--out", metavar="DIR", help="where to write; runs/DATA-frontier")
+    command.add_argument("--out", metavar="DIR", help="where to write [runs/DATA-frontier]")
     _add_rollouts(command, 1, "walks of each problem")
     command.set_defaults(run=tune.frontier)
     _add_choice(command, margin=0.02)
@@ -113,9 +113,12 @@ def _add_compile_command(parsers: _Parsers) -> None:
         "--valset", metavar="DATA", help="to choose on; by default half of the training problems"
     )
     command.add_argument("--limit", type=int, metavar="N", help="only the first N of each set")
-    command.add_argument("--samples", type=int, default=1, help="walks of a validation problem")
+    command.add_argument("--samples", type=int, default=1, help="walks of a validation problem [1]")
     command.add_argument(
-        "--rollouts", type=int, default=200, help="about how often the optimizer may run a program"
+        "--rollouts",
+        type=int,
+        default=200,
+        help="about how often the optimizer may run a program [200]",
     )
     command.add_argument(
         "--cost-limit", type=int, metavar="TOKENS", help="response tokens of the whole compile"
@@ -158,7 +161,7 @@ def _add_traces_command(parsers: _Parsers) -> None:
 def _add_report_command(parsers: _Parsers) -> None:
     command = parsers.add_parser("report", help="a page on one or several runs")
     command.add_argument("folders", nargs="+", metavar="DIR", help="folders of evaluate --out")
-    command.add_argument("--out", default="report.html", help="the page; report.html by default")
+    command.add_argument("--out", default="report.html", help="the page [report.html]")
     command.add_argument("--json", action="store_true", help="one JSON object on standard output")
     command.set_defaults(run=run.report)
 
@@ -175,20 +178,24 @@ def _add_serve_command(parsers: _Parsers) -> None:
     command.add_argument(
         "--frontier", metavar="FILE.json", help="of `scale`, for names such as scale@tokens=8000"
     )
-    command.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1")
-    command.add_argument("--port", type=int, default=4000, help="0 for any free one; 4000")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1]")
+    command.add_argument("--port", type=int, default=4000, help="0 for any free one [4000]")
     command.add_argument(
         "--key-file", metavar="FILE", help="holds the key that clients send [SCALE_SERVE_KEY]"
     )
     command.add_argument(
-        "--waiting", type=int, default=256, metavar="N", help="problems that may wait; then 429"
+        "--waiting",
+        type=int,
+        default=256,
+        metavar="N",
+        help="problems that may wait, any further one gets 429 [256]",
     )
     command.set_defaults(run=serve.serve)
     _add_backend(command)
 
 
 def _add_doctor_command(parsers: _Parsers) -> None:
-    command = parsers.add_parser("doctor", help="find out what a server really does")
+    command = parsers.add_parser("doctor", help="what the server at --api-base really does")
     command.set_defaults(run=serve.doctor)
     _add_backend(command)
 
@@ -227,9 +234,7 @@ def _complete(arguments: argparse.Namespace) -> int:
 
 def _add_method(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("method")
-    group.add_argument(
-        "--method", choices=METHODS, default="scale", help="how to solve; scale by default"
-    )
+    group.add_argument("--method", choices=METHODS, default="scale", help="how to solve [scale]")
     group.add_argument("--program", metavar="FILE.json", help="a compiled SCALE program")
     group.add_argument(
         "--threshold",
@@ -254,7 +259,7 @@ def _add_choice(command: argparse.ArgumentParser, margin: float) -> None:
         "--candidates",
         type=_read_numbers,
         metavar="K[,K...]",
-        help="decompositions to choose from [8]; of several numbers, compile keeps the best",
+        help="decompositions to choose from [8; 1 if embedded]; of several compile keeps the best",
     )
     group.add_argument(
         "--caps",
@@ -266,7 +271,10 @@ def _add_choice(command: argparse.ArgumentParser, margin: float) -> None:
         "--budget", type=int, metavar="TOKENS", help="response tokens a problem, on average"
     )
     group.add_argument(
-        "--margin", type=float, default=margin, help="accuracy to give up for fewer tokens"
+        "--margin",
+        type=float,
+        default=margin,
+        help=f"accuracy to give up for fewer tokens [{margin}]",
     )
 
 
@@ -291,7 +299,12 @@ def _add_backend(command: argparse.ArgumentParser) -> None:
         choices=MODES,
         help="how System 1 and 2 differ: `scale-dspy doctor` tells which one fits the server",
     )
-    group.add_argument("--threads", type=int, metavar="N", help="problems worked on at once [64]")
+    group.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="problems at work at once [64; 1 if embedded]",
+    )
     group.add_argument("--seed", type=int, help="makes a run repeatable")
     group.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="for one request, each try [3600]"

@@ -67,7 +67,13 @@ def test_all_rows_are_tuned_judged_and_not_done_twice(tmp_path: Path) -> None:
     assert joint["response_tokens"] > alone["response_tokens"]
     tuned = sum(
         by_name[name]["tuning"]["response_tokens"]
-        for name in ("cot+gepa", "cot+gepa-matched", "scale+reanchor", "scale+joint")
+        for name in (
+            "cot+gepa",
+            "cot+optimizer",
+            "cot+gepa-matched",
+            "scale+reanchor",
+            "scale+joint",
+        )
     )
     assert tuned < spent  # the rest was spent on the test problems
     table = (tmp_path / "out" / "table.md").read_text()

@@ -42,6 +42,7 @@ def test_every_block_of_the_tutorial_runs(
                 program, *arguments = shlex.split(line)
                 assert program == "scale-dspy"
                 assert cli.main(arguments) == 0, (line, capsys.readouterr().err)
+    assert names["p"].answer == names["example"].answer
     assert {kind for kind, _ in blocks} == {"bash", "python"}
     commands = set(re.findall(r"scale-dspy (\w+)", TUTORIAL.read_text()))
     assert commands == {"doctor", "evaluate", "report", "frontier", "compile", "export"}

@@ -1,4 +1,4 @@
-"""SCALE tuned in several ways beside chain of thought tuned by dspy.GEPA, in one table.
+"""SCALE tuned in several ways beside chain of thought tuned by the same means, in one table.
 
 Every row is tuned on the same training and validation problems and judged on the same untouched
 test problems. What is finished is kept in a folder, so that an interrupted comparison goes on.
@@ -39,27 +39,28 @@ from scale_dspy.tuning.optimizers import (
     read_costs,
     search_thresholds,
 )
-from scale_dspy.tuning.prompts import PROPOSAL, Plan
+from scale_dspy.tuning.prompts import Job, Plan, make_writer, run_optimizer
 from scale_dspy.tuning.search import change, read_requests
 from scale_dspy.tuning.walks import FILE
 
 ROWS = (
     "cot",
     "cot+gepa",
+    "cot+optimizer",  # tuned by the plan's optimizer, with as much as it has for SCALE's prompts
     "cot+gepa-matched",  # with as many graded runs as scale+joint took in all, its searches too
     "scale",
     "scale+reanchor",
     "scale+threshold",
     "scale+joint",
 )
-REFERENCE = "cot+gepa"  # what the others are compared with
+REFERENCES = ("cot+gepa", "cot+optimizer", "cot")  # the first that is there is compared with
 CUT = "hard"  # the decision whose threshold ReAnchor tunes
 OWN_ROLLOUT = 1_000_003  # draws replies of its own for a row that another would pay for otherwise
 
 Row = dict[str, Any]
 """name, accuracy, accuracy_interval, tok, threshold, split, tuning, against: `tuning` holds what
 was paid for it, metric_calls (graded runs), requests, prompt_tokens and response_tokens; `against`
-the paired difference to REFERENCE with its interval and p-value."""
+the paired difference to the reference, its interval and p-value."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,8 @@ def tune_row(
         return contest.baseline
     if name == "cot+gepa":
         return _tune_baseline(contest, folder, contest.plan.rollouts, contest.lm)
+    if name == "cot+optimizer":
+        return _tune_alike(contest, folder)
     if name == "cot+gepa-matched":
         tune_row(contest, "scale+joint", report)
         calls = _read_note(contest.out / "scale+joint")
@@ -166,12 +169,10 @@ def _tune_baseline(
         tuned.load(path)
         return tuned
     metric, plan = Counted(), contest.plan
-    config = {**contest.baseline.solve.config, "temperature": 1.0}
-    config["max_tokens"] = max(config["max_tokens"], PROPOSAL)
     gepa = dspy.GEPA(
         metric=metric,
         max_metric_calls=metric_calls,
-        reflection_lm=lm.copy(**config),
+        reflection_lm=make_writer(lm, tuned.solve.config),
         num_threads=plan.threads,
         seed=plan.seed,
     )
@@ -179,6 +180,21 @@ def _tune_baseline(
         tuned = gepa.compile(tuned, trainset=list(contest.trainset), valset=list(contest.valset))
     _note(folder, read_costs(folder / COSTS), metric.calls)
     tuned.save(path)
+    return tuned
+
+
+def _tune_alike(contest: Contest, folder: Path) -> ChainOfThought:
+    """Chain of thought as the plan's optimizer leaves it, run as the joint compile runs it."""
+    tuned: ChainOfThought = contest.baseline.deepcopy()
+    path, lm, metric = folder / "program.json", contest.lm, Counted()
+    if not path.exists():
+        writer = make_writer(lm, tuned.solve.config)
+        sets = list(contest.trainset), list(contest.valset)
+        with pay(folder / COSTS, "optimizer", None), dspy.context(lm=lm):
+            found = run_optimizer(tuned, Job(metric, writer, *sets, contest.plan))
+        _note(folder, read_costs(folder / COSTS), metric.calls)
+        found.save(path)
+    tuned.load(path)
     return tuned
 
 
@@ -305,7 +321,7 @@ def draw_rows(out: Path) -> list[Row]:
     """The rows whose test is finished, in the order of ROWS."""
     there = {name: out / name for name in ROWS if (out / name / "test" / "summary.json").exists()}
     graded = {name: _read_grades(folder / "test") for name, folder in there.items()}
-    reference = graded.get(REFERENCE)
+    reference = next((name for name in REFERENCES if name in graded), None)
     rows = []
     for name, folder in there.items():
         summary = json.loads((folder / "test" / "summary.json").read_text(encoding="utf-8"))
@@ -319,9 +335,10 @@ def draw_rows(out: Path) -> list[Row]:
             "tuning": {key: noted[key] for key in noted if key not in ("threshold", "split")},
             "against": None,
         }
-        if reference is not None and name != REFERENCE:
-            found = compare(graded[name], reference)
+        if reference is not None and name != reference:
+            found = compare(graded[name], graded[reference])
             row["against"] = {
+                "name": reference,
                 "difference": found.effect.estimate,
                 "interval": [found.effect.low, found.effect.high],
                 "p_value": found.p_value,
@@ -332,8 +349,9 @@ def draw_rows(out: Path) -> list[Row]:
 
 def render_rows(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
+    reference = next((row["against"]["name"] for row in rows if row["against"]), "-")
     lines = [
-        f"| program | right | 95 % interval | tokens a problem | against {REFERENCE} (points) | "
+        f"| program | right | 95 % interval | tokens a problem | against {reference} (points) | "
         "tuning: graded runs | requests | prompt tokens | response tokens | threshold | split |",
         "|---|" + "---:|" * 10,
     ]

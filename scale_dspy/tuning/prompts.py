@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import cleandoc
 from typing import Any
@@ -91,22 +91,28 @@ def tune_prompts(
         labels={(label.problem, label.subproblem): label for label in labels},
         feedback=plan.optimizer == "gepa",
     )
-    # Proposals are hard work: they are asked for as System 2 is, and more freely.
-    config = {**program.solve.system_2.config, "temperature": 1.0}
-    if program.system_2_cap is not None:  # a limit for solutions of sub-problems, not for prompts
-        config["max_tokens"] = max(program.system_2_cap, PROPOSAL)
-    writer = lm.copy(**config)
     student = change(program, {})  # with signatures of its own, as InferRules writes into classes
-    job = _Job(metric, writer, list(trainset), list(valset), plan)
+    writer = make_writer(lm, program.solve.system_2.config)
     with dspy.context(lm=lm):
-        tuned = _MAKERS[plan.optimizer](student, job)
+        tuned = run_optimizer(student, Job(metric, writer, list(trainset), list(valset), plan))
     copy = change(program, {})
     adopt_prompts(copy, tuned)
     return copy
 
 
+def make_writer(lm: MeteredLM, config: Mapping[str, Any]) -> MeteredLM:
+    """The LM that writes proposals: asked as System 2 is, for this is hard work, but more freely,
+    and with room for a prompt even where solutions of sub-problems are capped."""
+    most = config.get("max_tokens")
+    room = {} if most is None else {"max_tokens": max(most, PROPOSAL)}
+    writer: MeteredLM = lm.copy(**{**config, "temperature": 1.0, **room})
+    return writer
+
+
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """What an optimizer works with; `writer` proposes prompts, the LM of the context runs them."""
+
     metric: Callable[..., Any]
     writer: MeteredLM
     trainset: list[dspy.Example]
@@ -118,7 +124,12 @@ class _Job:
         return max(1, min(most, self.plan.rollouts // max(1, cost)))
 
 
-def _bootstrap(student: SCALE, job: _Job) -> dspy.Module:
+def run_optimizer(student: dspy.Module, job: Job) -> dspy.Module:
+    """The student as the plan's optimizer leaves it; its optimizer is not "none"."""
+    return _MAKERS[job.plan.optimizer](student, job)
+
+
+def _bootstrap(student: dspy.Module, job: Job) -> dspy.Module:
     optimizer = dspy.BootstrapFewShot(
         metric=job.metric,
         metric_threshold=SUCCESS,
@@ -129,7 +140,7 @@ def _bootstrap(student: SCALE, job: _Job) -> dspy.Module:
     return optimizer.compile(student, trainset=job.trainset)
 
 
-def _bootstrap_random_search(student: SCALE, job: _Job) -> dspy.Module:
+def _bootstrap_random_search(student: dspy.Module, job: Job) -> dspy.Module:
     optimizer = dspy.BootstrapFewShotWithRandomSearch(
         metric=job.metric,
         metric_threshold=SUCCESS,
@@ -141,7 +152,7 @@ def _bootstrap_random_search(student: SCALE, job: _Job) -> dspy.Module:
     return optimizer.compile(student, trainset=job.trainset, valset=job.valset)
 
 
-def _copro(student: SCALE, job: _Job) -> dspy.Module:
+def _copro(student: dspy.Module, job: Job) -> dspy.Module:
     predictors = len(student.predictors())
     optimizer = dspy.COPRO(
         prompt_model=job.writer,
@@ -153,7 +164,7 @@ def _copro(student: SCALE, job: _Job) -> dspy.Module:
     return optimizer.compile(student, trainset=job.trainset, eval_kwargs=settings)
 
 
-def _mipro(student: SCALE, job: _Job) -> dspy.Module:
+def _mipro(student: dspy.Module, job: Job) -> dspy.Module:
     optimizer = dspy.MIPROv2(
         metric=job.metric,
         prompt_model=job.writer,
@@ -176,7 +187,7 @@ def _mipro(student: SCALE, job: _Job) -> dspy.Module:
     )
 
 
-def _simba(student: SCALE, job: _Job) -> dspy.Module:
+def _simba(student: dspy.Module, job: Job) -> dspy.Module:
     batch, candidates = min(32, len(job.trainset)), 3
     optimizer = dspy.SIMBA(
         metric=job.metric,
@@ -190,7 +201,7 @@ def _simba(student: SCALE, job: _Job) -> dspy.Module:
     return optimizer.compile(student, trainset=job.trainset, seed=job.plan.seed)
 
 
-def _infer_rules(student: SCALE, job: _Job) -> dspy.Module:
+def _infer_rules(student: dspy.Module, job: Job) -> dspy.Module:
     optimizer = dspy.InferRules(
         num_candidates=job.share(len(job.valset), 10),
         num_rules=5,
@@ -204,7 +215,7 @@ def _infer_rules(student: SCALE, job: _Job) -> dspy.Module:
     return optimizer.compile(student, trainset=job.trainset, valset=job.valset)
 
 
-def _gepa(student: SCALE, job: _Job) -> dspy.Module:
+def _gepa(student: dspy.Module, job: Job) -> dspy.Module:
     optimizer = dspy.GEPA(
         metric=job.metric,
         max_metric_calls=job.plan.rollouts,
@@ -235,7 +246,7 @@ def choose_predictor(
     return [name]
 
 
-_MAKERS: dict[str, Callable[[SCALE, _Job], dspy.Module]] = {
+_MAKERS: dict[str, Callable[[dspy.Module, Job], dspy.Module]] = {
     "bootstrap": _bootstrap,
     "bootstrap_random_search": _bootstrap_random_search,
     "copro": _copro,

@@ -1,6 +1,6 @@
 """The real vLLM server on a tiny model, in a process of its own on a free loopback port.
 
-SCALE_VLLM_PYTHON names the interpreter that has vLLM; README says how its environment is made.
+SCALE_VLLM_PYTHON names the interpreter that has vLLM; CONTRIBUTING.md says how to make one.
 """
 
 from __future__ import annotations
