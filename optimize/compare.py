@@ -1,4 +1,4 @@
-"""Compare SCALE, tuned in several ways, with chain of thought tuned by dspy.GEPA, in one table.
+"""Compare SCALE, tuned in several ways, with chain of thought tuned too, in one table.
 
     python optimize/compare.py train.jsonl val.jsonl test.jsonl \
         --api-base http://127.0.0.1:8000/v1 --rollouts 200 --out runs/compare
@@ -21,8 +21,9 @@ from scale_dspy.baselines import ChainOfThought
 from scale_dspy.evaluation.data import load
 from scale_dspy.evaluation.run import Progress
 from scale_dspy.tuning import OPTIMIZERS
-from scale_dspy.tuning.comparison import ROWS, Contest, render_rows, run_contest
+from scale_dspy.tuning.comparison import Contest, run_contest
 from scale_dspy.tuning.prompts import Plan
+from scale_dspy.tuning.table import ROWS, render_rows
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import dspy
 from flags import make_parser
 
-from scale_dspy import SCALE, connect, modes
+from scale_dspy import SCALE, connect
 from scale_dspy.baselines import make_program
 from scale_dspy.evaluation.data import load
 from scale_dspy.evaluation.run import describe_run, evaluate, name_folder
@@ -37,7 +37,7 @@ def plan_runs(style: str) -> Iterator[tuple[str, str, Solver, tuple[str, ...]]]:
     for tau in TABLE_2:
         yield f"table2-tau{tau}", "scale", SCALE(tau, assess="upfront", modes=style), aime
     for limit in FIGURE_2:
-        capped = SCALE(assess="upfront", modes=modes(style, solve_2={"max_tokens": limit}))
+        capped = SCALE(assess="upfront", system_2_cap=limit, modes=style)
         yield f"figure2-{limit}", "scale", capped, aime
 
 

@@ -10,9 +10,8 @@ from scale_dspy.ask import ATTEMPTS, ask_many, ask_until_read
 from scale_dspy.backends.ledger import OutOfTokensError, room
 from scale_dspy.backends.modes import Modes
 from scale_dspy.checks import check_whole
-from scale_dspy.step import render_list
+from scale_dspy.lists import read_list, render_list
 
-MAX_SUBPROBLEMS = 12
 MAX_CANDIDATES = 256  # a program file from a stranger may name any number
 MIN_LIST = 128  # response tokens; under a budget, fewer candidates are drawn before shorter ones
 
@@ -111,30 +110,6 @@ class Decompose(dspy.Module):
                 return
 
 
-NUMBERED = re.compile(
-    r"^[ \t]{0,3}(?:[*_#]{1,3}[ \t]*)?(?:(?:sub-?problem|step)[ \t]+)?"
-    r"\(?(\d{1,3})[.):](?!\d)(?:[*_]{1,2})?",
-    re.IGNORECASE,
-)
-BULLET = re.compile(r"^[-*•][ \t]+")
-
-
-def read_list(text: str) -> list[str]:
-    r"""The items of a numbered list in a model's reply, or of a bulleted one if none is numbered.
-
-    An item may run over several lines; LaTeX is left as it is. A number opens an item only where
-    it continues the count, so a line of mathematics that begins with "3." does not. Repeated items
-    count once. At most MAX_SUBPROBLEMS are kept. Text before the list and code fences are dropped.
-
-    >>> read_list("Plan:\n1. Find $\\frac{a}{b}$.\n2) Find its square.")
-    ['Find $\\frac{a}{b}$.', 'Find its square.']
-    """
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("```")]
-    items = _collect_numbered(lines) or _collect_bullets(lines)
-    cleaned = [_tidy(item) for item in items]
-    return list(dict.fromkeys(item for item in cleaned if item))[:MAX_SUBPROBLEMS]
-
-
 def read_choice(text: str, count: int) -> int | None:
     """The one number from 1 to `count` that a reply names, or None.
 
@@ -146,39 +121,3 @@ def read_choice(text: str, count: int) -> int | None:
         return None
     (number,) = numbers
     return number if 1 <= number <= count else None
-
-
-def _collect_numbered(lines: list[str]) -> list[list[str]]:
-    items: list[list[str]] = []
-    for line in lines:
-        match = NUMBERED.match(line)
-        if match and int(match.group(1)) == len(items) + 1:
-            items.append([line[match.end() :]])
-        elif items:
-            items[-1].append(line)
-    return [_cut_at_gap(item) for item in items]
-
-
-def _collect_bullets(lines: list[str]) -> list[list[str]]:
-    items: list[list[str]] = []
-    for line in lines:
-        match = BULLET.match(line)
-        if match:
-            items.append([line[match.end() :]])
-        elif items and line.strip():
-            items[-1].append(line)
-    return items
-
-
-def _cut_at_gap(item: list[str]) -> list[str]:
-    """Drop what follows a blank line: a remark after the list is not part of its last item."""
-    for position, line in enumerate(item):
-        if position and not line.strip():
-            return item[:position]
-    return item
-
-
-def _tidy(item: list[str]) -> str:
-    text = "\n".join(line.strip() for line in item).strip()
-    bold = re.fullmatch(r"\*\*(.+?)\*\*", text)
-    return bold.group(1).strip() if bold else text

@@ -23,9 +23,10 @@ from scale_dspy.backends.modes import Modes, Style, choose_modes
 from scale_dspy.checks import check_whole
 from scale_dspy.decompose import Decompose
 from scale_dspy.files import write_whole
+from scale_dspy.lists import render_list
 from scale_dspy.solve import Solve
 from scale_dspy.solver import Solver
-from scale_dspy.step import Step, render_context, render_list
+from scale_dspy.step import Step, render_context
 from scale_dspy.threshold import Threshold
 
 Timing = Literal["in_context", "upfront", "none"]

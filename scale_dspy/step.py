@@ -40,8 +40,3 @@ def render_context(steps: Sequence[Step]) -> str:
     return "\n\n".join(
         f"{number}. {step.subproblem}\n{step.solution}" for number, step in enumerate(steps, 1)
     )
-
-
-def render_list(items: Sequence[str]) -> str:
-    """Items as a numbered list, as `decompose.read_list` reads it."""
-    return "\n".join(f"{number}. {item}" for number, item in enumerate(items, 1))

@@ -16,10 +16,11 @@ from typing import Any
 
 import dspy
 
-from scale_dspy.answers import accepts, find_answer, find_closing_brace
+from scale_dspy.answers import find_answer, find_closing_brace
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.card import Card, count_traces, render_card
 from scale_dspy.evaluation.data import digest
+from scale_dspy.evaluation.metrics import is_right
 from scale_dspy.evaluation.overlap import find_overlap, index_problems
 from scale_dspy.evaluation.run import (
     Engine,
@@ -29,7 +30,7 @@ from scale_dspy.evaluation.run import (
     evaluate,
     read_pairs,
 )
-from scale_dspy.evaluation.summary import ROLLOUTS
+from scale_dspy.evaluation.summary import ROLLOUTS, sum_tokens
 from scale_dspy.files import write_whole
 from scale_dspy.program import SCALE
 from scale_dspy.solver import Solver
@@ -155,8 +156,7 @@ def make_record(rollout: Rollout, example: dspy.Example, threshold: float | None
     if any(sign in note for note in rollout["replaced"] for sign in UNFINISHED):
         return "unfinished"
     response = join_steps(rollout["steps"], rollout["answer"])
-    golds = example.get("answers") or [example.answer]
-    if not accepts(find_answer(response), golds, kind=example.get("kind", "math")):
+    if not is_right(example, dspy.Prediction(answer=find_answer(response))):
         return "unfinished"  # the joined text does not say what the rollout said
     return {
         "messages": [
@@ -167,7 +167,7 @@ def make_record(rollout: Rollout, example: dspy.Example, threshold: float | None
         "source": str(example.get("source", "")),
         "sample": rollout["sample"],
         "answer": rollout["gold"],
-        "tokens": sum(stage["completion_tokens"] for stage in rollout["usage"].values()),
+        "tokens": sum_tokens(rollout["usage"]),
         "threshold": threshold,
         "steps": [
             {key: step[key] for key in ("subproblem", "difficulty", "system", "tokens")}

@@ -36,7 +36,8 @@ import httpx
 from aiohttp import web
 
 from scale_dspy.assess import RateDifficulty
-from scale_dspy.decompose import ProposeSubproblems, SelectCandidate, read_list
+from scale_dspy.decompose import ProposeSubproblems, SelectCandidate
+from scale_dspy.lists import read_list
 from scale_dspy.solve import SolveDirectly, SolveThoroughly
 from tests.world import (
     Problem,

@@ -10,16 +10,10 @@ import pytest
 
 from scale_dspy import SCALE, connect
 from scale_dspy.baselines import ChainOfThought
-from scale_dspy.tuning.comparison import (
-    ROWS,
-    Contest,
-    DecidingSCALE,
-    lower,
-    raise_,
-    render_rows,
-    run_contest,
-)
+from scale_dspy.tuning.comparison import Contest, run_contest
 from scale_dspy.tuning.prompts import Plan
+from scale_dspy.tuning.reanchor import DecidingSCALE, turn_into_cut, turn_into_tau
+from scale_dspy.tuning.table import ROWS, render_rows
 from tests.fake_vllm import FakeVLLM, fake_vllm
 from tests.world import World
 from tests.writer import write_prompts
@@ -105,8 +99,8 @@ def test_a_deciding_program_does_what_the_program_does() -> None:
                 assert ours.steps == theirs.steps
     for score in (0.0, 0.3, 0.37, 0.5, 1.0):
         for tau in (0.0, 0.3, 0.37, 0.999):
-            assert (score > tau) == (score >= raise_(tau))
-            assert lower(raise_(tau)) == tau
+            assert (score > tau) == (score >= turn_into_cut(tau))
+            assert turn_into_tau(turn_into_cut(tau)) == tau
 
 
 def test_test_problems_stay_out_of_tuning(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from scale_dspy import SCALE, connect, modes
 from scale_dspy.ask import PlainAdapter, mend
 from scale_dspy.assess import read_score
 from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.decompose import read_choice, read_list
+from scale_dspy.decompose import read_choice
+from scale_dspy.lists import read_list, render_list
 from scale_dspy.program import load_program
-from scale_dspy.step import Step, render_context, render_list
+from scale_dspy.step import Step, render_context
 from scale_dspy.tuning.export import write_export
 from scale_dspy.tuning.markdown import export_markdown
 from scale_dspy.tuning.messages import export_messages

@@ -15,9 +15,10 @@ from scale_dspy import SCALE, Step, connect
 from scale_dspy.ask import PlainAdapter
 from scale_dspy.assess import RateDifficulty
 from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.decompose import ProposeSubproblems, SelectCandidate, read_list
+from scale_dspy.decompose import ProposeSubproblems, SelectCandidate
+from scale_dspy.lists import read_list, render_list
 from scale_dspy.solve import SolveDirectly, SolveThoroughly
-from scale_dspy.step import render_context, render_list
+from scale_dspy.step import render_context
 from tests.fake_vllm import FakeVLLM, Fault, Options, count_tokens, fake_vllm, spawn_fake_vllm
 from tests.world import (
     MODULUS,

@@ -21,8 +21,9 @@ from scale_dspy.evaluation.metrics import make_metric
 from scale_dspy.program import load_program
 from scale_dspy.threshold import Threshold
 from scale_dspy.tuning import OPTIMIZERS
+from scale_dspy.tuning.costs import NOTED, read_costs
 from scale_dspy.tuning.frontier import Frontier, choose, draw_frontier
-from scale_dspy.tuning.optimizers import NOTED, compile_program, read_costs
+from scale_dspy.tuning.optimizers import compile_program
 from scale_dspy.tuning.prompts import Plan, check_optimizer, tune_prompts
 from scale_dspy.tuning.search import ThresholdSearch, change
 from scale_dspy.tuning.walks import walk_all

@@ -15,7 +15,7 @@ from scale_dspy import SCALE, connect, modes
 from scale_dspy.ask import ATTEMPTS, PlainAdapter
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.loop import run
-from scale_dspy.decompose import read_list
+from scale_dspy.lists import read_list
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
 

@@ -6,7 +6,6 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from scale_dspy.answers import vote
 from scale_dspy.evaluation.statistics import compare, compare_tokens
 from scale_dspy.evaluation.summary import collect, summarise, take_correct, take_tokens
 
@@ -37,8 +36,7 @@ def test_summary_by_hand():
             rollout("b", 0, answer="8", correct=False, steps=[{"system": 2}]),
             rollout("a", 0, answer="3", correct=False),
             rollout("a", 2),
-        ],
-        vote,
+        ]
     )
     intervals = found.pop("accuracy_interval"), found.pop("tok_interval")
     assert found == {
@@ -65,7 +63,7 @@ def test_failed_rollouts_are_wrong_and_their_known_tokens_count():
         rollout(sample=1, error="timed out", steps=[], usage={"solve_1": used(1, 20)}),
         rollout(sample=2, error="refused", correct=False, steps=None, usage={}, seconds=None),
     ]
-    found = summarise(records, vote)
+    found = summarise(records)
     assert found["errors"] == 2
     assert found["accuracy"] == pytest.approx(1 / 3)
     assert found["tok"] == found["tpi"] == 60
@@ -87,8 +85,8 @@ def test_summary_of_a_run_is_json_in_any_order_of_its_records():
         for i in range(20)
         for sample in range(4)
     ]
-    found = summarise(records, vote)
-    assert summarise(records[::-1], vote) == found
+    found = summarise(records)
+    assert summarise(records[::-1]) == found
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     low, high = found["tok_interval"]
     assert low < found["tok"] == 11 < high
@@ -109,7 +107,7 @@ def test_summary_holds_no_solutions():
             yield rollout(sample=number, steps=[{"system": 1, "solution": f"{number:0200000}"}])
 
     tracemalloc.start()
-    summarise(stream(), resamples=100)
+    summarise(stream())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 5_000_000

@@ -23,11 +23,12 @@ from scale_dspy.ask import ATTEMPTS, split_thinking
 from scale_dspy.assess import read_score
 from scale_dspy.baselines import make_program
 from scale_dspy.cli import METHODS
-from scale_dspy.decompose import MAX_SUBPROBLEMS, read_choice, read_list
+from scale_dspy.decompose import read_choice
 from scale_dspy.evaluation.data import load
 from scale_dspy.evaluation.latex import render_answer, render_text
 from scale_dspy.evaluation.metrics import make_metric
 from scale_dspy.evaluation.run import evaluate, read_rollouts
+from scale_dspy.lists import MAX_SUBPROBLEMS, read_list
 from scale_dspy.step import Step
 from tests.fake_vllm import Fault, fake_vllm
 from tests.ugly import INJECTIONS, PIECES, REPLIES

@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import os
-import random
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -40,7 +39,7 @@ class Row(NamedTuple):
     fields: Mapping[str, Any]
 
 
-def load(name: str, *, limit: int | None = None, seed: int | None = None) -> list[dspy.Example]:
+def load(name: str, *, limit: int | None = None) -> list[dspy.Example]:
     """Load a set of problems.
 
     Args:
@@ -48,7 +47,6 @@ def load(name: str, *, limit: int | None = None, seed: int | None = None) -> lis
             Lines file (`.jsonl` or `.json`) with `problem` and `answer`. A copy `NAME.jsonl` in
             the folder that the environment variable SCALE_DATA_DIR names wins over the hub.
         limit: Take at most this many, from the front.
-        seed: Shuffle with this seed first, so that `limit` takes a random sample.
 
     Returns:
         Examples whose only input is `problem`, with `id` (unique in the set), `problem`, `answer`
@@ -68,8 +66,6 @@ def load(name: str, *, limit: int | None = None, seed: int | None = None) -> lis
     if not rows:
         raise DataError(f"{_shorten(name)} holds no problems")
     examples = _make_examples(source, rows)
-    if seed is not None:
-        random.Random(seed).shuffle(examples)
     return examples[:limit]
 
 

@@ -19,7 +19,7 @@ import dspy
 
 from scale_dspy.backends.connect import TIMEOUT, connect
 from scale_dspy.backends.loop import run
-from scale_dspy.evaluation.run import GIVE_UP, HOPELESS, Engine, Pair, Rollout, solve_once
+from scale_dspy.evaluation.run import HOPELESS, Engine, Pair, Rollout, solve_once, watch_failures
 from scale_dspy.solver import Solver
 
 FEWEST = 8  # rollouts at once for which another worker process is worth its memory
@@ -54,15 +54,11 @@ def make_engine(program: Solver, backend: Backend, threads: int = 64) -> Engine:
     def finish(pairs: Sequence[Pair], keep: Callable[[Rollout], None]) -> None:
         if not pairs:
             return
-        failures = 0
+        look = watch_failures()
         with _cluster(ray), closing(_stream(ray, program, backend, pairs, threads)) as records:
             for record in records:
                 keep(record)
-                failures = failures + 1 if record["error"] else 0
-                if failures >= GIVE_UP:
-                    raise RuntimeError(
-                        f"{failures} rollouts in a row failed, the last with {record['error']}"
-                    )
+                look(record)
 
     return finish
 

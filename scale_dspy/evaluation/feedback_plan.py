@@ -21,6 +21,7 @@ from scale_dspy.evaluation.retold import (
     tell_outcome,
     tell_worked,
 )
+from scale_dspy.lists import read_list
 
 
 def speak_of_list(run: Run, outputs: Any) -> list[str]:
@@ -30,7 +31,7 @@ def speak_of_list(run: Run, outputs: Any) -> list[str]:
 
 
 def speak_of_choice(run: Run, inputs: Mapping[str, Any], outputs: Any) -> list[str]:
-    lengths = [len(_split_list(text)) for text in _split_candidates(inputs.get("candidates"))]
+    lengths = [len(read_list(text)) for text in _split_candidates(inputs.get("candidates"))]
     choice = getattr(outputs, "choice", None)
     told = ""
     if lengths and isinstance(choice, str):
@@ -45,7 +46,7 @@ def speak_of_choice(run: Run, inputs: Mapping[str, Any], outputs: Any) -> list[s
 
 def _judge_list(run: Run, reply: str) -> list[str]:
     """One list: its length, its repeats, its end, and whether it is the one that was used."""
-    items = _split_list(reply)
+    items = read_list(reply)
     if not items:
         return ["No numbered list could be read in this reply: one sub-problem a line, numbered."]
     used = [flatten(step.subproblem) for step in run.steps[:-1]]
@@ -141,22 +142,7 @@ def _tell_unreadable(run: Run) -> str:
 
 
 _CANDIDATE = re.compile(r"^Candidate \d{1,4}[ \t]*$", re.MULTILINE)
-_ITEM = re.compile(r"^[ \t]{0,3}(\d{1,3})[.):][ \t]+", re.MULTILINE)
 
 
 def _split_candidates(candidates: Any) -> list[str]:
     return _CANDIDATE.split(candidates)[1:] if isinstance(candidates, str) else []
-
-
-def _split_list(text: str) -> list[str]:
-    """The items of a numbered list as `step.render_list` writes it; numbers have to count up."""
-    ends: list[int] = []
-    items: list[re.Match[str]] = []
-    for match in _ITEM.finditer(text):
-        if int(match[1]) == len(items) + 1:
-            items.append(match)
-            ends.append(match.start())
-    return [
-        text[item.end() : end].strip()
-        for item, end in zip(items, [*ends[1:], len(text)], strict=False)
-    ]

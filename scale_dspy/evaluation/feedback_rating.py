@@ -76,13 +76,11 @@ def _judge_score(run: Run, place: int) -> str:
 
 
 def _judge_known(label: Label, step: Step) -> str:
-    one, two = (clip(found or "nothing readable") for found in (label.result_1, label.result_2))
+    known = _tell_label(label)
+    if label.alike and step.system == 1:
+        return f"{known} A low score is right."
     if label.alike:
-        known = f"Known to be easy: System 1 and System 2 both find {one}."
-        if step.system == 1:
-            return f"{known} A low score is right."
         return f"{known} The score should have been near 0; thinking was spent for nothing."
-    known = f"Known to be hard: System 1 finds {one}, System 2 finds {two}."
     if step.system == 2:
         return f"{known} A high score is right."
     return f"{known} The score should have been near 1, so that System 2 solves it."
@@ -116,11 +114,15 @@ def _tell_whole_rating(run: Run, inputs: Mapping[str, Any], outputs: Any) -> str
         return ""
     what = "the whole problem" if subproblem.strip() == run.problem else quote(subproblem)
     label = run.find_label(subproblem)
-    systems = (
-        "System 1 and System 2 both find" if label and label.alike else "System 1 alone misses"
-    )
-    known = f" {systems} what System 2 finds, {clip(label.result_2 or '')}." if label else ""
+    known = f" {_tell_label(label)}" if label else ""
     return f"This score, {quote(said)}, is of {what}.{known}"
+
+
+def _tell_label(label: Label) -> str:
+    one, two = (clip(found or "nothing readable") for found in (label.result_1, label.result_2))
+    if label.alike:
+        return f"Known to be easy: System 1 and System 2 both find {one}."
+    return f"Known to be hard: System 1 finds {one}, System 2 finds {two}."
 
 
 def _read_number(text: str) -> float | None:

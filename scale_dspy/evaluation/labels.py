@@ -17,16 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scale_dspy.answers import equal, find_answer, read_integer
-from scale_dspy.evaluation.statistics import split_rows
+from scale_dspy.evaluation.statistics import TAIL, Numbers, split_rows
 
-BINS = (
-    10  # of the score, each open below and closed above, as a threshold divides; 0 is in the first
-)
+BINS = 10  # of the score, each open below and closed above, as a threshold divides; 0 in the first
 RESAMPLES = 2_000
-
-_TAIL = 0.025  # the chance left out at either end of an interval
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -201,13 +195,18 @@ def _bound_auroc(
         weights = times[:, groups[order]].astype(np.float64)
         drawn.append(_rank(scores[order], hard[order], weights))
     areas = np.concatenate([*drawn, [estimate]])
-    low, high = np.quantile(areas[~np.isnan(areas)], (_TAIL, 1 - _TAIL))
+    low, high = np.quantile(areas[~np.isnan(areas)], (TAIL, 1 - TAIL))
     return [min(float(low), estimate), max(float(high), estimate)]
 
 
-def _bin_scores(scores: Numbers, hard: NDArray[np.bool_]) -> Iterator[Bin]:
+def find_bins(scores: Numbers) -> NDArray[np.int64]:
+    """The place of each score's bin, from 0."""
     # Scores have few decimals, and 0.3 * 10 is a little more than 3.
-    places = np.clip(np.ceil(scores * BINS - 1e-9).astype(int) - 1, 0, BINS - 1)
+    return np.clip(np.ceil(scores * BINS - 1e-9).astype(np.int64) - 1, 0, BINS - 1)
+
+
+def _bin_scores(scores: Numbers, hard: NDArray[np.bool_]) -> Iterator[Bin]:
+    places = find_bins(scores)
     for place in np.unique(places):
         inside = places == place
         yield Bin(

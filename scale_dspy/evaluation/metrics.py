@@ -1,5 +1,6 @@
-"""The metrics: right or wrong, decided by reading and comparing, never by asking a model; what the
-tokens cost; and, for an optimizer that reflects, in words what went wrong and what to change.
+"""The metrics: whether an answer is right, what its tokens cost, and in words what went wrong.
+
+No model is asked: answers are read and compared.
 """
 
 from __future__ import annotations

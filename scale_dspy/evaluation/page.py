@@ -163,7 +163,10 @@ def _write_run(number: int, run: Run) -> str:
 
 
 def _tabulate_settings(runs: Sequence[Run]) -> str:
-    keys = ("model", "program", "options", "split", "seed", "digest", "versions")
+    keys = (
+        *("model", "system_1", "program", "options", "requests"),
+        *("split", "seed", "digest", "versions"),
+    )
     parts = [_open_table("Settings", ["run", *keys], words=len(keys) + 1)]
     for run in runs:
         cells = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 DPI = 180
 WIDE, NARROW = 7.4, 3.9  # inches
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX*"  # one more than colours, so that pairs of both repeat only after 56
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7a6a00", "#56b4e9", "#1d1d1f")
 """Most are Okabe and Ito's, which the colour-blind can tell apart; the markers differ too."""
 
@@ -248,16 +249,16 @@ def _add_legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
         for axes in all_axes
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    columns = 3 if figure.get_figwidth() >= WIDE else 1
+    columns = min(3 if figure.get_figwidth() >= WIDE else 1, len(found))
+    letters = int(13 * figure.get_figwidth() / max(columns, 1)) - 8  # that fit beside a marker
     figure.legend(
         list(found.values()),
-        list(found),
+        [textwrap.fill(label, letters) for label in found],
         loc="outside lower center",
-        ncols=min(columns, len(found)),
+        ncols=columns,
     )
 
 
 def _wrap(text: str, width: int) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, width)[:3])
+    """A label of three lines at most; a longer one ends in three dots."""
+    return textwrap.fill(text, width, max_lines=3, placeholder="…")

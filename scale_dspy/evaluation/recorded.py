@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from scale_dspy.answers import vote
 from scale_dspy.evaluation.summary import ROLLOUTS, Summary, summarise
 
 Record = dict[str, Any]
@@ -69,7 +68,7 @@ def read_run(folder: Path) -> Run:
     if not records:
         raise ValueError(f"{folder} holds no rollouts yet: nothing to report")
     try:
-        summary = summarise(records, vote)
+        summary = summarise(records)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     notes = tuple(_note(description, summary, torn, beyond))

@@ -18,6 +18,7 @@ from scale_dspy.evaluation.pictures import draw_accuracy, draw_calibration, draw
 from scale_dspy.evaluation.recorded import Run, read_run
 from scale_dspy.evaluation.statistics import Interval
 from scale_dspy.evaluation.tallies import Pair, calibrate, compare_runs, name_runs
+from scale_dspy.files import write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -89,13 +90,11 @@ def write_report(folders: Sequence[Path], out: Path) -> Report:
     drawn = [draw_accuracy(runs), draw_calibration(series), draw_positions(runs)]
     pictures = [picture for picture in drawn if picture]
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f"{out.name}.tmp")
-    try:
-        with draft.open("w", encoding="utf-8", errors="xmlcharrefreplace") as file:
-            write_page(file, runs, pairs, series, pictures, notes)
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
+    with (
+        write_whole(out) as draft,
+        draft.open("w", encoding="utf-8", errors="xmlcharrefreplace") as file,
+    ):
+        write_page(file, runs, pairs, series, pictures, notes)
     files = [out.with_name(f"{out.stem}-{picture.name}.png") for picture in pictures]
     for file_, picture in zip(files, pictures, strict=True):
         file_.write_bytes(picture.wide)

@@ -98,7 +98,7 @@ def read_run(
     notes = [note for note in _read_items(prediction, "replaced") if isinstance(note, str)]
     skipped = {int(match[1]) for note in notes if (match := SKIPPED.match(note))}
     planned = len(steps) + len(skipped)
-    numbers = [k for k in range(1, planned + len(skipped) + 1) if k not in skipped][: len(steps)]
+    numbers = [k for k in range(1, planned + 1) if k not in skipped][: len(steps)]
     return Run(
         problem=str(example.get("problem") or "").strip(),
         golds=read_golds(example),

@@ -28,14 +28,14 @@ from dspy.utils.exceptions import (
 )
 from filelock import FileLock, Timeout
 
-from scale_dspy.answers import vote
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.ledger import CostLimitError, track
 from scale_dspy.backends.loop import run
 from scale_dspy.backends.privacy import hide_server
 from scale_dspy.evaluation.data import digest
 from scale_dspy.evaluation.metrics import is_right
-from scale_dspy.evaluation.summary import ROLLOUTS, Summary, summarise
+from scale_dspy.evaluation.summary import ROLLOUTS, Summary, sum_tokens, summarise
+from scale_dspy.files import write_whole
 from scale_dspy.program import SCALE
 from scale_dspy.solver import Solver
 
@@ -62,13 +62,12 @@ class Progress:
 
     def after(self, rollout: Rollout) -> Progress:
         """The progress once `rollout` is done too."""
-        tokens = sum(stage["completion_tokens"] for stage in rollout["usage"].values())
         return Progress(
             total=self.total,
             done=self.done + 1,
             right=self.right + bool(rollout["correct"]),
             errors=self.errors + bool(rollout["error"]),
-            tokens=self.tokens + tokens,
+            tokens=self.tokens + sum_tokens(rollout["usage"]),
         )
 
 
@@ -122,7 +121,7 @@ def evaluate(
         engine=engine,
         enter=count_up(len(examples) * samples, report),
     )
-    summary = summarise(read_pairs(path, examples, samples), vote)
+    summary = summarise(read_pairs(path, examples, samples))
     write_json(out / "summary.json", dict(summary))
     return summary
 
@@ -258,10 +257,9 @@ def read_pairs(path: Path, examples: Sequence[dspy.Example], samples: int) -> It
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    draft = path.with_suffix(".tmp")
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    draft.write_text(text, encoding="utf-8", errors="backslashreplace")
-    draft.replace(path)
+    with write_whole(path) as draft:
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: MeteredLM) -> Rollout:
@@ -302,6 +300,21 @@ async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: Me
     }
 
 
+def watch_failures() -> Callable[[Rollout], None]:
+    """A function that takes each record as it ends; RuntimeError once GIVE_UP in a row failed."""
+    failures = 0
+
+    def look(record: Rollout) -> None:
+        nonlocal failures
+        failures = failures + 1 if record["error"] else 0
+        if failures >= GIVE_UP:
+            raise RuntimeError(
+                f"{failures} rollouts in a row failed, the last with {record['error']}"
+            )
+
+    return look
+
+
 async def _work(
     work: Callable[[dspy.Example, int], Awaitable[Rollout]],
     pairs: Iterator[tuple[dspy.Example, int]],
@@ -309,11 +322,11 @@ async def _work(
     keep: Callable[[Rollout], None],
 ) -> None:
     """Keep `threads` pairs at work until there are no more, or until the cost limit is reached."""
-    failures = 0
+    look = watch_failures()
     stopped: CostLimitError | None = None
 
     async def take_turns() -> None:
-        nonlocal failures, stopped
+        nonlocal stopped
         for example, sample in pairs:
             try:
                 record = await work(example, sample)
@@ -323,11 +336,7 @@ async def _work(
             keep(record)
             if stopped:
                 return  # but what was on its way, and paid for, has ended and is kept
-            failures = failures + 1 if record["error"] else 0
-            if failures >= GIVE_UP:
-                raise RuntimeError(
-                    f"{failures} rollouts in a row failed, the last with {record['error']}"
-                )
+            look(record)
 
     workers = [asyncio.ensure_future(take_turns()) for _ in range(threads)]
     try:
@@ -344,17 +353,18 @@ def _mend(path: Path, *, drop_errors: bool) -> None:
     """Cut off a last line that a kill left unfinished; drop failed rollouts to run them again."""
     if not path.exists():
         return
-    draft, dropped = path.with_suffix(".tmp"), 0
-    with path.open("rb") as file, draft.open("wb") as copy:
+    with write_whole(path) as draft, path.open("rb") as file, draft.open("wb") as copy:
         for line in file:
-            if not line.endswith(b"\n") or (drop_errors and json.loads(line)["error"]):
-                dropped += 1
-            else:
+            if line.endswith(b"\n") and not (drop_errors and _tells_error(line)):
                 copy.write(line)
-    if dropped:
-        draft.replace(path)
-    else:
-        draft.unlink()
+
+
+def _tells_error(line: bytes) -> bool:
+    """Whether a rollout failed. What is no rollout stays, for `read_rollouts` to name."""
+    try:
+        return bool(json.loads(line)["error"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def match_description(path: Path, description: dict[str, Any]) -> None:
@@ -373,7 +383,7 @@ def match_description(path: Path, description: dict[str, Any]) -> None:
             }
         except (ValueError, TypeError, RecursionError):
             raise ValueError(f"{path} cannot be read: choose another --out") from None
-        for key in sorted(differing - {"versions", "samples"}):
+        for key in sorted(differing - {"versions", "samples"})[:1]:
             raise ValueError(
                 f"{path.parent} holds another run: its {key} is {there.get(key)!r}, "
                 f"not {description.get(key)!r}; choose another --out"

@@ -43,7 +43,7 @@ Samples = Mapping[str, Sequence[float]] | NDArray[Any]
 
 RESAMPLES = 10_000
 
-_TAIL = 0.025  # the chance left out at either end of an interval
+TAIL = 0.025  # the chance left out at either end of an interval
 _EXACT = 12  # problems up to which every subset is taken instead of random ones
 _ENOUGH = 6  # problems; with five, no sign-flip test can reach 0.05
 _CHUNK = 1 << 18  # numbers held at once while resampling
@@ -225,9 +225,7 @@ def _weigh_unseen(
     blocks = split_rows(resamples, len(extremes))
     drawn = [rng.dirichlet(np.ones(len(extremes)), rows) @ extremes for rows in blocks]
     lows, highs = np.concatenate(drawn).T
-    return max(low, float(np.quantile(lows, _TAIL))), min(
-        high, float(np.quantile(highs, 1 - _TAIL))
-    )
+    return max(low, float(np.quantile(lows, TAIL))), min(high, float(np.quantile(highs, 1 - TAIL)))
 
 
 def _draw_subsets(
@@ -243,7 +241,7 @@ def _draw_subsets(
         subsets = _toss_coins(len(above), resamples, seed)
         ratios = np.concatenate([(subset @ above) / (subset @ below) for subset in subsets])
     ratios = np.sort(ratios[~np.isnan(ratios)])
-    skipped = max(1, math.floor(_TAIL * (len(ratios) + 1)))
+    skipped = max(1, math.floor(TAIL * (len(ratios) + 1)))
     return float(ratios[skipped - 1]), float(ratios[-skipped])
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
+from scale_dspy.answers import vote
 from scale_dspy.evaluation.statistics import (
-    RESAMPLES,
     bound_accuracy,
     bound_tokens,
     maj_at_k,
@@ -135,30 +135,26 @@ def take_tokens(run: Mapping[str, Mapping[int, Outcome]]) -> dict[str, list[int]
     return {name: tokens for name, tokens in known.items() if tokens}
 
 
-def summarise(
-    rollouts: Iterable[Mapping[str, Any]],
-    vote: Callable[[Sequence[str | None]], str | None] | None = None,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Summary:
+def sum_tokens(usage: Mapping[str, Any]) -> int:
+    """Response tokens of a rollout, from its `usage` by stage."""
+    return sum(stage["completion_tokens"] for stage in usage.values())
+
+
+def summarise(rollouts: Iterable[Mapping[str, Any]]) -> Summary:
     """Summarise a run from the records of its rollouts, in one pass.
 
     A failed rollout counts as wrong; its tokens, calls and seconds count where they are known.
 
     Args:
         rollouts: as for `collect`.
-        vote: finds the answer that most agree on, as for `maj_at_k`; None leaves maj@k out.
-        resamples: as for `bound_accuracy` and `bound_tokens`.
-        seed: of the random numbers.
 
     Raises:
         ValueError: there are no rollouts, or one is bad as for `collect`.
     """
     run = collect(rollouts)
     correct, tokens = take_correct(run), take_tokens(run)
-    accuracy = bound_accuracy(correct, resamples=resamples, seed=seed)
-    tok = bound_tokens(tokens, resamples=resamples, seed=seed) if tokens else None
+    accuracy = bound_accuracy(correct)
+    tok = bound_tokens(tokens) if tokens else None
     outcomes = [one for samples in run.values() for one in samples.values()]
     fewest = min(map(len, run.values()))
     steps = sum(one.steps for one in outcomes)
@@ -169,7 +165,7 @@ def summarise(
         accuracy=accuracy.estimate,
         accuracy_interval=[accuracy.low, accuracy.high],
         pass_at_k=pass_at_k(correct, fewest),
-        maj_at_k=maj_at_k(_take_answers(run), correct, vote) if vote else None,
+        maj_at_k=maj_at_k(_take_answers(run), correct, vote),
         tok=tok.estimate if tok else None,
         tok_interval=[tok.low, tok.high] if tok and math.isfinite(tok.high) else None,
         tpi=_tokens_a_step(outcomes),

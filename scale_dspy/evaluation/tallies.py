@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from scale_dspy.evaluation.labels import BINS, find_bins
 from scale_dspy.evaluation.recorded import Record, Run
 from scale_dspy.evaluation.statistics import (
     Comparison,
@@ -18,8 +20,6 @@ from scale_dspy.evaluation.statistics import (
     compare_tokens,
 )
 from scale_dspy.evaluation.summary import collect, take_correct, take_tokens
-
-BINS = 10  # of the difficulty, each open below and closed above, as a threshold divides
 
 COLUMNS = ("1", "2", "3", "4", "5", "6", "7+", "last")
 """Positions of a sub-problem in its problem; the last one is kept apart, however many there are."""
@@ -118,7 +118,7 @@ def _bin_steps(runs: Iterable[Run]) -> list[Bin]:
     for run in runs:
         for record in run.records:
             for difficulty in _take_rated(run, record):
-                index = max(0, math.ceil(difficulty * BINS - 1e-9) - 1)
+                (index,) = find_bins(np.array([difficulty])).tolist()
                 values = wrong.setdefault(index, {}).setdefault(record["id"], [])
                 values.append(int(not record["correct"]))
     return [_bin(index, wrong[index]) for index in sorted(wrong)]
@@ -184,11 +184,12 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _identify(run: Run) -> str:
-    told = {key: run.description.get(key) for key in ("method", *_SETTINGS, "options", "digest")}
+    keys = ("method", *_SETTINGS, "options", "requests", "digest")
+    told = {key: run.description.get(key) for key in keys}
     return json.dumps(told, sort_keys=True, default=str)
 
 
-_SETTINGS = ("model", "data", "program", "split", "seed")
+_SETTINGS = ("model", "system_1", "data", "program", "split", "seed")
 
 
 def _tell_apart(runs: Sequence[Run], *, threshold: bool) -> list[str]:

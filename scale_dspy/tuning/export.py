@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from scale_dspy.files import write_whole
 from scale_dspy.program import SCALE
 from scale_dspy.tuning.markdown import export_markdown
 from scale_dspy.tuning.messages import export_messages
@@ -32,11 +33,6 @@ def write_export(program: SCALE, path: str | Path, kind: Kind) -> None:
         raise ValueError(f"unknown kind {kind!r}: choose markdown or messages")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.tmp")
-    try:
+    with write_whole(path) as draft:
         # Half a surrogate pair in a model's text is no UTF-8; so written, JSON reads it again.
-        with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(text)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -7,24 +7,21 @@ kept in a folder, and finished model calls in DSPy's cache: an interrupted compi
 
 from __future__ import annotations
 
-import json
 import logging
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import dspy
 
 from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.backends.ledger import CostLimitError, Ledger, Tally, limit_cost
+from scale_dspy.backends.ledger import CostLimitError, Tally
 from scale_dspy.evaluation.data import digest, drop_folder
-from scale_dspy.evaluation.run import Progress, describe_run, match_description, write_json
+from scale_dspy.evaluation.run import Progress, describe_run, match_description
 from scale_dspy.evaluation.statistics import compare
 from scale_dspy.program import SCALE, load_program, save_program
+from scale_dspy.tuning.costs import COSTS, pay, read_costs, sum_costs
 from scale_dspy.tuning.frontier import (
     Choice,
     Frontier,
@@ -40,8 +37,6 @@ from scale_dspy.tuning.walks import read_labels, report_scores
 logger = logging.getLogger(__name__)
 
 PROMPTS = "prompts.json"
-NOTED = 1.0  # seconds between two notes of what a stage has cost so far
-COSTS = "costs.json"
 RESERVE = 1.5  # of the first search's cost, kept back for the last one
 
 
@@ -63,7 +58,7 @@ def compile_program(
         trainset: what the prompts are tuned on.
         valset: what thresholds and the winner are chosen on. Keep a test set out of both.
         lm: runs the program and proposes prompts; must cache.
-        folder: where stages are kept, and gone on with.
+        folder: keeps finished stages, so that an interrupted compile goes on.
         plan: which optimizer, and under which limits.
         names: what the record calls the two sets.
         report: called with the stage's name as walks end.
@@ -141,10 +136,8 @@ def _pick_winner(
     candidates = _list_candidates(program, first, last, plan.budget)
     best = rank([choice for _, _, choice in candidates], plan.margin)
     stage, winning, choice = candidates[best]
-    latest = last or first
-    baselines = _compare_baselines(
-        first.start, (latest.frontier, first.frontier), candidates[best], program
-    )
+    reached = _find_frontier(stage, first, last)
+    baselines = _compare_baselines(first.start, program, reached, choice)
     winner = change(winning, {})
     winner.record = {
         "optimizer": plan.optimizer,
@@ -153,12 +146,12 @@ def _pick_winner(
         "budget": plan.budget,
         "seed": lm.seed,
         **_tell_outcome(candidates, best, costs),
-        "points": list_points(_find_frontier(stage, first, last)),
+        "points": list_points(reached),
         "baselines": baselines,
-        "told": tell_noise(choice, baselines),
+        "told": _tell_noise(choice, baselines),
         "difficulty": {
             "before": report_scores(first.walks),
-            "after": report_scores(latest.walks),
+            "after": report_scores((last or first).walks),
         },
         "notes": [*notes, *_tell_failures(first, last)],
     }
@@ -199,8 +192,8 @@ def _tune_prompts_once(
 ) -> SCALE:
     """The tuned prompts, or those that an interrupted compile had found before."""
     path = folder / PROMPTS
-    tuned = change(first.program, {})
     if path.exists():
+        tuned = change(first.program, {})
         adopt_prompts(tuned, load_program(path))
         return tuned
     labels = read_labels(first.walks)
@@ -247,7 +240,7 @@ def _tell_outcome(
     stages: Sequence[tuple[str, SCALE, Choice]], best: int, costs: dict[str, Tally]
 ) -> dict[str, Any]:
     """The part of the record that says what was reached, and at what cost."""
-    total = _sum_costs(costs)
+    total = sum_costs(costs)
     given = stages[0][1].options
     return {
         "before": _tell_choice(stages[0][2]),
@@ -276,22 +269,15 @@ def _tell_outcome(
 
 
 def _compare_baselines(
-    start: Frontier,
-    frontiers: tuple[Frontier, Frontier],
-    winner: tuple[str, SCALE, Choice],
-    program: SCALE,
+    start: Frontier, program: SCALE, reached: Frontier, choice: Choice
 ) -> list[dict[str, Any]]:
     """What the program could have been left as, against the winner on the same problems.
 
     Args:
-        start: the frontier of the program as it came.
-        frontiers: of the last search and of the first one.
-        winner: stage, program and choice.
-        program: as it came.
+        start: the frontier of `program`, which is the program as it came.
+        reached: the frontier on which `choice`, the winner's point, lies.
     """
-    stage, _, choice = winner
-    own = {"start": start, "threshold": frontiers[1]}.get(stage, frontiers[0])
-    ours = read_problems(own, choice.threshold, choice.split)
+    ours = read_problems(reached, choice.threshold, choice.split)
     points = {"as it came": (program.threshold.value, program.split.value)}
     if len(start.splits) > 1:
         points |= {"whole, System 2": (0.0, 1.0), "whole, System 1": (1.0, 1.0)}
@@ -311,7 +297,7 @@ def _compare_baselines(
     return told
 
 
-def tell_noise(choice: Choice, baselines: Sequence[dict[str, Any]]) -> list[str]:
+def _tell_noise(choice: Choice, baselines: Sequence[dict[str, Any]]) -> list[str]:
     """In words, how far the scores of a winner may be from those on new problems."""
     low, high = choice.accuracy.low, choice.accuracy.high
     told = [
@@ -370,59 +356,12 @@ def _open_folder(
 def _check_sets(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> None:
     if not trainset or not valset:
         raise ValueError("a compile needs training and validation problems, at least one of each")
-    shared = {each.problem for each in trainset} & {each.problem for each in valset}
+    check_apart(trainset, valset, "problems are in both the training and the validation set")
+
+
+def check_apart(ours: Sequence[dspy.Example], theirs: Sequence[dspy.Example], told: str) -> None:
+    """ValueError, naming the first, where two sets share a problem."""
+    known = {each.problem for each in theirs}
+    shared = [each.problem for each in ours if each.problem in known]
     if shared:
-        raise ValueError(
-            f"{len(shared)} problems are in both the training and the validation set, "
-            f"the first of them {next(iter(shared))[:60]!r}"
-        )
-
-
-@contextmanager
-def pay(path: Path, stage: str, limit: int | None, keep: int = 0) -> Iterator[Ledger]:
-    """Enter what the block really sends under `stage`, on top of what earlier sessions did.
-
-    Args:
-        limit: response tokens for all stages together.
-        keep: of these, left for later stages.
-    """
-    costs = read_costs(path)
-    left = None if limit is None else max(0, limit - _sum_costs(costs).completion_tokens - keep)
-    started = time.perf_counter()
-    before = costs.get(stage, Tally())
-    ended = threading.Event()
-
-    def note() -> None:
-        seconds = time.perf_counter() - started if ledger.cost.calls else 0.0
-        spent = replace(ledger.cost, seconds=seconds)
-        told = {**costs, stage: before + spent}
-        write_json(path, {name: asdict(tally) for name, tally in told.items()})
-
-    def note_until_ended() -> None:  # a process that is killed has told all but its last second
-        while not ended.wait(NOTED):
-            with suppress(OSError):
-                note()
-
-    with limit_cost(left) as ledger:
-        noter = threading.Thread(target=note_until_ended, name="compile-costs", daemon=True)
-        noter.start()
-        try:
-            yield ledger
-        finally:
-            ended.set()
-            noter.join()
-            note()
-
-
-def read_costs(path: Path) -> dict[str, Tally]:
-    try:
-        stages = json.loads(path.read_text(encoding="utf-8"))
-        return {name: Tally(**tally) for name, tally in stages.items()}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError, AttributeError):
-        raise ValueError(f"{path} cannot be read: choose another --out") from None
-
-
-def _sum_costs(costs: dict[str, Tally]) -> Tally:
-    return sum(costs.values(), Tally())
+        raise ValueError(f"{len(shared)} {told}, the first of them {shared[0][:60]!r}")

@@ -18,7 +18,15 @@ from scale_dspy.backends.modes import Modes
 from scale_dspy.evaluation.run import Progress
 from scale_dspy.program import SCALE
 from scale_dspy.threshold import Threshold
-from scale_dspy.tuning.frontier import Choice, Frontier, choose, draw_frontier, rank, settle
+from scale_dspy.tuning.frontier import (
+    Choice,
+    Frontier,
+    check_rule,
+    choose,
+    draw_frontier,
+    rank,
+    settle,
+)
 from scale_dspy.tuning.walks import Walk, walk_all
 
 logger = logging.getLogger(__name__)
@@ -43,7 +51,7 @@ class Found:
 
 class ThresholdSearch(Teleprompter):
     """Sets `threshold` and `split` of a SCALE program to the best point of its frontier, or to a
-    plain one where the best is so by luck (see `settle`).
+    plain point where the best one seems best by luck alone (see `settle`).
 
     Usable alone, and as a stage of dspy.BetterTogether. For other programs that have Thresholds it
     tries values with Optuna.
@@ -60,7 +68,8 @@ class ThresholdSearch(Teleprompter):
             {"system_2_cap": 4096}; the best variant at its best thresholds wins.
         trials: values that Optuna tries.
         seed: of Optuna and of the intervals.
-        out: a folder where walks are kept and gone on with; a temporary one by default.
+        out: the folder that keeps the walks, so that an interrupted search goes on; a temporary one
+            by default.
         report: called after each walk.
     """
 
@@ -80,6 +89,7 @@ class ThresholdSearch(Teleprompter):
         report: Callable[[Progress], None] | None = None,
     ) -> None:
         super().__init__()
+        check_rule(budget, margin)
         self.metric = metric
         self.budget, self.margin = budget, margin
         self.samples, self.threads = samples, threads
@@ -111,10 +121,11 @@ class ThresholdSearch(Teleprompter):
 
     def find(self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM) -> Found:
         """The best variant of a SCALE program at its best thresholds."""
+        students = [(name, change(student, options)) for name, options in self._name_variants()]
         with nullcontext(self.out) if self.out else tempfile.TemporaryDirectory() as folder:
             found = [
-                self._find_one(change(student, options), examples, lm, Path(str(folder)) / name)
-                for name, options in self._name_variants()
+                self._find_one(each, examples, lm, Path(str(folder)) / name)
+                for name, each in students
             ]
         best = rank([each.choice for each in found], self.margin)
         return replace(found[best], start=found[0].frontier)

@@ -10,7 +10,7 @@ import dspy
 
 from scale_dspy.assess import NUMBER, UNREADABLE
 from scale_dspy.backends.modes import PARTNER
-from scale_dspy.decompose import BULLET, MAX_SUBPROBLEMS, NUMBERED
+from scale_dspy.lists import BULLET, MAX_SUBPROBLEMS, NUMBERED
 from scale_dspy.program import SCALE
 from scale_dspy.solve import DRAFT
 

@@ -8,6 +8,7 @@ in [0, 1]. Runs share their beginnings, and what is shared comes from the cache.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -28,16 +29,17 @@ from scale_dspy.evaluation.run import (
     finish_pairs,
     solve_once,
 )
+from scale_dspy.evaluation.summary import sum_tokens
 from scale_dspy.program import SCALE
 
 Walk = dict[str, Any]
 """A line of walks.jsonl: id, sample, gold, difficulty, split, rated, whole, labels, usage, seconds,
 error. The three curves are lists of [tau, right, response tokens], each piece holding from its tau
-to the next one's: `split` without a look at the whole problem, `rated` with one and then split,
-`whole` for the problem solved whole. `difficulty` is that of the whole problem. `usage` is what
-was really sent, by stage."""
+to the next one's. In `split` the problem is not rated, and split; in `rated` it is rated first, and
+split; in `whole` it is rated first, and solved whole. `difficulty` is that of the whole problem.
+`usage` is what was really sent, by stage."""
 
-FILE = "walks.jsonl"
+WALKS = "walks.jsonl"
 
 
 def walk_all(
@@ -63,7 +65,7 @@ def walk_all(
         data: the name of the examples, for run.json.
         samples: walks of each example.
         threads: walks at work at once.
-        whole: whether to try each problem unsplit too; a rating and two solutions a walk.
+        whole: whether to try each problem unsplit too, which costs a rating and two solutions.
         retry_errors: do those walks again that ended in an error.
         report: called after each walk; `right` counts those that are right at tau = 0.
 
@@ -91,7 +93,7 @@ def walk_all(
     finish_pairs(
         work,
         examples,
-        out / FILE,
+        out / WALKS,
         description={**described, "whole": whole},
         samples=samples,
         threads=threads,
@@ -132,6 +134,7 @@ async def walk_pair(
             rated = await _walk_curve(program.at(0, difficulty / 2), example, sample, lm)
     runs = [*split, *unsplit, *rated]
     error = next((run["error"] for _, run in runs if run["error"]), None)
+    labels = await asyncio.to_thread(_list_labels, split, unsplit)  # math-verify may take a while
     return {
         "id": str(example.id),
         "sample": sample,
@@ -140,7 +143,7 @@ async def walk_pair(
         "split": [] if error else _draw_curve(split),
         "rated": [] if error else _draw_curve(rated),
         "whole": [] if error else _draw_curve(unsplit),
-        "labels": [asdict(label) for curve in (split, unsplit) for label in _find_labels(curve)],
+        "labels": [asdict(label) for label in labels],
         "usage": {name: asdict(tally) for name, tally in ledger.sent.items()},
         "seconds": round(time.perf_counter() - started, 3),
         "error": error,
@@ -167,7 +170,7 @@ def _draw_curve(runs: list[tuple[float, Rollout]]) -> list[list[Any]]:
         [
             tau,
             rollout["correct"],
-            sum(stage["completion_tokens"] for stage in rollout["usage"].values()),
+            sum_tokens(rollout["usage"]),
         ]
         for tau, rollout in runs
     ]
@@ -176,6 +179,10 @@ def _draw_curve(runs: list[tuple[float, Rollout]]) -> list[list[Any]]:
 def _read_whole_difficulty(runs: list[tuple[float, Rollout]]) -> float | None:
     steps = runs[0][1]["steps"] if runs else []
     return steps[0]["difficulty"] if steps else None
+
+
+def _list_labels(*curves: list[tuple[float, Rollout]]) -> list[Label]:
+    return [label for curve in curves for label in _find_labels(curve)]
 
 
 def _find_labels(runs: list[tuple[float, Rollout]]) -> Iterator[Label]:

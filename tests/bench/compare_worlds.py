@@ -25,8 +25,9 @@ import dspy
 
 from scale_dspy import SCALE, connect
 from scale_dspy.baselines import ChainOfThought
-from scale_dspy.tuning.comparison import ROWS, Contest, Row, run_contest
+from scale_dspy.tuning.comparison import Contest, run_contest
 from scale_dspy.tuning.prompts import Plan
+from scale_dspy.tuning.table import ROWS, Row
 from tests.fake_vllm import fake_vllm
 from tests.world import World
 from tests.writer import write_prompts

@@ -20,7 +20,8 @@ with atheris.instrument_imports(include=["scale_dspy.answers", "scale_dspy.decom
     from scale_dspy.answers import equal, find_answer, normalise, read_integer, vote
     from scale_dspy.ask import split_thinking
     from scale_dspy.assess import read_score
-    from scale_dspy.decompose import MAX_SUBPROBLEMS, read_choice, read_list
+    from scale_dspy.decompose import read_choice
+    from scale_dspy.lists import MAX_SUBPROBLEMS, read_list
     from tests.ugly import PIECES, REPLIES
 
 WORDS = [*PIECES, *(reply[:200] for reply in REPLIES)]
