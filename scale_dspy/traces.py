@@ -96,16 +96,13 @@ def make_traces(
     rollouts = list(read_pairs(folder / ROLLOUTS, clean, samples))
     threshold = program.threshold.value if isinstance(program, SCALE) else None
     records, dropped = choose_records(rollouts, clean, threshold)
-    if records:
-        _write_records(out, records)
     card = Card(
         **count_traces(examples, clean, rollouts, records, dropped, settings),
         overlapping=dict(overlapping),
         against={name: digest(tests) for name, tests in against.items()},
         unchecked=list(unchecked),
     )
-    with write_whole(out.with_name(f"{out.stem}.card.md")) as draft:
-        draft.write_text(render_card(card, out.name), encoding="utf-8")
+    _write_files(out, records, card)
     if not records:
         raise RuntimeError(f"none of {len(rollouts)} rollouts became a record; see {folder}")
     return card
@@ -233,6 +230,14 @@ def _measure(record: Record) -> tuple[int, int, int]:
     """What makes a solution short: the tokens of its steps, then its characters."""
     tokens = sum(step["tokens"] for step in record["steps"])
     return tokens, len(record["messages"][-1]["content"]), record["sample"]
+
+
+def _write_files(out: Path, records: Sequence[Record], card: Card) -> None:
+    """The records, if there are any, and the card beside them, which says why where none are."""
+    if records:
+        _write_records(out, records)
+    with write_whole(out.with_name(f"{out.stem}.card.md")) as draft:
+        draft.write_text(render_card(card, out.name), encoding="utf-8")
 
 
 def _write_records(out: Path, records: Sequence[Record]) -> None:
