@@ -18,7 +18,8 @@ from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.decompose import ProposeSubproblems, SelectCandidate, read_list
 from scale_dspy.solve import SolveDirectly, SolveThoroughly
 from scale_dspy.step import render_context, render_list
-from tests.fake_vllm import FakeVLLM, Fault, Options, count_tokens, fake_vllm, spawn_fake_vllm
+from tests.fake.prompts import count_tokens
+from tests.fake_vllm import FakeVLLM, Fault, Options, fake_vllm, spawn_fake_vllm
 from tests.world import (
     MODULUS,
     World,

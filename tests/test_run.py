@@ -22,7 +22,8 @@ from filelock import FileLock
 from scale_dspy import SCALE, connect, track
 from scale_dspy.baselines import ChainOfThought, make_program
 from scale_dspy.evaluation.run import GIVE_UP, Progress, describe_run, evaluate, read_rollouts
-from tests.fake_vllm import FakeVLLM, Fault, Request, fake_vllm
+from tests.fake.orders import Request
+from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
 
 WORLD = World.noisy()
