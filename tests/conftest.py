@@ -40,12 +40,19 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def own_disk_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A disk cache of its own for commands that turn it on."""
+    monkeypatch.setattr("dspy.clients.DISK_CACHE_DIR", str(tmp_path / "cache"))
     default = dspy.configure_cache
 
     def configure(**options: Any) -> None:
         default(**{"disk_cache_dir": str(tmp_path / "cache"), **options})
 
     monkeypatch.setattr(dspy, "configure_cache", configure)
+
+
+@pytest.fixture
+def cache_on_disk(tmp_path: Path) -> None:
+    """As in real life: runs of a walk share their beginnings through it, and so do sessions."""
+    dspy.configure_cache(disk_cache_dir=str(tmp_path / "cache"), enable_memory_cache=False)
 
 
 @pytest.fixture

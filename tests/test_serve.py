@@ -19,7 +19,8 @@ import httpx
 import openai
 import pytest
 
-from scale_dspy import SCALE, cli
+from scale_dspy import SCALE
+from tests.command import backend, run
 from tests.fake_vllm import Fault, Spawned, spawn_fake_vllm
 from tests.proxy import proxy_of_litellm
 from tests.world import World
@@ -85,10 +86,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     temporary.mkdir()
     with spawn_fake_vllm(delay=0.05, api_key=UPSTREAM_KEY) as fake:
         environment = {"SCALE_API_KEY": UPSTREAM_KEY, "TMPDIR": str(temporary)}
-        arguments = ["--model", fake.model, "--api-base", fake.api_base, "--seed", "0"]
-        arguments += ["--program", str(folder / "cheap.json"), "--key-file", str(folder / "key")]
+        arguments = ["--program", str(folder / "cheap.json"), "--key-file", str(folder / "key")]
         arguments += ["--threads", str(AT_WORK), "--waiting", str(WAITING)]
-        with start_serve(*arguments, **environment) as (said, process):
+        with start_serve(*backend(fake), *arguments, **environment) as (said, process):
             yield Served(said["url"], said["models"], fake, temporary)
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
@@ -272,7 +272,7 @@ def test_a_failing_model_server_is_a_line_in_the_log(stream: bool, tmp_path: Pat
     with (
         spawn_fake_vllm(faults=faults) as fake,
         (tmp_path / "log").open("w") as log,
-        start_serve("--model", fake.model, "--api-base", fake.api_base, stderr=log) as (said, _),
+        start_serve(*backend(fake), stderr=log) as (said, _),
     ):
         body = {**ask(), "model": "scale", "stream": stream}
         reply = httpx.post(f"{said['url']}/chat/completions", json=body, timeout=60)
@@ -311,20 +311,12 @@ def test_another_proxy_mounts_it_beside_a_plain_model(tmp_path: Path) -> None:
             assert len(chats(fake)) == start + 1
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    try:
-        code = cli.main(["serve", *arguments])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    return code, capsys.readouterr().err
-
-
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org", "127.evil.example"])
 def test_it_refuses_to_be_reached_without_a_key(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     monkeypatch.delenv("SCALE_SERVE_KEY", raising=False)
-    code, said = run(capsys, "--host", host)
+    code, _, said = run(capsys, "serve", "--host", host)
     assert code == 2
     assert said.count("\n") == 1
     assert "SCALE_SERVE_KEY" in said
@@ -342,7 +334,7 @@ def test_what_is_wrong_with_the_flags_is_one_line(
         (["--waiting", "0"], "--waiting"),
         (["--port", "70000"], "--port"),
     ):
-        code, said = run(capsys, *arguments)
+        code, _, said = run(capsys, "serve", *arguments)
         assert (code, said.count("\n")) == (2, 1), said
         assert words in said
 
@@ -351,7 +343,7 @@ def test_a_missing_extra_is_said_before_anything_starts(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scale_dspy.serving.NEEDED", ("no_such_package",))
-    code, said = run(capsys, "--port", "0")
+    code, _, said = run(capsys, "serve", "--port", "0")
     assert code == 1
     assert 'pip install "scale-dspy[serve]"' in said
 
