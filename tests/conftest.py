@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from scale_dspy import connect
 from scale_dspy.backends.connect import MeteredLM
 from tests.fake_vllm import FakeVLLM, fake_vllm
 
+PLACES = ("SCALE_DATA_DIR", "SCALE_CACHE_DIR", "SCALE_VLLM_PYTHON")
+
 # A busy machine is no failure: time is bounded for whole tests, not for single examples.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
@@ -30,10 +33,10 @@ def _isolated_cache() -> None:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No backend from the caller's environment, and no proxy between a test and its server."""
-    for name in ("MODEL", "API_BASE", "API_KEY"):
-        for kind in ("SCALE_", "SCALE_SYSTEM_1_"):
-            monkeypatch.delenv(f"{kind}{name}", raising=False)
+    """No setting of the caller's but where things are, and no proxy before a test's server."""
+    for name in list(os.environ):
+        if name.startswith("SCALE_") and name not in PLACES:
+            monkeypatch.delenv(name)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
 

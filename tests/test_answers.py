@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scale_dspy.answers import accepts, equal, find_answer, normalise, read_integer, vote
-
-unhurried = settings(deadline=None)
 
 # ---- find_answer ----------------------------------------------------------------------------
 
@@ -143,7 +141,6 @@ balanced = st.recursive(
 )
 
 
-@unhurried
 @given(
     prefix=st.text("ab1 {}$\\\n", max_size=30),
     content=balanced.filter(str.strip),
@@ -163,7 +160,6 @@ fragments = st.sampled_from(
 texts = st.one_of(st.text(), st.lists(fragments, max_size=12).map("".join))
 
 
-@unhurried
 @given(texts)
 @example("\ud800")
 @example("\x00")
@@ -281,7 +277,6 @@ def test_units_go_only_where_they_cannot_be_a_variable(answer: str, spelling: st
     assert normalise(answer) == spelling
 
 
-@unhurried
 @given(texts)
 @example("1,\\! 234")
 @example("x=\\boxed{y=5}")
@@ -330,7 +325,6 @@ def test_read_integer(answer: str, value: int | None) -> None:
     assert read_integer(answer) == value
 
 
-@unhurried
 @given(st.integers(-(10**40), 10**40), st.sampled_from(["{}", "${}$", "{}.", "x = {}", "{}.0"]))
 def test_an_integer_in_any_dress_is_read(value: int, dress: str) -> None:
     assert read_integer(dress.format(value)) == value
@@ -347,7 +341,6 @@ def test_vote_counts_spellings_and_returns_the_first_raw_answer() -> None:
     assert vote([]) is None
 
 
-@unhurried
 @given(st.lists(st.none() | st.sampled_from(["1", "01", "2", "2.0", "$3$", "", "x"])))
 def test_the_winner_has_the_most_votes_and_nobody_else_matters(votes: list[str | None]) -> None:
     winner = vote(votes)
@@ -379,7 +372,6 @@ def test_integers_are_compared_whole() -> None:
     assert not equal("two", "two", kind="integer")
 
 
-@unhurried
 @given(st.integers())
 def test_equal_is_reflexive_on_integers(value: int) -> None:
     assert equal(str(value), str(value), kind="integer")

@@ -18,7 +18,7 @@ from tests import render_messages
 from tests.exported import RECORD, texts, tune
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(texts, texts, texts, texts)
 def test_any_text_survives_both_exports(first: str, second: str, third: str, fourth: str) -> None:
     program = SCALE()

@@ -289,7 +289,7 @@ predictions = st.fixed_dictionaries(
 ).map(lambda found: dspy.Prediction(**found))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(predictions | junk, st.sampled_from(NAMES), junk | st.lists(calls, max_size=1))
 def test_feedback_never_fails(prediction: Any, name: str | None, pred_trace: Any) -> None:
     gold = dspy.Example(**{**GOLD, "kind": "integer"})  # or odd answers would start math-verify

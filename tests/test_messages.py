@@ -178,7 +178,7 @@ NOISE = [
 # fmt: on
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from(NOISE), max_size=14).map("".join))
 def test_replies_are_read_as_the_program_reads_them(text: str) -> None:
     export = export_messages(SCALE())

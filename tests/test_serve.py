@@ -261,7 +261,7 @@ def test_no_file_keeps_a_key_or_an_address(served: Served) -> None:
     assert held
     for path in held:
         text = path.read_text(errors="replace")
-        for secret in (KEY, UPSTREAM_KEY, str(served.fake.port)):
+        for secret in (KEY, UPSTREAM_KEY, f":{served.fake.port}"):
             assert secret not in text
 
 
