@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from scale_dspy import connect
 from scale_dspy.backends.connect import MeteredLM
 from tests.fake_vllm import FakeVLLM, fake_vllm
 
+PLACES = ("SCALE_DATA_DIR", "SCALE_CACHE_DIR", "SCALE_VLLM_PYTHON")
+
 # A busy machine is no failure: time is bounded for whole tests, not for single examples.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
@@ -30,22 +33,29 @@ def _isolated_cache() -> None:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No backend from the caller's environment, and no proxy between a test and its server."""
-    for name in ("MODEL", "API_BASE", "API_KEY"):
-        for kind in ("SCALE_", "SCALE_SYSTEM_1_"):
-            monkeypatch.delenv(f"{kind}{name}", raising=False)
+    """No setting of the caller's but where things are, and no proxy before a test's server."""
+    for name in list(os.environ):
+        if name.startswith("SCALE_") and name not in PLACES:
+            monkeypatch.delenv(name)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
 
 @pytest.fixture
 def own_disk_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A disk cache of its own for commands that turn it on."""
+    monkeypatch.setattr("dspy.clients.DISK_CACHE_DIR", str(tmp_path / "cache"))
     default = dspy.configure_cache
 
     def configure(**options: Any) -> None:
         default(**{"disk_cache_dir": str(tmp_path / "cache"), **options})
 
     monkeypatch.setattr(dspy, "configure_cache", configure)
+
+
+@pytest.fixture
+def cache_on_disk(tmp_path: Path) -> None:
+    """As in real life: runs of a walk share their beginnings through it, and so do sessions."""
+    dspy.configure_cache(disk_cache_dir=str(tmp_path / "cache"), enable_memory_cache=False)
 
 
 @pytest.fixture

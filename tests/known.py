@@ -17,6 +17,7 @@ import dspy
 from scale_dspy.assess import RateDifficulty
 from scale_dspy.decompose import ProposeSubproblems, SelectCandidate
 from scale_dspy.solve import SolveDirectly, SolveThoroughly
+from tests.fake.prompts import ending
 
 
 def play_known(
@@ -30,23 +31,18 @@ def play_known(
         problem = next((each for each in golds if each in text), None)
         if problem is None:
             return None
-        ending = text.rstrip().rpartition("\n")[2]
-        if ending == _ending(ProposeSubproblems):
+        asked = text.rstrip().rpartition("\n")[2]
+        if asked == ending(ProposeSubproblems):
             return "1. Write down what is given and name the unknowns.\n2. Find what is asked for."
-        if ending == _ending(SelectCandidate):
+        if asked == ending(SelectCandidate):
             return "1"
-        if ending == _ending(RateDifficulty):
+        if asked == ending(RateDifficulty):
             return "0.7" if len(problem) % 2 else "0.3"
-        known = {_ending(SolveDirectly), _ending(SolveThoroughly)}
-        if ending in known and "Sub-problem:\nWrite down" in text:
+        known = {ending(SolveDirectly), ending(SolveThoroughly)}
+        if asked in known and "Sub-problem:\nWrite down" in text:
             return r"What is given is named $\boxed{x}$, and the rest follows from it."
         slips = zlib.crc32(problem.encode()) % 1000 < 1000 * wrong
         answer = f"{golds[problem]}1" if slips else golds[problem]
         return rf"From what is known the value follows: $\boxed{{{answer}}}$."
 
     return reply
-
-
-def _ending(signature: type[dspy.Signature]) -> str:
-    (output,) = signature.output_fields.values()
-    return f"Reply with {str(output.json_schema_extra['desc']).rstrip('.')}."

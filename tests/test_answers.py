@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scale_dspy import mathworker
 from scale_dspy.answers import accepts, equal, find_answer, normalise, read_integer, vote
-
-unhurried = settings(deadline=None)
 
 # ---- find_answer ----------------------------------------------------------------------------
 
@@ -151,7 +141,6 @@ balanced = st.recursive(
 )
 
 
-@unhurried
 @given(
     prefix=st.text("ab1 {}$\\\n", max_size=30),
     content=balanced.filter(str.strip),
@@ -171,7 +160,6 @@ fragments = st.sampled_from(
 texts = st.one_of(st.text(), st.lists(fragments, max_size=12).map("".join))
 
 
-@unhurried
 @given(texts)
 @example("\ud800")
 @example("\x00")
@@ -289,7 +277,6 @@ def test_units_go_only_where_they_cannot_be_a_variable(answer: str, spelling: st
     assert normalise(answer) == spelling
 
 
-@unhurried
 @given(texts)
 @example("1,\\! 234")
 @example("x=\\boxed{y=5}")
@@ -338,7 +325,6 @@ def test_read_integer(answer: str, value: int | None) -> None:
     assert read_integer(answer) == value
 
 
-@unhurried
 @given(st.integers(-(10**40), 10**40), st.sampled_from(["{}", "${}$", "{}.", "x = {}", "{}.0"]))
 def test_an_integer_in_any_dress_is_read(value: int, dress: str) -> None:
     assert read_integer(dress.format(value)) == value
@@ -355,7 +341,6 @@ def test_vote_counts_spellings_and_returns_the_first_raw_answer() -> None:
     assert vote([]) is None
 
 
-@unhurried
 @given(st.lists(st.none() | st.sampled_from(["1", "01", "2", "2.0", "$3$", "", "x"])))
 def test_the_winner_has_the_most_votes_and_nobody_else_matters(votes: list[str | None]) -> None:
     winner = vote(votes)
@@ -370,13 +355,6 @@ def test_the_winner_has_the_most_votes_and_nobody_else_matters(votes: list[str |
 
 
 # ---- equal ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def _fresh_worker() -> Iterator[None]:
-    mathworker._stop_worker()
-    yield
-    mathworker._stop_worker()
 
 
 @pytest.mark.parametrize("kind", ["integer", "math"])
@@ -394,7 +372,6 @@ def test_integers_are_compared_whole() -> None:
     assert not equal("two", "two", kind="integer")
 
 
-@unhurried
 @given(st.integers())
 def test_equal_is_reflexive_on_integers(value: int) -> None:
     assert equal(str(value), str(value), kind="integer")
@@ -464,99 +441,3 @@ def test_any_accepted_answer_will_do() -> None:
     assert accepts("0.5", ["1/3", "1/2"])
     assert not accepts("82", ["80", "81"], kind="integer")
     assert not accepts("82", [])
-
-
-# ---- the worker process ---------------------------------------------------------------------
-
-
-def test_an_endless_computation_is_bounded_and_the_next_call_works() -> None:
-    assert equal("1/2", "0.5")
-    begun = time.monotonic()
-    assert not equal("9^{9^{9}}", "1")
-    assert time.monotonic() - begun < mathworker.TIME_LIMIT + 3
-    assert equal(r"\frac{2}{4}", "0.5")
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
-def test_a_worker_killed_from_outside_is_replaced() -> None:
-    assert equal("1/2", "0.5")
-    assert mathworker._worker is not None
-    os.kill(mathworker._worker.pid, signal.SIGKILL)
-    assert equal("2/4", "0.5")
-
-
-def test_threads_share_one_worker() -> None:
-    assert equal("1/2", "0.5")
-    worker = mathworker._worker
-    with ThreadPoolExecutor(8) as pool:
-        verdicts = list(pool.map(lambda n: equal(f"{n}/4", "0.5"), range(16)))
-    assert [n for n, verdict in enumerate(verdicts) if verdict] == [2]
-    assert mathworker._worker is worker
-
-
-@pytest.mark.usefixtures("_fresh_worker")
-def test_where_the_worker_does_not_start_a_warning_is_logged(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    assert not equal("1/2", "0.5")
-    assert "does not start" in caplog.text
-    assert equal("1/2", r"\frac{1}{2}")
-
-
-@pytest.mark.usefixtures("_fresh_worker")
-def test_a_worker_that_is_too_slow_to_start_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(mathworker, "START_LIMIT", 0.01)
-    assert not equal("1/2", "0.5")
-    assert "too slow" in caplog.text
-
-
-def test_an_interrupted_question_does_not_answer_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert equal("1/2", "0.5")
-
-    def interrupt(line: str) -> object:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(mathworker.json, "dumps", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            equal("1/3", "0.5")
-    assert not equal("1/3", "0.5")
-    assert equal("2/4", "0.5")
-
-
-SCRIPT = """
-import importlib.util, os, sys
-spec = importlib.util.spec_from_file_location("alone", sys.argv[1])
-mathworker = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(mathworker)
-assert not {"sympy", "math_verify", "scale_dspy"} & set(sys.modules)
-equal = mathworker.ask_worker
-assert equal("1/2", "0.5")            # no `if __name__` guard, no importable main module
-pid = mathworker._worker.pid
-if hasattr(os, "fork"):
-    mathworker._lock.acquire()           # as if another thread were comparing
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if equal("2/4", "0.5") and mathworker._worker.pid != pid else 1)
-    mathworker._lock.release()
-    assert os.waitpid(child, 0)[1] == 0
-    assert equal("3/6", "0.5") and mathworker._worker.pid == pid
-print(pid)
-"""
-
-
-def test_an_unguarded_script_can_compare_fork_and_leaves_no_process(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-", mathworker.__file__],
-        input=SCRIPT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(done.stdout), 0)

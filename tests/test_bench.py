@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -20,4 +21,5 @@ def test_every_part_gives_its_figures(tmp_path: Path) -> None:
     assert released["requests of one problem: released"] == 8 * PARTS + 44
     assert released["requests of one problem: ours"] == 1 + 2 * PARTS
     figures = [value for rows in found.values() for row in rows for value in row.values()]
-    assert min(found["b"][0]["client CPU ms a call"], *figures) > -10
+    assert all(math.isfinite(figure) for figure in figures)
+    assert found["b"][0]["client CPU ms a call"] > 0

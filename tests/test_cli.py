@@ -13,32 +13,11 @@ import dspy
 import pytest
 
 from scale_dspy import SCALE, cli
+from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
-from tests.world import World
+from tests.world import World, write_set
 
-
-@pytest.fixture(autouse=True)
-def _disk_cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("dspy.clients.DISK_CACHE_DIR", str(tmp_path / "cache"))
-    default = dspy.configure_cache
-
-    def configure(**options: Any) -> None:
-        default(**{"disk_cache_dir": str(tmp_path / "cache"), **options})
-
-    monkeypatch.setattr(dspy, "configure_cache", configure)
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    try:
-        code = cli.main(arguments)
-    except SystemExit as stop:  # argparse
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def backend(server: FakeVLLM) -> list[str]:
-    return ["--model", server.model, "--api-base", server.api_base, "--seed", "0"]
+pytestmark = pytest.mark.usefixtures("own_disk_cache")
 
 
 def test_solve_prints_the_answer_alone_on_standard_output(
@@ -166,10 +145,7 @@ def test_what_was_replaced_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def two_problems(tmp_path: Path) -> str:
-    path = tmp_path / "two.jsonl"
-    rows = [{"problem": e.problem, "answer": e.answer} for e in World().problems(2)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+    return write_set(tmp_path / "two.jsonl", World().problems(2))
 
 
 @pytest.mark.parametrize("method", cli.METHODS)
@@ -234,9 +210,7 @@ def test_frontier_compile_export_and_use(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     world = World(3, parts=(1, 3))
-    with Path("set.jsonl").open("w") as file:
-        for example in world.problems(6):
-            file.write(json.dumps({"problem": example.problem, "answer": example.answer}) + "\n")
+    write_set(Path("set.jsonl"), world.problems(6))
     with fake_vllm(world) as server:
         there = [*backend(server), "--candidates", "1", "--threads", "4"]
         code, out, err = run(capsys, "frontier", "set.jsonl", *there, "--budget", "600", "--json")
@@ -295,8 +269,7 @@ def test_what_ran_with_failures_ends_with_1_and_again_with_0(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     world = World(3, parts=(1, 2))
-    rows = [json.dumps({"problem": e.problem, "answer": e.answer}) for e in world.problems(6)]
-    Path("set.jsonl").write_text("\n".join(rows))
+    write_set(Path("set.jsonl"), world.problems(6))
     name, *rest = arguments
     out = {"compile": "out.json", "traces": "out.jsonl"}.get(name, "out")
     with fake_vllm(world) as server:

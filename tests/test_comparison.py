@@ -18,10 +18,7 @@ from tests.fake_vllm import FakeVLLM, fake_vllm
 from tests.world import World
 from tests.writer import write_prompts
 
-
-@pytest.fixture(autouse=True)
-def _cache_on_disk(tmp_path: Path) -> None:
-    dspy.configure_cache(disk_cache_dir=str(tmp_path / "cache"), enable_memory_cache=False)
+pytestmark = pytest.mark.usefixtures("cache_on_disk")
 
 
 def make_contest(server: FakeVLLM, world: World, out: Path, val: int = 4) -> Contest:

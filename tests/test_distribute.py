@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -10,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from dspy.utils.exceptions import LMAuthError
@@ -18,8 +16,9 @@ from dspy.utils.exceptions import LMAuthError
 from scale_dspy import SCALE, connect
 from scale_dspy.evaluation.distribute import Backend, make_engine
 from scale_dspy.evaluation.run import GIVE_UP, Engine, Progress, evaluate
+from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
-from tests.test_cli import run
+from tests.rollouts import read_untimed
 from tests.world import World
 
 KEY = "key-that-no-file-may-hold"
@@ -41,15 +40,6 @@ def cluster() -> Iterator[Path]:
 
 def make(server: FakeVLLM, program: SCALE, key: str | None = None) -> Engine:
     return make_engine(program, Backend(server.model, server.api_base, key, 0), threads=48)
-
-
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The rollouts in order, without what depends on the clock."""
-    rollouts = [json.loads(line) for line in (folder / "rollouts.jsonl").open(encoding="utf-8")]
-    for rollout in rollouts:
-        for timed in (rollout, *rollout["usage"].values()):
-            del timed["seconds"]
-    return sorted(rollouts, key=lambda each: (each["id"], each["sample"]))
 
 
 @pytest.mark.vllm
@@ -74,7 +64,7 @@ def test_the_same_rollouts_as_in_one_process(cluster: Path, tmp_path: Path) -> N
             report=lambda progress: seen.append(progress.done),
         )
         assert server.totals() == local
-    assert read(folders["ray"]) == read(folders["local"])
+    assert read_untimed(folders["ray"]) == read_untimed(folders["local"])
     assert seen == list(range(1, 201))
     assert summary["rollouts"] == 200
     told = [path for path in [*cluster.rglob("*"), *tmp_path.rglob("*")] if path.is_file()]
@@ -101,7 +91,7 @@ def test_a_refused_key_and_a_dead_server_end_the_run(cluster: Path, tmp_path: Pa
                 samples=1,
                 engine=make(server, program),
             )
-    assert len(read(tmp_path / "b")) >= GIVE_UP
+    assert len(read_untimed(tmp_path / "b")) >= GIVE_UP
 
 
 @pytest.mark.vllm
@@ -114,7 +104,7 @@ def test_a_pair_of_models_on_ray(cluster: Path, tmp_path: Path) -> None:
         evaluate(program, examples, lm, tmp_path / "local", samples=1)
         engine = make_engine(program, Backend(**names, **addresses, seed=0))
         evaluate(program, examples, lm, tmp_path / "ray", samples=1, engine=engine)
-    assert read(tmp_path / "ray") == read(tmp_path / "local")
+    assert read_untimed(tmp_path / "ray") == read_untimed(tmp_path / "local")
 
 
 @pytest.mark.vllm
@@ -135,7 +125,7 @@ def test_an_interrupt_keeps_what_came_back_and_stops_the_workers(
                 evaluate(program, examples, lm, tmp_path, report=interrupt, **options)
         finally:
             signal.signal(signal.SIGINT, before)
-        done = len(read(tmp_path))
+        done = len(read_untimed(tmp_path))
         assert 5 <= done < 60
         deadline = time.monotonic() + 30
         sent = -1
@@ -144,7 +134,7 @@ def test_an_interrupt_keeps_what_came_back_and_stops_the_workers(
             time.sleep(2)
         assert sent == len(server.requests)
         assert evaluate(program, examples, lm, tmp_path, **options)["rollouts"] == 60
-    assert len({(each["id"], each["sample"]) for each in read(tmp_path)}) == 60
+    assert len({(each["id"], each["sample"]) for each in read_untimed(tmp_path)}) == 60
 
 
 @pytest.mark.parametrize("command", ["evaluate", "traces"])
@@ -156,9 +146,8 @@ def test_without_ray_one_line_says_so(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    backend = ["--model", server.model, "--api-base", server.api_base]
     out = ["--out", str(tmp_path / "t.jsonl"), "--engine", "ray", "--limit", "2"]
-    code, _, err = run(capsys, command, "mini", *out, *backend)
+    code, _, err = run(capsys, command, "mini", *out, *backend(server))
     assert code == 2
     assert "pip install 'scale-dspy[ray]'" in err.splitlines()[-1]
     assert not server.chats()

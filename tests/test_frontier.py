@@ -69,7 +69,7 @@ def test_frontier_equals_brute_force_over_1001_thresholds(timing: Timing, tmp_pa
         assert len(server.requests) == sent  # the walks had asked all there is to ask
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 10_000),
     timing=st.sampled_from(TIMINGS),
@@ -284,7 +284,7 @@ def test_plateaus_reach_over_edges_where_nothing_changes() -> None:
     assert (choice.threshold, choice.threshold_range) == (0.3, pytest.approx((0, 0.6)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_no_point_is_better_than_the_chosen_and_points_are_undominated(data: st.DataObject) -> None:
     splits, problems, taus = (data.draw(st.integers(1, 3)) for _ in range(3))

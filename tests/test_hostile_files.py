@@ -22,6 +22,7 @@ from scale_dspy.evaluation.data import DataError, load
 from scale_dspy.evaluation.page import POLICY
 from scale_dspy.evaluation.run import name_folder
 from scale_dspy.program import load_program
+from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.test_report import check_harmless, make_run
 from tests.world import World
@@ -96,8 +97,8 @@ def test_a_broken_program_file_is_one_line_and_code_2(
     with pytest.raises(ValueError, match=r"program\.json|program"):
         load_program(path)
     out = str(tmp_path / "x.md")
-    assert cli.main(["export", str(path), "--format", "markdown", "--out", out]) == 2
-    said = capsys.readouterr().err
+    code, _, said = run(capsys, "export", str(path), "--format", "markdown", "--out", out)
+    assert code == 2
     assert len(said.splitlines()) == 1
     assert len(said) < 500
     assert not Path(out).exists()
@@ -127,7 +128,7 @@ def test_a_program_file_names_no_server_and_runs_no_code(tmp_path: Path, server:
     program = load_program(path)
     assert all(predictor.lm is None for predictor in program.predictors())
     (example,) = World().problems(1)
-    given = ["--program", str(path), "--model", server.model, "--api-base", server.api_base]
+    given = ["--program", str(path), *backend(server)]
     assert cli.main(["solve", example.problem, *given]) == 0
     assert code in json.dumps(server.chats("decompose")[0].body).replace("\\\\", "\\")
     assert not victim.exists()
@@ -161,8 +162,8 @@ def test_a_broken_data_file_is_one_line(
         load(str(path))
     out = str(tmp_path / "out")
     given = ["--model", "m", "--api-base", "http://127.0.0.1:9/v1", "--out", out]
-    assert cli.main(["evaluate", str(path), *given]) == 2
-    said = capsys.readouterr().err
+    code, _, said = run(capsys, "evaluate", str(path), *given)
+    assert code == 2
     assert len(said.splitlines()) == 1
     assert len(said) < 500
     assert not Path(out).exists()
@@ -190,8 +191,8 @@ def test_ids_and_names_reach_no_path(
         for place, (path, each) in enumerate(zip(PATHS, World().problems(len(PATHS)), strict=True))
     ]
     Path("set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = ["--samples", "1", "--model", server.model, "--api-base", server.api_base]
-    assert cli.main(["evaluate", "set.jsonl", "--method", "cot", *given]) == 0
+    given = ["--method", "cot", "--samples", "1", *backend(server)]
+    assert cli.main(["evaluate", "set.jsonl", *given]) == 0
     assert cli.main(["report", "runs/set-cot", "--out", "page.html"]) == 0
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.parent for path in written} == {work, work / "runs" / "set-cot"}
@@ -309,19 +310,18 @@ def test_no_text_of_a_run_or_a_reply_commands_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_hostile_run(tmp_path / "run", "http://127.0.0.1:9")
-    assert cli.main(["report", str(folder), "--out", str(tmp_path / "page.html")]) == 0
-    shown = capsys.readouterr().out
+    code, shown, _ = run(capsys, "report", str(folder), "--out", str(tmp_path / "page.html"))
+    assert code == 0
     escape = "\x1b[2J\x1b]0;title\x07\x9b31m"
     fault = Fault(content=rf"1. Find {escape} it.\boxed{{{escape}7}}", when=lambda body: True)
     (example,) = World().problems(1)
     with fake_vllm(faults=[fault]) as server:
-        there = ["--model", server.model, "--api-base", server.api_base]
-        cli.main(["solve", example.problem, *there])
-        cli.main(["solve", example.problem, "--json", *there])
+        solved = run(capsys, "solve", example.problem, *backend(server))
+        told = run(capsys, "solve", example.problem, "--json", *backend(server))
         server.play(Fault(status=400, message=f"no {escape}"))
-        assert cli.main(["solve", "another", *there]) == 1
-    said = capsys.readouterr()
-    for text in (shown, said.out, said.err):
+        failed = run(capsys, "solve", "another", *backend(server))
+        assert failed[0] == 1
+    for text in (shown, *solved[1:], *told[1:], *failed[1:]):
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
 
 
@@ -381,8 +381,8 @@ def test_a_broken_run_is_one_line_and_code_2(
 ) -> None:
     folder = make_run(tmp_path / "run")
     (folder / "rollouts.jsonl").write_text(content)
-    assert cli.main(["report", str(folder), "--out", str(tmp_path / "page.html")]) == 2
-    said = capsys.readouterr().err
+    code, _, said = run(capsys, "report", str(folder), "--out", str(tmp_path / "page.html"))
+    assert code == 2
     assert len(said.splitlines()) == 1
     assert len(said) < 500
     assert not (tmp_path / "page.html").exists()
@@ -392,11 +392,10 @@ def test_resuming_a_hostile_run_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with fake_vllm() as server:
-        given = ["--model", server.model, "--api-base", server.api_base, "--method", "cot"]
-        given += ["--samples", "1", "--out", str(tmp_path)]
+        given = ["--method", "cot", "--samples", "1", "--out", str(tmp_path), *backend(server)]
         for name, content in (("run.json", "[" * 100_000), ("run.json", "[]"), ("run.json", "7")):
             (tmp_path / name).write_text(content)
-            assert cli.main(["evaluate", "mini", "--limit", "1", *given]) == 2, content[:9]
-            said = capsys.readouterr().err
+            code, _, said = run(capsys, "evaluate", "mini", "--limit", "1", *given)
+            assert code == 2, content[:9]
             assert said.splitlines()[-1].startswith("scale-dspy: ")
             assert "Traceback" not in said

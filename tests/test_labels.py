@@ -15,7 +15,7 @@ from scale_dspy.evaluation.labels import Label, make_label, measure_auroc, measu
 
 FEW = 200  # resamples, where their noise does not matter
 
-some = settings(max_examples=60, deadline=None)
+some = settings(max_examples=60)
 pairs = st.lists(st.tuples(st.integers(-50, 50), st.booleans()), max_size=30)
 scored = st.lists(
     st.tuples(st.integers(0, 100), st.booleans(), st.sampled_from("abcde")), min_size=1, max_size=30

@@ -12,7 +12,8 @@ import pytest
 from scale_dspy import SCALE, connect, modes, track
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.ledger import Ledger, OutOfTokensError, Tally, grant, record, room, stage
-from tests.fake_vllm import FakeVLLM, Fault, Totals, fake_vllm
+from tests.fake.orders import Totals
+from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
 
 WORLD = World.noisy()

@@ -19,7 +19,7 @@ from scale_dspy.cli import MODES, main
 from scale_dspy.program import load_program
 from scale_dspy.tuning.search import change
 from tests.fake_vllm import FakeVLLM, fake_vllm
-from tests.world import World
+from tests.world import World, write_set
 
 STYLES: tuple[Style, ...] = get_args(Style)
 
@@ -156,11 +156,8 @@ def test_a_pair_of_one_is_refused(
 def test_a_pair_on_the_command_line(
     server: FakeVLLM, thinker: FakeVLLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = tmp_path / "set.jsonl"
-    problems = [World().problem(number) for number in range(3)]
-    rows = [{"problem": each.text, "answer": each.answer} for each in problems]
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ["evaluate", str(data), "--modes", "pair", "--samples", "1"]
+    data = write_set(tmp_path / "set.jsonl", World().problems(3))
+    command = ["evaluate", data, "--modes", "pair", "--samples", "1"]
     command += ["--api-base", thinker.api_base, "--system-1-api-base", server.api_base]
     command += ["--out", str(tmp_path / "run")]
     assert main([*command, "--json"]) == 0

@@ -27,17 +27,14 @@ from scale_dspy.tuning.optimizers import compile_program
 from scale_dspy.tuning.prompts import Plan, check_optimizer, tune_prompts
 from scale_dspy.tuning.search import ThresholdSearch, change
 from scale_dspy.tuning.walks import walk_all
+from tests.command import backend
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
-from tests.world import World
+from tests.world import World, write_set
 from tests.writer import write_prompts
 
+pytestmark = pytest.mark.usefixtures("cache_on_disk")
+
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def _cache_on_disk(tmp_path: Path) -> None:
-    """As in real life: runs of a walk share their beginnings through it, and so do sessions."""
-    dspy.configure_cache(disk_cache_dir=str(tmp_path / "cache"), enable_memory_cache=False)
 
 
 def join(server: FakeVLLM, seed: int = 0) -> MeteredLM:
@@ -257,13 +254,11 @@ sys.exit(cli.main(["compile", "set.jsonl", "--optimizer", "none", "--threads", "
 def test_what_a_compile_cost_is_known_after_it_is_killed(tmp_path: Path) -> None:
     """All but what was sent since the last note, at most some NOTED seconds before the kill."""
     world = World.noisy(5, parts=(1, 3))
-    rows = [json.dumps({"problem": e.problem, "answer": e.answer}) for e in world.problems(8)]
-    (tmp_path / "set.jsonl").write_text("\n".join(rows))
+    write_set(tmp_path / "set.jsonl", world.problems(8))
     costs = tmp_path / "p.compile" / "costs.json"
     environment = {**os.environ, "DSPY_CACHEDIR": str(tmp_path / "own"), "NO_PROXY": "127.0.0.1"}
     with fake_vllm(world, delay=0.1) as server:
-        backend = ["--model", server.model, "--api-base", server.api_base, "--seed", "0"]
-        command = [sys.executable, "-c", COMPILE, *backend, "--out", "p.json"]
+        command = [sys.executable, "-c", COMPILE, *backend(server), "--out", "p.json"]
         process = subprocess.Popen(
             command, cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}
         )

@@ -207,7 +207,7 @@ def test_a_budget_leaves_room_for_candidates_that_are_asked_for_one_by_one() -> 
 LATEX = [r"\frac{a}{b}", r"\theta", r"\boxed{}", "{", "}}", r"\nu \rho \to \beta", "α ≤ ∞", r"\\"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from(LATEX), min_size=1, max_size=4), st.sampled_from(LATEX))
 def test_latex_goes_from_decompose_to_solve_unharmed(parts: list[str], ending: str) -> None:
     item = f"Find $x$ from {' '.join(parts)} now."

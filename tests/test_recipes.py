@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 
 from scale_dspy.program import load_program
 from tests.fake_vllm import Spawned, spawn_fake_vllm
-from tests.world import World
+from tests.world import World, write_set
 
 ROOT = Path(__file__).parents[1]
 WORLD = World.noisy(parts=(1, 3))
@@ -20,7 +19,7 @@ WORLD = World.noisy(parts=(1, 3))
 
 @pytest.mark.slow
 def test_paper_tables_runs_and_repeats_nothing(tmp_path: Path) -> None:
-    data = write_set(tmp_path / "world.jsonl", 2)
+    data = write_set(tmp_path / "world.jsonl", WORLD.problems(2))
     with spawn_fake_vllm(WORLD) as server:
         arguments = ["--samples", "1", "--data", data, "--out", str(tmp_path / "runs")]
         calls = []
@@ -44,7 +43,7 @@ def test_paper_tables_runs_and_repeats_nothing(tmp_path: Path) -> None:
 def test_tuning_recipes_write_a_program(
     recipe: str, sets: int, arguments: list[str], tmp_path: Path
 ) -> None:
-    data = [write_set(tmp_path / f"{number}.jsonl", 2, 10 * number) for number in range(sets)]
+    data = write_sets(tmp_path, sets)
     with spawn_fake_vllm(WORLD) as server:
         run_recipe(recipe, server, tmp_path, *data, *arguments, "--out", str(tmp_path / "p.json"))
     assert 0 <= load_program(tmp_path / "p.json").threshold.value <= 1
@@ -54,7 +53,7 @@ def test_tuning_recipes_write_a_program(
 
 @pytest.mark.slow
 def test_the_comparison_writes_a_table_and_pays_nothing_twice(tmp_path: Path) -> None:
-    sets = [write_set(tmp_path / f"{number}.jsonl", 2, 10 * number) for number in range(3)]
+    sets = write_sets(tmp_path, 3)
     out = tmp_path / "out"
     arguments = [*sets, "--rollouts", "6", "--candidates", "1", "--cap", "900", "--out", str(out)]
     rows = ["--rows", "cot", "cot+gepa", "scale+threshold"]
@@ -75,10 +74,9 @@ def run_recipe(recipe: str, server: Spawned, folder: Path, *arguments: str) -> N
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
 
 
-def write_set(path: Path, count: int, start: int = 0) -> str:
-    rows = [
-        {key: example[key] for key in ("id", "problem", "answer")}
-        for example in WORLD.problems(count, start)
+def write_sets(folder: Path, count: int) -> list[str]:
+    """Sets of two problems each, all different."""
+    return [
+        write_set(folder / f"{number}.jsonl", WORLD.problems(2, 10 * number))
+        for number in range(count)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)

@@ -22,7 +22,9 @@ from filelock import FileLock
 from scale_dspy import SCALE, connect, track
 from scale_dspy.baselines import ChainOfThought, make_program
 from scale_dspy.evaluation.run import GIVE_UP, Progress, describe_run, evaluate, read_rollouts
-from tests.fake_vllm import FakeVLLM, Fault, Request, fake_vllm
+from tests.fake.orders import Request
+from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
+from tests.rollouts import read_untimed
 from tests.world import World
 
 WORLD = World.noisy()
@@ -233,7 +235,7 @@ def test_sigkill_at_20_random_moments_loses_and_repeats_nothing(tmp_path: Path) 
         _wait_for_end(_begin_life(lives))
         requests = server.requests
     assert _read_whole_lines(path)[: len(kept)] == kept
-    assert _read_results(tmp_path / "out") == _read_results(tmp_path / "whole")
+    assert read_untimed(tmp_path / "out") == read_untimed(tmp_path / "whole")
     assert {_write_call(request) for request in requests if request.body} == set(owners)
     assert _find_repeats(requests, owners, done) == []
     assert 0 < len(kept) < PROBLEMS * SAMPLES  # or the kills came too early or too late
@@ -283,17 +285,6 @@ def _find_repeats(
 
 def _write_call(request: Request) -> str:
     return json.dumps(request.body, sort_keys=True)
-
-
-def _read_results(out: Path) -> list[dict[str, Any]]:
-    """The rollouts of a run in order, without the times in them."""
-    rollouts = sorted(
-        read_rollouts(out / "rollouts.jsonl"), key=lambda each: (each["id"], each["sample"])
-    )
-    for rollout in rollouts:
-        for timed in (rollout, *rollout["usage"].values()):
-            del timed["seconds"]
-    return rollouts
 
 
 def _read_whole_lines(path: Path) -> list[bytes]:

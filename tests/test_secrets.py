@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from tests.fake_vllm import Fault, spawn_fake_vllm
-from tests.world import World
+from tests.world import World, write_set
 
 KEY = "sk-MARKED-0123456789abcdef"
 CLIENT_KEY, WRONG_KEY = "MARKED-client-key", "MARKED-wrong-key"
@@ -78,8 +78,7 @@ def run_all(
 ) -> subprocess.CompletedProcess[str]:
     """Run commands in `folder`, which all their files are written below."""
     example, *examples = WORLD.problems(5)
-    rows = [{"problem": each.problem, "answer": each.answer} for each in examples]
-    (folder / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_set(folder / "set.jsonl", examples)
     return subprocess.run(
         [sys.executable, "-c", SCRIPT],
         input=json.dumps([HOST, example.problem, commands]),

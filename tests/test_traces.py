@@ -17,25 +17,17 @@ from scale_dspy.answers import accepts, find_answer
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.evaluation.overlap import find_overlap, index_problems
 from scale_dspy.traces import join_steps, make_traces, unbox
+from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.known import play_known
-from tests.test_cli import run
 from tests.world import World
+
+pytestmark = pytest.mark.usefixtures("own_disk_cache")
 
 LONG = (
     "A frog hops along a row of twenty stones and never visits a stone twice; in how many ways can "
     "it reach the last one, if every hop is of length one, two or three?"
 )
-
-
-@pytest.fixture(autouse=True)
-def _disk_cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    default = dspy.configure_cache
-
-    def configure(**options: Any) -> None:
-        default(**{"disk_cache_dir": str(tmp_path / "cache"), **options})
-
-    monkeypatch.setattr(dspy, "configure_cache", configure)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -214,10 +206,8 @@ def test_traces_of_another_set_on_the_command_line(
     examples = [dspy.Example(problem=row["problem"], answer=row["answer"]) for row in rows]
     out = tmp_path / "traces.jsonl"
     with fake_vllm(other=play_known(examples, wrong=0.33)) as server:
-        backend = ["--model", server.model, "--api-base", server.api_base, "--seed", "0"]
-        code, said, err = run(
-            capsys, "traces", "aime", "--limit", "10", "--out", str(out), "--json", *backend
-        )
+        flags = ["--limit", "10", "--out", str(out), "--json", *backend(server)]
+        code, said, err = run(capsys, "traces", "aime", *flags)
     assert code == 0, err
     card = json.loads(said)
     assert card["overlapping"] == {"aime24": 1}
@@ -258,8 +248,7 @@ def test_bad_usage(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    backend = ["--model", server.model, "--api-base", server.api_base]
-    code, out, err = run(capsys, "traces", *arguments, *backend)
+    code, out, err = run(capsys, "traces", *arguments, *backend(server))
     assert (code, out) == (2, "")
     assert complaint in err
     assert not server.chats()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from scale_dspy import cli
 from tests.fake_vllm import fake_vllm
-from tests.world import World
+from tests.world import World, write_set
 
 TUTORIAL = Path(__file__).parents[1] / "optimize" / "TUTORIAL.md"
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -28,8 +27,7 @@ def test_every_block_of_the_tutorial_runs(
     dspy.configure_cache()
     world = World(parts=(1, 2))
     for name, start in (("train", 0), ("val", 50)):
-        rows = [{"problem": e.problem, "answer": e.answer} for e in world.problems(4, start)]
-        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_set(Path(f"{name}.jsonl"), world.problems(4, start))
     names: dict[str, Any] = {}
     blocks = BLOCK.findall(TUTORIAL.read_text())
     with fake_vllm(world, cached_tokens=True) as server:

@@ -48,7 +48,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "split_thinking": split_thinking,
 }
 texts = st.lists(st.sampled_from([*PIECES, *INJECTIONS]) | st.text(max_size=5)).map("".join)
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+unhurried = settings(suppress_health_check=[HealthCheck.too_slow])
 
 
 def check_promises(text: str) -> None:

@@ -8,12 +8,14 @@ in every process.
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import dspy
 
@@ -354,6 +356,13 @@ def judge_list(problem: Problem, items: Sequence[str]) -> int:
     needed = set(range(1, len(problem.parts) + 1))
     useless = sum(1 for target in targets if not target)
     return -2 * len(needed - {target for target in targets if target}) - useless
+
+
+def write_set(path: Path, examples: Sequence[dspy.Example]) -> str:
+    """Write problems as JSON Lines, which the commands read; the path as they take it."""
+    rows = [{name: each[name] for name in ("id", "problem", "answer")} for each in examples]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
 
 
 def _last_known(target: int, known: Mapping[int, int | None]) -> int:

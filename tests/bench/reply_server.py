@@ -72,13 +72,13 @@ def say(text: str) -> str:
 def _find_endings() -> dict[str, str]:
     from scale_dspy.assess import RateDifficulty
     from scale_dspy.decompose import ProposeSubproblems, SelectCandidate
-    from tests.fake_vllm import _ending
+    from tests.fake.prompts import ending
 
     items = "\n".join(f"{number}. Find $x_{number}$ from the ones before." for number in PARTS_LIST)
     return {
-        _ending(ProposeSubproblems): items,
-        _ending(SelectCandidate): "1",
-        _ending(RateDifficulty): "0.3",
+        ending(ProposeSubproblems): items,
+        ending(SelectCandidate): "1",
+        ending(RateDifficulty): "0.3",
     }
 
 

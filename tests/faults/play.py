@@ -13,19 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.command import backend
 from tests.fake_vllm import FakeVLLM, fake_vllm
 from tests.faults import served
 from tests.faults.lives import Ended, Lives
 from tests.faults.table import (
     COMMANDS,
+    PROBLEMS,
     TIMEOUT,
     WORLD,
     Command,
     Trouble,
     read_finished,
     read_result,
-    write_set,
 )
+from tests.world import write_set
 
 TRIES = 4  # a request and its three repeats
 
@@ -207,7 +209,7 @@ class Player:
     def _make_folder(self, name: str) -> Path:
         folder = self._folder / "".join(each if each.isalnum() else "-" for each in name)
         (folder / "out").mkdir(parents=True)
-        write_set(folder)
+        write_set(folder / "set.jsonl", PROBLEMS)
         return folder
 
     def _start(
@@ -219,8 +221,8 @@ class Player:
         timeout: float,
         own: dict[str, Any],
     ) -> None:
-        backend = ["--model", server.model, "--api-base", server.api_base, "--seed", "0"]
-        arguments = [*command.arguments, *backend, "--threads", "4", "--timeout", str(timeout)]
+        flags = ["--threads", "4", "--timeout", str(timeout), *backend(server)]
+        arguments = [*command.arguments, *flags]
         self._lives.start(arguments, folder, name, **own)
 
     def _run(self, command: Command, server: FakeVLLM, folder: Path, name: str, *how: Any) -> Ended:

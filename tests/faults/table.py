@@ -154,12 +154,6 @@ TROUBLES = [
 ]
 
 
-def write_set(folder: Path) -> None:
-    """The problems as a JSON Lines file."""
-    rows = [{"id": e.id, "problem": e.problem, "answer": e.answer} for e in PROBLEMS]
-    (folder / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def read_result(command: Command, folder: Path, out: str) -> Any:
     """What a command found, without times and costs, which a fault may change."""
     if not command.result:

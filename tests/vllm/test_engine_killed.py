@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 from scale_dspy.evaluation.run import read_rollouts
 from tests.vllm.server import ROOT, RealVLLM, find_python, make_model, serve
 from tests.vllm.test_two_replicas import find_processes
-from tests.world import World
+from tests.world import World, write_set
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]
 
@@ -29,8 +28,7 @@ BOUND = 600.0  # seconds for the whole command; a rollout that fails waits for s
 @pytest.mark.skipif(find_python() is None, reason="no interpreter with vLLM is named")
 def test_an_engine_that_is_killed_ends_the_run_and_another_finishes_it(tmp_path: Path) -> None:
     model = make_model(tmp_path / "tiny", "hybrid")
-    rows = [{"problem": e.problem, "answer": e.answer} for e in World().problems(PROBLEMS)]
-    (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_set(tmp_path / "set.jsonl", World().problems(PROBLEMS))
     path = tmp_path / "out" / "rollouts.jsonl"
     with serve(model) as server:
         killed: list[int] = []
