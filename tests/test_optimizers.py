@@ -192,16 +192,19 @@ def test_a_stage_that_does_not_help_is_dropped(tmp_path: Path) -> None:
     assert kept in (["start"], ["threshold"])
 
 
-def test_gepa_rewrites_only_prompts_that_are_used(tmp_path: Path) -> None:
-    """Its own turns would begin with decompose, of which a program that never splits has no run."""
+@pytest.mark.parametrize(("tau", "used"), [(0.0, "solving"), (0.1, "rating")])
+def test_gepa_rewrites_only_prompts_that_are_used(tau: float, used: str) -> None:
+    """Its own turns begin with decompose, of which a program that never splits has no run, and go
+    on with the rating, which decides nothing at the ends of the thresholds."""
     world = World(8, parts=(2, 3), whole_2=0.0)
-    program = SCALE(0.0, candidates=1, split=1.0)
+    program = SCALE(tau, candidates=1, split=1.0)
     with fake_vllm(world, other=write_prompts("Do it.")) as server:
         plan = Plan("gepa", rollouts=8, threads=4)
         tune_prompts(program, world.problems(3), world.problems(3, 9), join(server), plan)
         proposals = [str(each.body["messages"]) for each in server.chats("whole")]
     assert proposals
-    assert program.assess.rate.signature.instructions[:60] in proposals[0]
+    predictor = program.assess.rate if used == "rating" else program.solve.system_2
+    assert predictor.signature.instructions[:60] in proposals[0]
 
 
 def test_an_interrupted_compile_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:

@@ -288,13 +288,15 @@ def test_every_run_has_a_name_of_its_own(tmp_path: Path) -> None:
         {"options": {"candidates": 1}},
         {"method": "cot", "threshold": None},
         {"method": "cot", "threshold": None},
+        {"split": 1.0},
     ]
     runs = [read_run(make_run(tmp_path / f"r{n}", told=told)) for n, told in enumerate(changes)]
     names = name_runs(runs)
     assert names[0] == "scale τ=0.3"
     assert "small" in names[2]
     assert "candidates 1" in names[3]
-    assert names[4:] == ["cot, r4", "cot, r5"]
+    assert names[4:6] == ["cot, r4", "cot, r5"]
+    assert names[6].endswith(" split=1")
     assert len(set(names)) == len(names)
 
 

@@ -153,7 +153,8 @@ def _write_run(number: int, run: Run) -> str:
         _cell(_count(it["seconds"], 1)),
         _cell(f"{it['errors']:,}"),
         f'<td class="word">{_escape(told.get("method"))}</td>',
-        f'<td class="word">{_escape(told.get("threshold"))}</td>',
+        f'<td class="word">{_escape(told.get("threshold"))}'
+        f"{f'<span class=dim>split {run.split:g}</span>' if run.split else ''}</td>",
         f'<td class="word long">{_name(told.get("model"))}</td>',
         f'<td class="word">{_name(told.get("data"))}'
         f'<span class="dim">{it["problems"]:,} × {it["samples"]:,}</span></td>',

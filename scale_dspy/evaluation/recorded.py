@@ -47,8 +47,16 @@ class Run:
     @property
     def threshold(self) -> float | None:
         """Its tau; None for a method that has none."""
-        threshold = self.description.get("threshold")
-        return threshold if isinstance(threshold, (int, float)) else None
+        return self._read_number("threshold")
+
+    @property
+    def split(self) -> float | None:
+        """Up to which difficulty its problems were solved whole; None for a method without it."""
+        return self._read_number("split")
+
+    def _read_number(self, key: str) -> float | None:
+        value = self.description.get(key)
+        return value if isinstance(value, (int, float)) else None
 
 
 def read_run(folder: Path) -> Run:

@@ -209,8 +209,10 @@ def _tell_apart(runs: Sequence[Run], *, threshold: bool) -> list[str]:
 
 def _name(run: Run, threshold: bool) -> str:
     method = shorten(run.description.get("method") or "unnamed")
-    shown = threshold and run.threshold is not None
-    return f"{method} τ={run.threshold:g}" if shown else method
+    if not threshold or run.threshold is None:
+        return method
+    split = f" split={run.split:g}" if run.split else ""
+    return f"{method} τ={run.threshold:g}{split}"
 
 
 def _tell_settings(runs: Sequence[Run]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import cleandoc
 from typing import Any
 
@@ -219,7 +220,7 @@ def _gepa(student: dspy.Module, job: Job) -> dspy.Module:
     optimizer = dspy.GEPA(
         metric=job.metric,
         max_metric_calls=job.plan.rollouts,
-        component_selector=choose_predictor,
+        component_selector=partial(choose_predictor, find_idle(student)),
         reflection_lm=job.writer,
         num_threads=job.plan.threads,
         seed=job.plan.seed,
@@ -227,10 +228,23 @@ def _gepa(student: dspy.Module, job: Job) -> dspy.Module:
     return optimizer.compile(student, trainset=job.trainset, valset=job.valset)
 
 
+def find_idle(student: dspy.Module) -> set[str]:
+    """The predictors that run and change nothing: the rating, where thresholds leave no choice."""
+    if not isinstance(student, SCALE):
+        return set()
+    decided = {student.threshold.value, student.split.value} <= {0.0, 1.0}
+    return {"assess.rate"} if decided else set()
+
+
 def choose_predictor(
-    state: Any, trajectories: Sequence[Any], scores: Any, place: int, candidate: dict[str, str]
+    idle: set[str],
+    state: Any,
+    trajectories: Sequence[Any],
+    scores: Any,
+    place: int,
+    candidate: dict[str, str],
 ) -> list[str]:
-    """The predictor whose prompt GEPA rewrites next: each in turn, but for those that did not run.
+    """The predictor whose prompt GEPA rewrites next: each in turn, but for idle ones.
 
     GEPA's own turns give a round, and the rollouts it took, to predictors that the program at its
     thresholds never calls: decompose, for one, where every problem is solved whole.
@@ -241,7 +255,7 @@ def choose_predictor(
     for _ in names:
         name = names[turns[place]]
         turns[place] = (turns[place] + 1) % len(names)
-        if cleandoc(candidate[name]) in ran:
+        if name not in idle and cleandoc(candidate[name]) in ran:
             break
     return [name]
 
