@@ -26,7 +26,7 @@ def test_every_block_of_the_tutorial_runs(
     monkeypatch.chdir(tmp_path)
     dspy.configure_cache()
     world = World(parts=(1, 2))
-    for name, start in (("train", 0), ("val", 50)):
+    for name, start in (("train", 0), ("val", 50), ("test", 100)):
         write_set(Path(f"{name}.jsonl"), world.problems(4, start))
     names: dict[str, Any] = {}
     blocks = BLOCK.findall(TUTORIAL.read_text())
