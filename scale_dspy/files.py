@@ -1,21 +1,40 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, in folders that one process at a time works in."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
     """A draft's path to write to; it becomes `path` where the block ends well, else it goes.
 
-    The draft has the suffix of `path`, as some writers look at it.
+    The draft has the suffix of `path`, as some writers look at it, and is this process's own: of
+    two that write the same file at once, each writes it whole and the later one stays.
     """
-    draft = path.with_name(f"{path.stem}.draft{path.suffix}")
+    draft = path.with_name(f"{path.stem}.draft{os.getpid()}{path.suffix}")
     try:
         yield draft
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Make a folder where it is missing, and keep out every other process that would hold it.
+
+    Raises:
+        ValueError: another one is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"{folder} is in use by another run") from None

@@ -18,6 +18,7 @@ from scale_dspy import SCALE, connect, modes
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.ledger import CostLimitError
 from scale_dspy.evaluation.metrics import make_metric
+from scale_dspy.files import hold_folder
 from scale_dspy.program import load_program
 from scale_dspy.threshold import Threshold
 from scale_dspy.tuning import OPTIMIZERS
@@ -205,6 +206,16 @@ def test_gepa_rewrites_only_prompts_that_are_used(tau: float, used: str) -> None
     assert proposals
     predictor = program.assess.rate if used == "rating" else program.solve.system_2
     assert predictor.signature.instructions[:60] in proposals[0]
+
+
+def test_a_second_compile_in_the_folder_is_kept_out(tmp_path: Path) -> None:
+    world, folder = World.noisy(4, parts=(1, 3)), tmp_path / "work"
+    sets = world.problems(2), world.problems(2, 50)
+    with fake_vllm(world) as server:
+        with hold_folder(folder), pytest.raises(ValueError, match="in use by another run"):
+            compile_program(SCALE(), *sets, join(server), folder, Plan("none", threads=4))
+        assert not server.chats()
+        assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
 def test_an_interrupted_compile_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from typing import Any
 import dspy
 import httpx
 import pytest
-from filelock import FileLock
 
 from scale_dspy import SCALE, connect, track
 from scale_dspy.baselines import ChainOfThought, make_program
 from scale_dspy.evaluation.run import GIVE_UP, Progress, describe_run, evaluate, read_rollouts
+from scale_dspy.files import hold_folder
 from tests.fake.orders import Request
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.rollouts import read_untimed
@@ -123,7 +123,7 @@ def test_another_run_in_the_folder_is_refused(tmp_path: Path, server: FakeVLLM) 
 
 
 def test_a_second_process_is_kept_out(tmp_path: Path, server: FakeVLLM) -> None:
-    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="in use by another run"):
+    with hold_folder(tmp_path), pytest.raises(ValueError, match="in use by another run"):
         run(server, tmp_path)
 
 

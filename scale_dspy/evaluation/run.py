@@ -13,7 +13,6 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +25,6 @@ from dspy.utils.exceptions import (
     LMError,
     LMUnsupportedModelError,
 )
-from filelock import FileLock, Timeout
 
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.ledger import CostLimitError, track
@@ -35,7 +33,7 @@ from scale_dspy.backends.privacy import hide_server
 from scale_dspy.evaluation.data import digest
 from scale_dspy.evaluation.metrics import is_right
 from scale_dspy.evaluation.summary import ROLLOUTS, Summary, sum_tokens, summarise
-from scale_dspy.files import write_whole
+from scale_dspy.files import hold_folder, write_whole
 from scale_dspy.program import SCALE
 from scale_dspy.solver import Solver
 
@@ -167,11 +165,10 @@ def finish_pairs(
         ValueError: the folder holds other work, or is in use by another process.
         RuntimeError: the server is gone; what is finished is kept.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     pairs = {
         (str(example.id), sample): example for example in examples for sample in range(samples)
     }
-    with _lock(path.parent):
+    with hold_folder(path.parent):
         description = {**(description or {}), "versions": _read_versions()}
         match_description(path.parent / "run.json", description)
         _mend(path, drop_errors=retry_errors)
@@ -391,16 +388,6 @@ def match_description(path: Path, description: dict[str, Any]) -> None:
         if "versions" in differing:
             logger.warning("%s was begun with other versions: %s", path.parent, there["versions"])
     write_json(path, description)
-
-
-@contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    """Keep a second process out of the folder."""
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(f"{out} is in use by another run") from None
 
 
 def _digest_instructions(program: Solver) -> str:

@@ -20,6 +20,7 @@ from scale_dspy.backends.ledger import CostLimitError, Tally
 from scale_dspy.evaluation.data import digest, drop_folder
 from scale_dspy.evaluation.run import Progress, describe_run, match_description
 from scale_dspy.evaluation.statistics import compare
+from scale_dspy.files import hold_folder
 from scale_dspy.program import SCALE, load_program, save_program
 from scale_dspy.tuning.costs import COSTS, pay, read_costs, sum_costs
 from scale_dspy.tuning.frontier import (
@@ -68,7 +69,8 @@ def compile_program(
         how well the difficulty scores tell hard sub-problems.
 
     Raises:
-        ValueError: a set is empty, the two overlap, or the folder holds another compile.
+        ValueError: a set is empty, the two overlap, or the folder holds another compile or is
+            in use by another process.
         CostLimitError: the cost limit does not even pay for the first search.
     """
     _check_sets(trainset, valset)
@@ -76,18 +78,19 @@ def compile_program(
         key: {"name": drop_folder(name), "digest": digest(examples), "problems": len(examples)}
         for key, name, examples in zip(("train", "val"), names, (trainset, valset), strict=True)
     }
-    _open_folder(folder, program, lm, data, plan)
-    first = search_thresholds("threshold", program, valset, lm, folder, plan, report)
-    last: Found | None = None
-    notes: list[str] = []
-    if plan.optimizer != "none":
-        tuned, notes = _tune_within_cost(first, trainset, valset, lm, folder, plan)
-        if tuned is not None:
-            try:
-                last = search_thresholds("joint", tuned, valset, lm, folder, plan, report)
-            except CostLimitError as error:
-                notes.append(_tell_prompts_left(error))
-    return _pick_winner(program, first, last, read_costs(folder / COSTS), lm, plan, data, notes)
+    with hold_folder(folder):
+        _match_folder(folder, program, lm, data, plan)
+        first = search_thresholds("threshold", program, valset, lm, folder, plan, report)
+        last: Found | None = None
+        notes: list[str] = []
+        if plan.optimizer != "none":
+            tuned, notes = _tune_within_cost(first, trainset, valset, lm, folder, plan)
+            if tuned is not None:
+                try:
+                    last = search_thresholds("joint", tuned, valset, lm, folder, plan, report)
+                except CostLimitError as error:
+                    notes.append(_tell_prompts_left(error))
+        return _pick_winner(program, first, last, read_costs(folder / COSTS), lm, plan, data, notes)
 
 
 def _tune_within_cost(
@@ -336,11 +339,10 @@ def _tell_choice(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _open_folder(
+def _match_folder(
     folder: Path, program: SCALE, lm: MeteredLM, data: dict[str, Any], plan: Plan
 ) -> None:
-    """Make the folder, or make sure that what lies in it is of this very compile."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write what is compiled here, or make sure that the folder is of this very compile."""
     described = asdict(plan)
     for free in ("cost_limit", "threads"):  # these may change from session to session
         del described[free]
