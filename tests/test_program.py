@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -16,6 +18,7 @@ from scale_dspy.ask import ATTEMPTS, PlainAdapter
 from scale_dspy.backends.connect import MeteredLM
 from scale_dspy.backends.loop import run
 from scale_dspy.lists import read_list
+from scale_dspy.program import load_program
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
 
@@ -400,3 +403,11 @@ def test_nothing_is_written_on_the_program(server: FakeVLLM, lm: MeteredLM) -> N
     solve(program, lm, example.problem)
     assert program.dump_state() == before
     assert set(vars(program)) == attributes
+
+
+def test_files_of_earlier_versions_have_no_cap(tmp_path: Path) -> None:
+    SCALE().save(tmp_path / "new.json")
+    state = json.loads((tmp_path / "new.json").read_text())
+    del state["scale_dspy"]["options"]["system_2_cap"]
+    (tmp_path / "old.json").write_text(json.dumps(state))
+    assert load_program(tmp_path / "old.json").system_2_cap is None
