@@ -314,9 +314,10 @@ def find_closing_brace(text: str, start: int) -> int | None:
 
 # ---- equal ----------------------------------------------------------------------------------
 
-_DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_NUMERAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?|-?[0-9A-Z]+_(?:[0-9]|\{[0-9]+\})")
 _WORD = re.compile(r"[A-Za-z][A-Za-z' -]{2,}")
-_WITH_BASE = re.compile(r"-?[0-9A-Z]+_(?:[0-9]|\{[0-9]+\})")
+# The equation of a line or a plane. math-verify takes it for its right side: the number 0.
+_EQUATION = re.compile(r"(?=.*[0-9][a-z])[^=<>]*[+-][^=<>]*=0")
 
 
 def equal(pred: str | None, gold: str, *, kind: Literal["integer", "math"] = "math") -> bool:
@@ -330,8 +331,9 @@ def equal(pred: str | None, gold: str, *, kind: Literal["integer", "math"] = "ma
         gold: The accepted answer.
         kind: "integer" compares what `read_integer` reads and nothing else. "math" compares the
             canonical spelling, then asks math-verify: `\frac{1}{2}` is `0.5`, sets have no order,
-            an open interval may be a pair. Two decimals, two words and two numerals with a base
-            are compared exactly. What math-verify cannot read or finish in time is not equal.
+            an open interval may be a pair. Two words, and two numerals (decimals, or digits with a
+            base), are compared exactly. `2x + y - 4 = 0` is an equation, not its right side. What
+            math-verify cannot read or finish in time is not equal.
 
     Returns:
         Whether they are equal. Where the worker process cannot be started, a warning is logged and
@@ -390,5 +392,7 @@ def _compare_spelling(pred: str, gold: str) -> bool | None:
         return pred.casefold() == gold.casefold()
     if max(len(pred), len(gold)) > LONGEST:
         return False
-    exact = any(kind.fullmatch(pred) and kind.fullmatch(gold) for kind in (_DECIMAL, _WITH_BASE))
-    return False if exact else None
+    for one, other in ((pred, gold), (gold, pred)):
+        if _EQUATION.fullmatch(one) and "=" not in other:
+            return False
+    return False if _NUMERAL.fullmatch(pred) and _NUMERAL.fullmatch(gold) else None
