@@ -18,12 +18,12 @@ from flags import make_parser
 
 from scale_dspy import SCALE, connect, modes
 from scale_dspy.baselines import ChainOfThought
-from scale_dspy.evaluation.data import load
-from scale_dspy.evaluation.run import Progress
+from scale_dspy.data.load import load
+from scale_dspy.evaluation.runner import Progress
 from scale_dspy.tuning import OPTIMIZERS
-from scale_dspy.tuning.comparison import Contest, run_contest
-from scale_dspy.tuning.prompts import Plan
-from scale_dspy.tuning.table import ROWS, render_rows
+from scale_dspy.tuning.comparison_table import ROWS, render_rows
+from scale_dspy.tuning.dspy_comparison import Contest, run_contest
+from scale_dspy.tuning.prompt_optimizers import Plan
 
 
 def main() -> None:

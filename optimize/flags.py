@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
-from scale_dspy.backends.modes import Style
+from scale_dspy.lm.modes import Style
 
 
 def make_parser(description: str | None, **sets: str | None) -> argparse.ArgumentParser:

@@ -13,12 +13,12 @@ from pathlib import Path
 from flags import make_parser
 
 from scale_dspy import SCALE, connect
-from scale_dspy.evaluation.data import load
+from scale_dspy.data.load import load
+from scale_dspy.export.write import write_export
 from scale_dspy.program import save_program
 from scale_dspy.tuning import OPTIMIZERS
-from scale_dspy.tuning.export import write_export
-from scale_dspy.tuning.optimizers import compile_program
-from scale_dspy.tuning.prompts import Plan
+from scale_dspy.tuning.joint import compile_program
+from scale_dspy.tuning.prompt_optimizers import Plan
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from flags import make_parser
 
 from scale_dspy import SCALE, connect
 from scale_dspy.baselines import make_program
-from scale_dspy.evaluation.data import load
-from scale_dspy.evaluation.run import describe_run, evaluate, name_folder
-from scale_dspy.solver import Solver
+from scale_dspy.data.load import load
+from scale_dspy.evaluation.runner import describe_run, evaluate, name_folder
+from scale_dspy.method import Solver
 
 TABLE_1 = ("cot", "inftythink", "majority", "last_step", "scale")  # last_step is ours
 TABLE_2 = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -12,8 +12,8 @@ import dspy
 from flags import make_parser
 
 from scale_dspy import SCALE, connect
-from scale_dspy.evaluation.data import load
-from scale_dspy.evaluation.metrics import make_metric
+from scale_dspy.data.load import load
+from scale_dspy.grading.metrics import make_metric
 
 
 def main() -> None:

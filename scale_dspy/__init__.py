@@ -1,8 +1,8 @@
 """scale_dspy: more right answers from fewer tokens on hard math problems.
 
-Reading order: program.py (the whole flow), then decompose.py, assess.py and solve.py (its stages),
-step.py and threshold.py (what it is made of), ask.py (how a stage asks the model), and
-backends/connect.py and backends/ledger.py (where tokens come from and how they are counted).
+Reading order: program.py (the whole flow), then stages/ (decompose, assess, solve; ask is how a
+stage asks the model), step.py and threshold.py (what it is made of), and lm/connect.py and
+lm/usage.py (where tokens come from and how they are counted).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ __version__ = "0.1.0"
 __all__ = ["SCALE", "Step", "Threshold", "connect", "modes", "track"]
 
 if TYPE_CHECKING:
-    from scale_dspy.backends.connect import connect
-    from scale_dspy.backends.ledger import track
-    from scale_dspy.backends.modes import modes
+    from scale_dspy.lm.connect import connect
+    from scale_dspy.lm.modes import modes
+    from scale_dspy.lm.usage import track
     from scale_dspy.program import SCALE
     from scale_dspy.step import Step
     from scale_dspy.threshold import Threshold
@@ -27,9 +27,9 @@ _HOME = {
     "SCALE": "scale_dspy.program",
     "Step": "scale_dspy.step",
     "Threshold": "scale_dspy.threshold",
-    "connect": "scale_dspy.backends.connect",
-    "modes": "scale_dspy.backends.modes",
-    "track": "scale_dspy.backends.ledger",
+    "connect": "scale_dspy.lm.connect",
+    "modes": "scale_dspy.lm.modes",
+    "track": "scale_dspy.lm.usage",
 }
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from scale_dspy.cli import main
+from scale_dspy.cli.main import main
 
 sys.exit(main())

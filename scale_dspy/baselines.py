@@ -6,14 +6,14 @@ from typing import Any
 
 import dspy
 
-from scale_dspy.answers import find_answer, vote
-from scale_dspy.ask import Reply, ask, ask_many, ask_until_said
-from scale_dspy.backends.ledger import MIN_GRANT, Ledger, OutOfTokensError, room, track
-from scale_dspy.backends.modes import Modes, Style, choose_modes
-from scale_dspy.checks import check_whole
+from scale_dspy.grading.answers import find_answer, vote
+from scale_dspy.lm.modes import Modes, Style, choose_modes
+from scale_dspy.lm.usage import MIN_GRANT, Ledger, OutOfTokensError, room, track
+from scale_dspy.method import Solver
 from scale_dspy.program import SCALE
-from scale_dspy.solver import Solver
+from scale_dspy.stages.ask import Reply, ask, ask_many, ask_until_said
 from scale_dspy.step import Step
+from scale_dspy.utils.validation import check_whole
 
 ROUND = 0.25  # of System 2's max_tokens, for one round of InftyThink
 SHORTEST_ROUND = 256  # response tokens; in less nothing is worked out that is worth a summary

@@ -2,7 +2,7 @@
 
 A problem is decomposed (stage 1), each sub-problem is rated (2) and sent to System 1 or System 2
 (3), and solved in order with every earlier result in its context (4). The whole flow is
-`SCALE._solve_within`; what a stage does is in decompose.py, assess.py and solve.py.
+`SCALE._solve_within`; what a stage does is in stages/.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any, Literal
 import dspy
 
 from scale_dspy import __version__
-from scale_dspy.answers import find_answer
-from scale_dspy.ask import gather_all
-from scale_dspy.assess import Assess
-from scale_dspy.backends.ledger import Ledger, has_room, track
-from scale_dspy.backends.modes import Modes, Style, choose_modes
-from scale_dspy.checks import check_whole
-from scale_dspy.decompose import Decompose
-from scale_dspy.files import write_whole
-from scale_dspy.lists import render_list
-from scale_dspy.solve import Solve
-from scale_dspy.solver import Solver
+from scale_dspy.grading.answers import find_answer
+from scale_dspy.lm.modes import Modes, Style, choose_modes
+from scale_dspy.lm.usage import Ledger, has_room, track
+from scale_dspy.method import Solver
+from scale_dspy.stages.ask import gather_all
+from scale_dspy.stages.assess import Assess
+from scale_dspy.stages.decompose import Decompose
+from scale_dspy.stages.solve import Solve
 from scale_dspy.step import Step, render_context
 from scale_dspy.threshold import Threshold
+from scale_dspy.utils.files import write_whole
+from scale_dspy.utils.lists import render_list
+from scale_dspy.utils.validation import check_whole
 
 Timing = Literal["in_context", "upfront", "none"]
 TIMINGS: tuple[Timing, ...] = ("in_context", "upfront", "none")

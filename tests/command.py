@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scale_dspy import cli
+from scale_dspy.cli import main as cli
 from tests.fake_vllm import FakeVLLM, Spawned
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 
 from scale_dspy import connect
-from scale_dspy.backends.connect import MeteredLM
+from scale_dspy.lm.connect import MeteredLM
 from tests.fake_vllm import FakeVLLM, fake_vllm
 
 PLACES = ("SCALE_DATA_DIR", "SCALE_CACHE_DIR", "SCALE_VLLM_PYTHON")

@@ -14,9 +14,9 @@ from typing import Any
 
 import dspy
 
-from scale_dspy.assess import RateDifficulty
-from scale_dspy.decompose import ProposeSubproblems, SelectCandidate
-from scale_dspy.solve import SolveDirectly, SolveThoroughly
+from scale_dspy.stages.assess import RateDifficulty
+from scale_dspy.stages.decompose import ProposeSubproblems, SelectCandidate
+from scale_dspy.stages.solve import SolveDirectly, SolveThoroughly
 from tests.fake.prompts import ending
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scale_dspy.evaluation.run import Rollout, read_rollouts
+from scale_dspy.evaluation.runner import Rollout, read_rollouts
 
 
 def read_untimed(folder: Path) -> list[Rollout]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scale_dspy.answers import accepts, equal, find_answer, normalise, read_integer, vote
+from scale_dspy.grading.answers import accepts, equal, find_answer, normalise, read_integer, vote
 
 # ---- find_answer ----------------------------------------------------------------------------
 

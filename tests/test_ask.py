@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scale_dspy.ask import PlainAdapter, mend, split_thinking
-from scale_dspy.assess import RateDifficulty
-from scale_dspy.solve import SolveDirectly, SolveThoroughly
+from scale_dspy.stages.ask import PlainAdapter, mend, split_thinking
+from scale_dspy.stages.assess import RateDifficulty
+from scale_dspy.stages.solve import SolveDirectly, SolveThoroughly
 
 INPUTS = {"problem": "P", "context": "1. a\nb", "subproblem": "s"}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scale_dspy.assess import read_score
+from scale_dspy.stages.assess import read_score
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from typing import Any
 import dspy
 import pytest
 
-from scale_dspy import SCALE, cli
+from scale_dspy import SCALE
+from scale_dspy.cli import main as cli
 from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World, write_set
@@ -87,7 +88,7 @@ def test_bad_usage_is_one_line_and_code_2(
 
 
 def test_unreachable_server(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr("scale_dspy.backends.replicas.FIRST_WAIT", 0)
+    monkeypatch.setattr("scale_dspy.lm.routing.FIRST_WAIT", 0)
     address = "http://127.0.0.1:9/v1"
     code, _, err = run(capsys, "solve", "1+1", "--model", "m", "--api-base", address)
     assert code == 1
@@ -379,7 +380,7 @@ def test_neither_key_is_shown(
     def fail(arguments: Any) -> int:
         raise RuntimeError("the server said first-secret and second-secret")
 
-    monkeypatch.setattr("scale_dspy.commands.run.solve", fail)
+    monkeypatch.setattr("scale_dspy.cli.run.solve", fail)
     monkeypatch.setenv("SCALE_SYSTEM_1_API_KEY", "second-secret")
     code, _, err = run(capsys, "solve", "1+1", "--api-key", "first-secret")
     assert (code, err) == (1, "scale-dspy: the server said [key] and [key]\n")
@@ -407,7 +408,7 @@ def test_python_m_is_the_command() -> None:
 def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
     from argparse import Namespace
 
-    from scale_dspy.commands.tune import _read_options
+    from scale_dspy.cli.tune import _read_options
 
     assert _read_options(Namespace(candidates=None, caps=None)) == [{}]
     assert _read_options(Namespace(candidates=[8, 1], caps=None)) == [

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import event, example, given
 from hypothesis import strategies as st
 
-from scale_dspy.evaluation import data
-from scale_dspy.evaluation.data import DataError, digest, load
-from scale_dspy.evaluation.sources import SOURCES, Source
+from scale_dspy.data import load as data
+from scale_dspy.data.load import DataError, digest, load
+from scale_dspy.data.registry import SOURCES, Source
 
 COPIES = os.environ.get("SCALE_DATA_DIR", "")
 needs_copies = pytest.mark.skipif(not COPIES, reason="SCALE_DATA_DIR names no local copies")

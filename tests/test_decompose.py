@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scale_dspy.decompose import read_choice
-from scale_dspy.lists import MAX_SUBPROBLEMS, read_list, render_list
+from scale_dspy.stages.decompose import read_choice
+from scale_dspy.utils.lists import MAX_SUBPROBLEMS, read_list, render_list
 
 LATEX = [r"\frac{a}{b}", r"\theta", r"\boxed{}", r"\boxed{\frac{1}{2}}", "{", "}", r"\begin{cases}"]
 items = st.lists(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scale_dspy.backends.doctor import Finding, examine
+from scale_dspy.lm.doctor import Finding, examine
 from tests.fake_vllm import Fault, fake_vllm
 
 

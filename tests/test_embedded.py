@@ -18,11 +18,11 @@ import httpx
 import pytest
 
 from scale_dspy import connect, modes
-from scale_dspy.backends import embedded
-from scale_dspy.backends.embedded import Server
-from scale_dspy.backends.weights import EmbeddedError
 from scale_dspy.baselines import InftyThink, make_program
-from scale_dspy.cli import METHODS
+from scale_dspy.cli.main import METHODS
+from scale_dspy.lm.embedded import server as embedded
+from scale_dspy.lm.embedded.server import Server
+from scale_dspy.lm.embedded.weights import EmbeddedError
 from tests.programs import start_program
 
 SMALL = "qwen2.5-coder-0.5b"
@@ -280,7 +280,7 @@ def test_llama_cpp_says_what_is_wrong_with_a_file(cache: Path, tmp_path: Path) -
 
 PROGRAM = f"""
     import signal, sys, time
-    from scale_dspy.backends import embedded
+    from scale_dspy.lm.embedded import server as embedded
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
     server = embedded.start_server({SMALL!r})
     print(server.pid, flush=True)
@@ -302,7 +302,7 @@ def test_the_server_dies_with_a_killed_parent() -> None:
 def test_the_server_dies_with_a_parent_killed_while_it_loads() -> None:
     program = start_program(
         f"""
-        from scale_dspy.backends import embedded
+        from scale_dspy.lm.embedded import server as embedded
         start_process = embedded.start_process
         def start(settings):
             process, log = start_process(settings)

@@ -10,7 +10,7 @@ import dspy
 import pytest
 
 import scale_dspy
-from scale_dspy.backends.connect import MeteredLM
+from scale_dspy.lm.connect import MeteredLM
 from tests.fake_vllm import FakeVLLM
 from tests.world import World
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from markdown_it import MarkdownIt
 
 from scale_dspy import SCALE, connect, modes
-from scale_dspy.ask import PlainAdapter, mend
-from scale_dspy.tuning.export import write_export
-from scale_dspy.tuning.markdown import export_markdown
-from scale_dspy.tuning.messages import export_messages
+from scale_dspy.export.markdown import export_markdown
+from scale_dspy.export.portable_json import export_messages
+from scale_dspy.export.write import write_export
+from scale_dspy.stages.ask import PlainAdapter, mend
 from tests import render_messages
 from tests.exported import RECORD, texts, tune
 

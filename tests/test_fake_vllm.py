@@ -12,13 +12,13 @@ import httpx
 import pytest
 
 from scale_dspy import SCALE, Step, connect
-from scale_dspy.ask import PlainAdapter
-from scale_dspy.assess import RateDifficulty
-from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.decompose import ProposeSubproblems, SelectCandidate
-from scale_dspy.lists import read_list, render_list
-from scale_dspy.solve import SolveDirectly, SolveThoroughly
+from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.stages.ask import PlainAdapter
+from scale_dspy.stages.assess import RateDifficulty
+from scale_dspy.stages.decompose import ProposeSubproblems, SelectCandidate
+from scale_dspy.stages.solve import SolveDirectly, SolveThoroughly
 from scale_dspy.step import render_context
+from scale_dspy.utils.lists import read_list, render_list
 from tests.fake.prompts import count_tokens
 from tests.fake_vllm import FakeVLLM, Fault, Options, fake_vllm, spawn_fake_vllm
 from tests.world import World, babble, draw, read_boxed, write_subproblem

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scale_dspy import SCALE, connect
-from scale_dspy.evaluation.labels import Label
-from scale_dspy.evaluation.metrics import make_metric
+from scale_dspy.grading.labels import Label
+from scale_dspy.grading.metrics import make_metric
 from scale_dspy.step import Step
 from tests.fake_vllm import fake_vllm
 from tests.predictions import GOLD, make_prediction

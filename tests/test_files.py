@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from scale_dspy.files import hold_folder, write_whole
+from scale_dspy.utils.files import hold_folder, write_whole
 
 WRITE_OFTEN = """
 import sys
 from pathlib import Path
-from scale_dspy.files import write_whole
+from scale_dspy.utils.files import write_whole
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(500):
@@ -24,7 +24,7 @@ for _ in range(500):
 TRY_TO_HOLD = """
 import sys
 from pathlib import Path
-from scale_dspy.files import hold_folder
+from scale_dspy.utils.files import hold_folder
 with hold_folder(Path(sys.argv[1])):
     print("held")
 """

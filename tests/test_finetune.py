@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scale_dspy import SCALE, connect
-from scale_dspy.traces import make_traces
+from scale_dspy.traces.traces import make_traces
 from tests.fake_vllm import fake_vllm
 from tests.vllm.server import find_python, make_model
 from tests.world import World

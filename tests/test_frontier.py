@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scale_dspy import SCALE, connect, modes
-from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.backends.ledger import CostLimitError, limit_cost
-from scale_dspy.backends.loop import run
-from scale_dspy.evaluation.run import solve_once
+from scale_dspy.evaluation.runner import solve_once
+from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.event_loop import run
+from scale_dspy.lm.usage import CostLimitError, limit_cost
 from scale_dspy.program import Timing
 from scale_dspy.tuning.frontier import (
     Frontier,
@@ -27,7 +27,7 @@ from scale_dspy.tuning.frontier import (
     settle,
     summarise_frontier,
 )
-from scale_dspy.tuning.walks import read_labels, walk_all
+from scale_dspy.tuning.threshold_sweep import read_labels, walk_all
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
 

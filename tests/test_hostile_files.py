@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from scale_dspy import SCALE, cli
-from scale_dspy.evaluation.data import DataError, load
-from scale_dspy.evaluation.page import POLICY
-from scale_dspy.evaluation.run import name_folder
+from scale_dspy import SCALE
+from scale_dspy.cli import main as cli
+from scale_dspy.data.load import DataError, load
+from scale_dspy.evaluation.runner import name_folder
 from scale_dspy.program import load_program
+from scale_dspy.report.html_page import POLICY
 from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.test_report import check_harmless, make_run

@@ -23,14 +23,14 @@ def list_loaded(script: str) -> set[str]:
     ("script", "heavy"),
     [
         ("import scale_dspy", {"dspy", "litellm", "datasets", "numpy"}),
-        ("import scale_dspy.evaluation.data", {"datasets", "litellm", "scipy"}),
+        ("import scale_dspy.data.load", {"datasets", "litellm", "scipy"}),
         (
-            "import scale_dspy.evaluation.report",
+            "import scale_dspy.report.report",
             {"matplotlib", "latex2mathml", "dspy", "litellm", "rich"},
         ),
-        ("import scale_dspy.backends.embedded", {"dspy", "httpx", "litellm", "xllamacpp"}),
+        ("import scale_dspy.lm.embedded.server", {"dspy", "httpx", "litellm", "xllamacpp"}),
         (
-            "import scale_dspy.cli as cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass",
+            "import scale_dspy.cli.main as cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass",
             {"dspy", "litellm", "datasets", "rich", "numpy", "httpx"},
         ),
     ],

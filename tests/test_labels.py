@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scale_dspy.evaluation.labels import Label, make_label, measure_auroc, measure_scores
+from scale_dspy.grading.labels import Label, make_label, measure_auroc, measure_scores
 
 FEW = 200  # resamples, where their noise does not matter
 

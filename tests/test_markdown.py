@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from scale_dspy import SCALE
+from scale_dspy.export.markdown import export_markdown
+from scale_dspy.export.portable_json import export_messages
 from scale_dspy.program import load_program
-from scale_dspy.tuning.markdown import export_markdown
-from scale_dspy.tuning.messages import export_messages
 from tests.exported import NAMES, RECORD, tune
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scale_dspy.answers import find_answer
-from scale_dspy.evaluation.data import load
-from scale_dspy.evaluation.metrics import count_tokens, is_right, make_metric, score
+from scale_dspy.data.load import load
+from scale_dspy.grading.answers import find_answer
+from scale_dspy.grading.metrics import count_tokens, is_right, make_metric, score
 from tests.predictions import GOLD, make_prediction
 
 INTEGER_SETS = ("mini", "aime24", "aime25", "aime", "amc23", "gsm8k")

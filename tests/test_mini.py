@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import sympy as sp
 
-FILE = Path(__file__).resolve().parents[1] / "scale_dspy" / "evaluation" / "mini.jsonl"
+FILE = Path(__file__).resolve().parents[1] / "scale_dspy" / "data" / "mini.jsonl"
 LEVELS = ["easy", "middling", "hard"]
 SUBJECTS = ["arithmetic", "algebra", "number theory", "counting", "geometry"]
 FIELDS = {"id", "problem", "answer", "level", "subject", "solution"}

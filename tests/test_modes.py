@@ -13,11 +13,11 @@ import pytest
 from dspy.utils.exceptions import LMConfigurationError
 
 from scale_dspy import SCALE, connect, modes, track
-from scale_dspy.backends.ledger import CostLimitError, limit_cost
-from scale_dspy.backends.modes import Style
-from scale_dspy.cli import MODES, main
+from scale_dspy.cli.main import MODES, main
+from scale_dspy.lm.modes import Style
+from scale_dspy.lm.usage import CostLimitError, limit_cost
 from scale_dspy.program import load_program
-from scale_dspy.tuning.search import change
+from scale_dspy.tuning.threshold_search import change
 from tests.fake_vllm import FakeVLLM, fake_vllm
 from tests.world import World, write_set
 

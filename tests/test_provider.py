@@ -13,13 +13,14 @@ import litellm
 import pytest
 from litellm.utils import custom_llm_setup
 
-from scale_dspy import SCALE, cli
-from scale_dspy.backends.connect import connect
-from scale_dspy.backends.loop import shared_loop
+from scale_dspy import SCALE
 from scale_dspy.baselines import METHODS
-from scale_dspy.catalogue import UnknownModelError, find_program, list_names, read_catalogue
-from scale_dspy.chat import LONGEST_QUESTION, join_messages
-from scale_dspy.provider import Offer, ScaleLLM
+from scale_dspy.cli import main as cli
+from scale_dspy.lm.connect import connect
+from scale_dspy.lm.event_loop import shared_loop
+from scale_dspy.serve.chat_format import LONGEST_QUESTION, join_messages
+from scale_dspy.serve.models import UnknownModelError, find_program, list_names, read_catalogue
+from scale_dspy.serve.provider import Offer, ScaleLLM
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
 
@@ -283,3 +284,10 @@ def test_a_name_that_cannot_be_used_is_refused(tmp_path: Path, name: str) -> Non
         SCALE().save(path)
     with pytest.raises(ValueError, match="name"):
         read_catalogue(paths)
+
+
+def test_proxy_files_that_name_the_old_address_find_the_handler() -> None:
+    from scale_dspy import provider
+    from scale_dspy.serve.provider import handler
+
+    assert provider.handler is handler

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scale_dspy.evaluation import reader, report
-from scale_dspy.evaluation.latex import render_answer, render_text
-from scale_dspy.evaluation.recorded import Run, read_run
-from scale_dspy.evaluation.report import render_comparisons, render_table, write_report
-from scale_dspy.evaluation.tallies import calibrate, compare_runs, count_positions, name_runs
+from scale_dspy.report import html_rollouts as reader
+from scale_dspy.report import report
+from scale_dspy.report.comparisons import calibrate, compare_runs, count_positions, name_runs
+from scale_dspy.report.mathml import render_answer, render_text
+from scale_dspy.report.report import render_comparisons, render_table, write_report
+from scale_dspy.report.run_reader import Run, read_run
 
 STAGE = {"calls": 2, "prompt_tokens": 9, "completion_tokens": 100, "reasoning_tokens": 0}
 ATTACKS = (

@@ -58,7 +58,7 @@ socket.getaddrinfo = lambda name, *rest, **more: find(
 )
 logging.basicConfig(filename="log.txt", level=logging.INFO)
 logging.getLogger("scale_dspy").setLevel(logging.DEBUG)
-from scale_dspy import cli
+from scale_dspy.cli import main as cli
 import dspy.clients.execution
 dspy.clients.execution._delay = lambda error, attempt: 0
 for command in commands:

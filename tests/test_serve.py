@@ -308,7 +308,7 @@ def test_another_proxy_mounts_it_beside_a_plain_model(tmp_path: Path) -> None:
         config = {
             "litellm_settings": {
                 "custom_provider_map": [
-                    {"provider": "scale", "custom_handler": "scale_dspy.provider.handler"}
+                    {"provider": "scale", "custom_handler": "scale_dspy.serve.provider.handler"}
                 ]
             },
             "model_list": [
@@ -359,7 +359,7 @@ def test_what_is_wrong_with_the_flags_is_one_line(
 def test_a_missing_extra_is_said_before_anything_starts(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scale_dspy.serving.NEEDED", ("no_such_package",))
+    monkeypatch.setattr("scale_dspy.serve.proxy.NEEDED", ("no_such_package",))
     code, _, said = run(capsys, "serve", "--port", "0")
     assert code == 1
     assert 'pip install "scale-dspy[serve]"' in said

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scale_dspy.answers import vote
-from scale_dspy.evaluation.statistics import (
+from scale_dspy.grading.answers import vote
+from scale_dspy.utils.statistics import (
     Interval,
     bound_accuracy,
     bound_tokens,

@@ -6,8 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from scale_dspy.evaluation.statistics import compare, compare_tokens
 from scale_dspy.evaluation.summary import collect, summarise, take_correct, take_tokens
+from scale_dspy.utils.statistics import compare, compare_tokens
 
 
 def rollout(problem="a", sample=0, **fields):

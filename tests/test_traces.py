@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scale_dspy import SCALE, connect
-from scale_dspy.answers import accepts, find_answer
-from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.evaluation.overlap import find_overlap, index_problems
-from scale_dspy.traces import join_steps, make_traces, unbox
+from scale_dspy.data.decontamination import find_overlap, index_problems
+from scale_dspy.grading.answers import accepts, find_answer
+from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.traces.traces import join_steps, make_traces, unbox
 from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.known import play_known
@@ -202,7 +202,7 @@ def test_traces_of_another_set_on_the_command_line(
     write(tmp_path / "aime.jsonl", [dict(row, year="1999") for row in rows])
     write(tmp_path / "aime24.jsonl", rows[:1])
     write(tmp_path / "aime25.jsonl", [{"problem": f"{LONG}", "answer": "1"}])
-    monkeypatch.setattr("scale_dspy.evaluation.data._load_dataset", refuse)
+    monkeypatch.setattr("scale_dspy.data.load._load_dataset", refuse)
     examples = [dspy.Example(problem=row["problem"], answer=row["answer"]) for row in rows]
     out = tmp_path / "traces.jsonl"
     with fake_vllm(other=play_known(examples, wrong=0.33)) as server:

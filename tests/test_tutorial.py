@@ -10,7 +10,7 @@ from typing import Any
 import dspy
 import pytest
 
-from scale_dspy import cli
+from scale_dspy.cli import main as cli
 from tests.fake_vllm import fake_vllm
 from tests.world import World, write_set
 

@@ -18,18 +18,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scale_dspy import SCALE, connect
-from scale_dspy.answers import accepts, equal, find_answer, normalise, read_integer, vote
-from scale_dspy.ask import ATTEMPTS, split_thinking
-from scale_dspy.assess import read_score
 from scale_dspy.baselines import make_program
-from scale_dspy.cli import METHODS
-from scale_dspy.decompose import read_choice
-from scale_dspy.evaluation.data import load
-from scale_dspy.evaluation.latex import render_answer, render_text
-from scale_dspy.evaluation.metrics import make_metric
-from scale_dspy.evaluation.run import evaluate, read_rollouts
-from scale_dspy.lists import MAX_SUBPROBLEMS, read_list
+from scale_dspy.cli.main import METHODS
+from scale_dspy.data.load import load
+from scale_dspy.evaluation.runner import evaluate, read_rollouts
+from scale_dspy.grading.answers import accepts, equal, find_answer, normalise, read_integer, vote
+from scale_dspy.grading.metrics import make_metric
+from scale_dspy.report.mathml import render_answer, render_text
+from scale_dspy.stages.ask import ATTEMPTS, split_thinking
+from scale_dspy.stages.assess import read_score
+from scale_dspy.stages.decompose import read_choice
 from scale_dspy.step import Step
+from scale_dspy.utils.lists import MAX_SUBPROBLEMS, read_list
 from tests.fake_vllm import Fault, fake_vllm
 from tests.ugly import INJECTIONS, PIECES, REPLIES
 from tests.world import World

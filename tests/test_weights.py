@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from scale_dspy.backends import weights as joining
-from scale_dspy.backends.weights import EmbeddedError, Weights
+from scale_dspy.lm.embedded import weights as joining
+from scale_dspy.lm.embedded.weights import EmbeddedError, Weights
 from tests.programs import start_program
 
 CONTENT = (b"GGUF and more", b"the middle", b"the end")
@@ -157,7 +157,7 @@ def join_in_process(site: Path, weights: Weights, progress: str) -> subprocess.P
         f"""
         import os, signal, sys, time
         sys.path.insert(0, {str(site)!r})
-        from scale_dspy.backends import weights as joining
+        from scale_dspy.lm.embedded import weights as joining
         def progress(done, total):
             {progress}
         print("joined", joining.join_weights(joining.{weights!r}, progress))

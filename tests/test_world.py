@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from scale_dspy import Step
-from scale_dspy.lists import render_list
 from scale_dspy.step import render_context
+from scale_dspy.utils.lists import render_list
 from tests.fake.prompts import count_tokens
 from tests.world import (
     MODULUS,

@@ -1,1 +1,1 @@
-"""Data, metrics, runs and reports."""
+"""Runs of a method on a problem set."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
-from scale_dspy.answers import vote
-from scale_dspy.evaluation.statistics import (
+from scale_dspy.grading.answers import vote
+from scale_dspy.utils.statistics import (
     bound_accuracy,
     bound_tokens,
     maj_at_k,

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from scale_dspy.backends.ledger import Ledger, Tally, limit_cost
-from scale_dspy.evaluation.run import write_json
+from scale_dspy.evaluation.runner import write_json
+from scale_dspy.lm.usage import Ledger, Tally, limit_cost
 
 NOTED = 1.0  # seconds between two notes of what a stage has cost so far
 COSTS = "costs.json"

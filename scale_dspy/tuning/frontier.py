@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scale_dspy.evaluation.statistics import Interval, bound_accuracy, bound_tokens
-from scale_dspy.tuning.walks import Walk, report_scores
+from scale_dspy.tuning.threshold_sweep import Walk, report_scores
+from scale_dspy.utils.statistics import Interval, bound_accuracy, bound_tokens
 
 Numbers = NDArray[np.float64]
 

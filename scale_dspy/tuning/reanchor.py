@@ -15,7 +15,7 @@ import dspy
 from dspy.experimental import Noul, ReAnchor
 
 from scale_dspy.program import SCALE
-from scale_dspy.tuning.search import change
+from scale_dspy.tuning.threshold_search import change
 
 CUT = "hard"  # the decision whose threshold ReAnchor tunes
 

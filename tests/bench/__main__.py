@@ -27,9 +27,9 @@ import dspy
 import httpx
 
 from scale_dspy import SCALE, connect
-from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.backends.loop import run
-from scale_dspy.evaluation.run import evaluate
+from scale_dspy.evaluation.runner import evaluate
+from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.event_loop import run
 from tests.bench.memory import read_memory
 from tests.bench.released import solve_as_released
 from tests.bench.reply_server import PARTS, Replies, serve_replies

@@ -25,9 +25,9 @@ import dspy
 
 from scale_dspy import SCALE, connect
 from scale_dspy.baselines import ChainOfThought
-from scale_dspy.tuning.comparison import Contest, run_contest
-from scale_dspy.tuning.prompts import Plan
-from scale_dspy.tuning.table import ROWS, Row
+from scale_dspy.tuning.comparison_table import ROWS, Row
+from scale_dspy.tuning.dspy_comparison import Contest, run_contest
+from scale_dspy.tuning.prompt_optimizers import Plan
 from tests.fake_vllm import fake_vllm
 from tests.world import World
 from tests.writer import write_prompts

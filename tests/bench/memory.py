@@ -37,7 +37,7 @@ from pathlib import Path
 import dspy
 from scale_dspy import connect
 from scale_dspy.baselines import make_program
-from scale_dspy.evaluation.run import evaluate
+from scale_dspy.evaluation.runner import evaluate
 from tests.bench.memory import SAMPLES, THREADS, WORLD
 model, url, method, rollouts, out = sys.argv[1:]
 dspy.configure_cache(enable_memory_cache=False)  # as the command line does

@@ -29,10 +29,10 @@ import dspy
 import httpx
 
 from scale_dspy import SCALE, modes, solver
-from scale_dspy.ask import PlainAdapter
-from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.evaluation.data import load
-from scale_dspy.evaluation.run import evaluate
+from scale_dspy.data.load import load
+from scale_dspy.evaluation.runner import evaluate
+from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.stages.ask import PlainAdapter
 from tests.vllm.server import RealVLLM, make_model, serve
 from tests.vllm.shapes import shape
 

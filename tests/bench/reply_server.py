@@ -70,8 +70,8 @@ def say(text: str) -> str:
 
 
 def _find_endings() -> dict[str, str]:
-    from scale_dspy.assess import RateDifficulty
-    from scale_dspy.decompose import ProposeSubproblems, SelectCandidate
+    from scale_dspy.stages.assess import RateDifficulty
+    from scale_dspy.stages.decompose import ProposeSubproblems, SelectCandidate
     from tests.fake.prompts import ending
 
     items = "\n".join(f"{number}. Find $x_{number}$ from the ones before." for number in PARTS_LIST)

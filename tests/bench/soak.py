@@ -44,7 +44,7 @@ from pathlib import Path
 import dspy
 from scale_dspy import connect
 from scale_dspy.baselines import make_program
-from scale_dspy.evaluation.run import evaluate
+from scale_dspy.evaluation.runner import evaluate
 from tests.bench.memory import SAMPLES, THREADS, WORLD
 from tests.bench.soak import TIMEOUT
 model, url, method, rollouts, out = sys.argv[1:]

@@ -6,7 +6,7 @@ import random
 import re
 from dataclasses import dataclass, replace
 
-from scale_dspy.lists import read_list
+from scale_dspy.utils.lists import read_list
 from tests.fake.orders import Options
 from tests.fake.prompts import Prompt, count_tokens
 from tests.world import Problem, World, babble, draw, read_known, read_target, write_solution

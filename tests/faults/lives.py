@@ -95,8 +95,8 @@ def _serve() -> None:
     import litellm
     from aiohttp import web  # noqa: F401
 
-    from scale_dspy import cli
-    from scale_dspy.tuning import optimizers, search  # noqa: F401
+    from scale_dspy.cli import main as cli
+    from scale_dspy.tuning import threshold_search as search  # noqa: F401
 
     litellm.suppress_debug_info = True  # it prints
     with contextlib.suppress(Exception):  # imports the rest of what a call needs
@@ -162,7 +162,7 @@ def _run_command(
     import dspy
     import dspy.clients
 
-    from scale_dspy.backends import replicas
+    from scale_dspy.lm import routing as replicas
 
     os.setsid()
     os.chdir(folder)

@@ -15,13 +15,15 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["scale_dspy.answers", "scale_dspy.decompose"]):
-    from scale_dspy import answers
-    from scale_dspy.answers import equal, find_answer, normalise, read_integer, vote
-    from scale_dspy.ask import split_thinking
-    from scale_dspy.assess import read_score
-    from scale_dspy.decompose import read_choice
-    from scale_dspy.lists import MAX_SUBPROBLEMS, read_list
+with atheris.instrument_imports(
+    include=["scale_dspy.grading.answers", "scale_dspy.stages.decompose"]
+):
+    from scale_dspy.grading import answers
+    from scale_dspy.grading.answers import equal, find_answer, normalise, read_integer, vote
+    from scale_dspy.stages.ask import split_thinking
+    from scale_dspy.stages.assess import read_score
+    from scale_dspy.stages.decompose import read_choice
+    from scale_dspy.utils.lists import MAX_SUBPROBLEMS, read_list
     from tests.ugly import PIECES, REPLIES
 
 WORDS = [*PIECES, *(reply[:200] for reply in REPLIES)]

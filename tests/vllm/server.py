@@ -72,7 +72,7 @@ def find_python() -> str | None:
 
 def make_model(folder: Path, template: Literal["hybrid", "reasoning", "plain"]) -> Path:
     """The tiny model in `folder`; its tokenizer is trained on the problems and on our prompts."""
-    texts = [*ROOT.glob("scale_dspy/*.py"), ROOT / "scale_dspy" / "evaluation" / "mini.jsonl"]
+    texts = [*ROOT.glob("scale_dspy/**/*.py"), ROOT / "scale_dspy" / "data" / "mini.jsonl"]
     command = [str(find_python()), str(HERE / "tiny_model.py"), str(folder), template]
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(texts))
     subprocess.run(

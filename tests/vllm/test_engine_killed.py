@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from scale_dspy.evaluation.run import read_rollouts
+from scale_dspy.evaluation.runner import read_rollouts
 from tests.vllm.server import ROOT, RealVLLM, find_python, make_model, serve
 from tests.vllm.test_two_replicas import find_processes
 from tests.world import World, write_set

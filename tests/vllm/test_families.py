@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from scale_dspy import SCALE, connect, modes
-from scale_dspy.cli import main
+from scale_dspy.cli.main import main
 from scale_dspy.program import load_program
-from scale_dspy.tuning.search import change
+from scale_dspy.tuning.threshold_search import change
 from tests.vllm.server import RealVLLM
 from tests.vllm.shapes import shape
 

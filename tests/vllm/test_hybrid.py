@@ -15,10 +15,10 @@ import pytest
 from dspy.utils.exceptions import ContextWindowExceededError
 
 from scale_dspy import SCALE, connect, modes, track
-from scale_dspy.ask import PlainAdapter, ask
-from scale_dspy.backends.connect import MeteredLM
-from scale_dspy.backends.loop import run
-from scale_dspy.cli import main
+from scale_dspy.cli.main import main
+from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.event_loop import run
+from scale_dspy.stages.ask import PlainAdapter, ask
 from tests.vllm.server import RealVLLM
 from tests.vllm.shapes import shape
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from scale_dspy import SCALE, connect
-from scale_dspy.backends.modes import modes
-from scale_dspy.evaluation.run import evaluate, read_rollouts
+from scale_dspy.evaluation.runner import evaluate, read_rollouts
+from scale_dspy.lm.modes import modes
 from tests.vllm.server import RealVLLM, find_python, make_model, serve
 from tests.world import World
 

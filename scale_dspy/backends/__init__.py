@@ -1,1 +1,0 @@
-"""Where tokens come from: connections, the token ledger, the embedded model."""

@@ -1,0 +1,1 @@
+"""Problem sets, known by name or read from a file."""

@@ -1,0 +1,143 @@
+"""Rollouts on several client machines, with Ray Data: the same ones as in one process.
+
+One process of Python can keep about a hundred rollouts going; where the servers take more, Ray
+spreads the pairs over worker processes, on one machine or many. Each rollout comes back as it ends,
+and the driver alone writes files. Where RAY_ADDRESS is set its cluster is used, otherwise Ray is
+started here and ended again. Each machine needs scale_dspy installed, and keeps a cache of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import dspy
+
+from scale_dspy.evaluation.runner import HOPELESS, Engine, Pair, Rollout, solve_once, watch_failures
+from scale_dspy.lm.connect import TIMEOUT, connect
+from scale_dspy.lm.event_loop import run
+from scale_dspy.method import Solver
+
+FEWEST = 8  # rollouts at once for which another worker process is worth its memory
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What each worker makes its LM of; the arguments of `connect`. It travels in memory only."""
+
+    model: str | None = None
+    api_base: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
+    seed: int | None = None
+    system_1: str | None = None
+    system_1_api_base: str | None = field(default=None, repr=False)
+    timeout: float = TIMEOUT
+
+
+def make_engine(program: Solver, backend: Backend, threads: int = 64) -> Engine:
+    """An engine for `evaluate` and `make_traces`.
+
+    Args:
+        program: as for `evaluate`; it travels in memory.
+        backend: the server, as each worker reaches it.
+        threads: rollouts at work at once, over all workers.
+
+    Raises:
+        ValueError: Ray is not installed.
+    """
+    ray = _import_ray()
+
+    def finish(pairs: Sequence[Pair], keep: Callable[[Rollout], None]) -> None:
+        if not pairs:
+            return
+        look = watch_failures()
+        with _cluster(ray), closing(_stream(ray, program, backend, pairs, threads)) as records:
+            for record in records:
+                keep(record)
+                look(record)
+
+    return finish
+
+
+class Worker:
+    """A worker process: makes rollouts, many at once, all on its one event loop."""
+
+    def __init__(self, program: Solver, backend: Backend) -> None:
+        dspy.configure_cache(enable_memory_cache=False)
+        self.program = program
+        self.lm = connect(**asdict(backend))
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        """One rollout. Ray calls this from as many threads as rollouts are wanted at once."""
+        example = dspy.Example(**json.loads(row["example"])).with_inputs("problem")
+        try:
+            record = run(solve_once(self.program, example, int(row["sample"]), self.lm))
+        except HOPELESS as error:  # sent back as data: Ray would wrap it, and try again
+            return {"hopeless": type(error).__name__, "record": json.dumps(error.message)}
+        return {"hopeless": "", "record": json.dumps(record, ensure_ascii=False)}
+
+
+def _stream(
+    ray: Any, program: Solver, backend: Backend, pairs: Sequence[Pair], threads: int
+) -> Generator[Rollout, None, None]:
+    """The rollouts as they end. A row is a block of its own, or it would wait for its block."""
+    from ray.data import ActorPoolStrategy
+
+    rows = [
+        {"example": json.dumps(dict(example.items())), "sample": sample}
+        for example, sample in pairs
+    ]
+    threads = min(threads, len(rows))
+    workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), threads // FEWEST))
+    each = -(-threads // workers)
+    found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        Worker,
+        fn_constructor_kwargs={"program": program, "backend": backend},
+        compute=ActorPoolStrategy(
+            size=workers,
+            max_tasks_in_flight_per_actor=each,
+            max_concurrent_calls_per_actor=each,
+            enable_true_multi_threading=True,  # without it one call at a time, whatever is allowed
+        ),
+    )
+    # Closed in any case: until then Ray keeps the workers, and another run waits for their CPUs.
+    with closing(iter(found.iter_batches(batch_size=None, prefetch_batches=0))) as batches:
+        for batch in batches:
+            for kind, text in zip(batch["hopeless"], batch["record"], strict=True):
+                value = json.loads(str(text))
+                if kind:
+                    raise next(error for error in HOPELESS if error.__name__ == kind)(value)
+                yield value
+
+
+def _import_ray() -> Any:
+    # Both are read when Ray is imported: no report of use goes out, and no bar is drawn over ours.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ValueError(
+            "--engine ray needs Ray: pip install 'scale-dspy[ray]', on every machine"
+        ) from None
+    return ray
+
+
+@contextmanager
+def _cluster(ray: Any) -> Iterator[None]:
+    """Ray for the block: the one that runs already, RAY_ADDRESS's, or one started here."""
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(logging_level="ERROR", log_to_driver=False)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,1 @@
+"""A tuned program's prompts, for people and for other runtimes."""

@@ -1,0 +1,200 @@
+"""The stages of a program and its routing, as both exports tell of them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+from scale_dspy.lm.modes import PARTNER
+from scale_dspy.program import SCALE
+from scale_dspy.stages.assess import NUMBER, UNREADABLE
+from scale_dspy.stages.solve import DRAFT
+from scale_dspy.utils.lists import BULLET, MAX_SUBPROBLEMS, NUMBERED
+
+# A parameter of another name is named but not exported: it may be a key or an address.
+_STANDARD = frozenset(
+    """temperature top_p n stop max_tokens max_completion_tokens presence_penalty frequency_penalty
+    logit_bias logprobs top_logprobs response_format reasoning_effort seed""".split()
+)
+_VLLM = frozenset(
+    """top_k min_p repetition_penalty length_penalty min_tokens stop_token_ids bad_words
+    skip_special_tokens spaces_between_special_tokens include_stop_str_in_output ignore_eos
+    chat_template_kwargs thinking_token_budget guided_json guided_regex guided_choice guided_grammar
+    structured_outputs grammar""".split()
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as both exports show it; `read` is the JSON's account of how to read a reply."""
+
+    name: str
+    predictor: str
+    about: str
+    read: dict[str, Any]
+    default: dict[str, Any]
+
+
+_SOLUTION = {
+    "kind": "solution",
+    "about": "The whole content is the solution. It is asked for again only where it is empty and "
+    "the reply was not cut off.",
+}
+_NO_SOLUTION = {
+    "about": f"The last {DRAFT} characters of the reasoning are the solution.",
+    "characters": DRAFT,
+}
+STAGES = (
+    Stage(
+        "decompose",
+        "decompose.propose",
+        "Splits the problem into sub-problems.",
+        {
+            "kind": "numbered_list",
+            "about": [
+                "Drop the lines that begin, after blanks, with three backticks.",
+                "A line that `numbered` matches at its beginning, with a number (group 1) that "
+                "continues the count 1, 2, 3, opens an item; the item is what follows the match. "
+                "Every other line is part of the item above it, or of none. An item ends before "
+                "the first blank line that is not its first line.",
+                "Where there is no item at all, each line that `bulleted` matches opens one, and "
+                "every other line that is not blank is part of the item above it.",
+                "Strip every line of an item, join them with newlines, strip the whole; where it "
+                "is one line in double asterisks, take those off. Drop empty and repeated items, "
+                "and all after the first `most`.",
+                "Whatever the last item asks, it is replaced by the problem itself.",
+            ],
+            "numbered": {"regex": NUMBERED.pattern, "ignore_case": True},
+            "bulleted": {"regex": BULLET.pattern, "ignore_case": False},
+            "most": MAX_SUBPROBLEMS,
+        },
+        {"about": "The one sub-problem is the problem itself.", "items": 1},
+    ),
+    Stage(
+        "select",
+        "decompose.select",
+        "Chooses the best of the candidate lists.",
+        {
+            "kind": "choice",
+            "about": "All numbers in the content, each a run of digits, must be one and the same; "
+            "it counts the candidates from 1 and must not exceed how many there are.",
+            "number": {"regex": r"\d{1,4}", "ignore_case": False},
+        },
+        {"about": "The first candidate.", "choice": 1},
+    ),
+    Stage(
+        "assess",
+        "assess.rate",
+        "Rates how difficult a sub-problem is, from 0 to 1.",
+        {
+            "kind": "score",
+            "about": "Strip blanks, then the characters in `strip`. Of the matches of `number` "
+            "take the first where the text begins with it, else the last. With a percent sign, or "
+            "outside of 0 to 1, it cannot be read.",
+            "strip": "*`$ ",
+            "number": {"regex": NUMBER.pattern, "ignore_case": False},
+        },
+        {"about": "The difficulty that leads to System 2.", "difficulty": UNREADABLE},
+    ),
+    Stage(
+        "solve_1",
+        "solve.system_1",
+        "System 1: solves a sub-problem directly, or concludes an unfinished draft.",
+        _SOLUTION,
+        _NO_SOLUTION,
+    ),
+    Stage(
+        "solve_2",
+        "solve.system_2",
+        "System 2: solves a sub-problem with care.",
+        _SOLUTION,
+        _NO_SOLUTION,
+    ),
+)
+
+
+def make_body(program: SCALE, stage: Stage) -> tuple[dict[str, Any], list[str]]:
+    """A request's fields beside the messages, as LiteLLM sends them, and the names left out."""
+    config = dict(find_predictor(program, stage).config)
+    config.pop(PARTNER, None)
+    extra = config.pop("extra_body", None) or {}
+    config["n"] = count_choices(program) if stage.name == "decompose" else 1
+    if config["n"] == 1:
+        del config["n"]
+    elif (config.get("temperature") or 0) <= 0.15:
+        config["temperature"] = 0.7  # dspy.Predict's own rule for several choices
+    given = {name: value for name, value in config.items() if value is not None}
+    body = {
+        **{name: value for name, value in given.items() if name in _STANDARD},
+        **extra,
+        **{name: value for name, value in given.items() if name in _VLLM},
+    }
+    return copy.deepcopy(body), sorted(given.keys() - _STANDARD - _VLLM)
+
+
+def count_choices(program: SCALE) -> int:
+    wanted = program.decompose.candidates
+    return int(min(wanted, program.decompose.propose.config.get("n", wanted)))
+
+
+def find_predictor(program: SCALE, stage: Stage) -> dspy.Predict:
+    return dict(program.named_predictors())[stage.predictor]
+
+
+def tell_routing(program: SCALE) -> list[str]:
+    """Threshold, split and options in words, a sentence or two each."""
+    return [
+        _tell_threshold(program.threshold.value),
+        _tell_split(program.split.value),
+        _tell_final(program),
+        _TIMINGS[program.timing],
+        f"Candidates {program.decompose.candidates}: as many decompositions are drawn"
+        + (", and the model chooses one." if program.decompose.candidates > 1 else "."),
+        "Budget: no limit."
+        if program.budget is None
+        else f"Budget {program.budget}: at most so many response tokens are spent on a problem.",
+        *(
+            [f"System 2 cap {cap}: one call of System 2 takes at most so many response tokens."]
+            if (cap := program.system_2_cap) is not None
+            else []
+        ),
+    ]
+
+
+_TIMINGS = {
+    "in_context": "Assess `in_context`: a sub-problem is rated when its turn comes, with the "
+    "sub-problems before it and their solutions as context.",
+    "upfront": "Assess `upfront`: all sub-problems are rated before any is solved, each with the "
+    "sub-problems before it as context.",
+    "none": "Assess `none`: no sub-problem is rated, and all but the last are solved by System 1.",
+}
+
+
+def _tell_threshold(value: float) -> str:
+    return (
+        f"Threshold {value:.12g}: a sub-problem rated above it is solved by System 2 (`solve_2`), "
+        "any other by System 1 (`solve_1`)."
+    )
+
+
+def _tell_split(value: float) -> str:
+    if value == 0:
+        return "Split 0: every problem is split."
+    return (
+        f"Split {value:.12g}: the problem is rated first; at or below this it is solved whole, as "
+        "a single step, above it is split."
+    )
+
+
+def _tell_final(program: SCALE) -> str:
+    difficulty = program.final_difficulty
+    if difficulty is None:
+        return "The last sub-problem, which is the problem itself, is rated like the others."
+    system = 2 if difficulty > program.threshold.value else 1
+    return (
+        "The last sub-problem, which is the problem itself, is not rated: its difficulty is "
+        f"{difficulty:.12g}, which makes it one for System {system}."
+    )

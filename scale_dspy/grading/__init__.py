@@ -1,0 +1,1 @@
+"""Is an answer right, and what was truly hard?"""

@@ -1,0 +1,1 @@
+"""What an optimizer that reads words is told of a run."""

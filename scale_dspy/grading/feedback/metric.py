@@ -1,0 +1,88 @@
+"""What GEPA is told of a run in words: for each predictor, what went wrong and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dspy
+
+from scale_dspy.grading.feedback.plan import speak_of_choice, speak_of_list
+from scale_dspy.grading.feedback.rating import speak_of_rating
+from scale_dspy.grading.feedback.solving import speak_of_solving
+from scale_dspy.grading.feedback.trajectory import (
+    Labels,
+    Run,
+    read_run,
+    tell_cost,
+    tell_notes,
+    tell_outcome,
+    tell_reply,
+    tell_worked,
+)
+
+
+def tell(
+    example: dspy.Example,
+    prediction: Any,
+    name: str | None,
+    pred_trace: Any,
+    *,
+    right: bool,
+    tokens: int,
+    budget: int | None,
+    labels: Labels,
+) -> str:
+    """What to tell about a predictor.
+
+    Args:
+        example: with its gold answer, and a worked `solution` where the set has one.
+        prediction: what the run ended with; it has an answer (see `find_failure`).
+        name: of the predictor; None for words about the whole run.
+        pred_trace: the one call that is reflected on, as DSPy gives it.
+        right: whether the answer is.
+        tokens: response tokens of the run.
+        budget: for a run; None where there is none.
+        labels: see `Labels`.
+    """
+    run = read_run(example, prediction, right, tokens, budget, labels)
+    return _speak(run, name, pred_trace)
+
+
+def _read_call(pred_trace: Any) -> tuple[Mapping[str, Any], Any]:
+    """Inputs and outputs of the one call under reflection; empty inputs where there is none."""
+    entries = pred_trace if isinstance(pred_trace, (list, tuple)) else ()
+    for entry in entries:
+        if isinstance(entry, (list, tuple)) and len(entry) == 3 and isinstance(entry[1], Mapping):
+            return entry[1], entry[2]
+    return {}, None
+
+
+def _speak(run: Run, name: str | None, pred_trace: Any) -> str:
+    """What to tell about the predictor of this name."""
+    inputs, outputs = _read_call(pred_trace)
+    if name and name.endswith("assess.rate"):
+        lines = speak_of_rating(run, inputs, outputs)
+    elif name and name.endswith("decompose.propose"):
+        lines = speak_of_list(run, outputs)
+    elif name and name.endswith("decompose.select"):
+        lines = speak_of_choice(run, inputs, outputs)
+    elif name and name.endswith(("solve.system_1", "solve.system_2")):
+        lines = speak_of_solving(run, inputs, outputs)
+    else:
+        lines = _speak_of_run(run, outputs)
+    return "\n".join(line for line in lines if line)
+
+
+def _speak_of_run(run: Run, outputs: Any) -> list[str]:
+    """For the predictors of baselines, and where none is named."""
+    hard = sum(step.system == 2 for step in run.steps)
+    solved = f"{len(run.steps)} sub-problems were solved, {hard} of them by System 2."
+    return [
+        *tell_reply(outputs),
+        tell_outcome(run),
+        tell_cost(run),
+        solved if len(run.steps) > 1 else "",
+        tell_notes(run.notes),
+        tell_worked(run),
+    ]

@@ -1,0 +1,132 @@
+"""What GEPA is told about ratings: which were too low or too high, and what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from scale_dspy.grading.feedback.trajectory import (
+    LISTED,
+    Run,
+    asks_problem,
+    clip,
+    name_step,
+    quote,
+    tell_cost,
+    tell_outcome,
+)
+from scale_dspy.grading.labels import Label
+from scale_dspy.step import Step
+
+
+def speak_of_rating(run: Run, inputs: Mapping[str, Any], outputs: Any) -> list[str]:
+    place = _find_rated(run, inputs)
+    lines = [_tell_whole_rating(run, inputs, outputs) if place is None else ""]
+    if place is not None:
+        lines = [_judge_score(run, place), _tell_unread(run, place, outputs)]
+    others = [k for k in _list_rated(run) if k != place and _is_telling(run, k)]
+    return [
+        *lines,
+        tell_outcome(run),
+        tell_cost(run),
+        "Other scores of this run:" if others else "",
+        *(_judge_score(run, k) for k in others[:LISTED]),
+        f"and {len(others) - LISTED} more like these." if len(others) > LISTED else "",
+    ]
+
+
+def _find_rated(run: Run, inputs: Mapping[str, Any]) -> int | None:
+    """The step whose score the call gave; None where it rated the whole problem of several."""
+    place = run.find_step(inputs.get("subproblem"))
+    if place is None or run.steps[place].difficulty is None:
+        return None
+    whole = asks_problem(run, place) and not inputs.get("context")
+    return None if whole and run.planned > 1 else place
+
+
+def _list_rated(run: Run) -> list[int]:
+    """Steps with a score; not the last one's, which as a rule is set and not rated."""
+    return [
+        place
+        for place, step in enumerate(run.steps)
+        if step.difficulty is not None and not asks_problem(run, place)
+    ]
+
+
+def _is_telling(run: Run, place: int) -> bool:
+    """Whether a score may be the cause of a wrong answer or of needless cost, or is known wrong."""
+    step = run.steps[place]
+    label = run.find_label(step.subproblem)
+    needless = label.alike if label else run.right  # then System 2 would be what to speak of
+    return step.system == (2 if needless else 1)
+
+
+def _judge_score(run: Run, place: int) -> str:
+    """One score: what came of it, and whether it should have been another one."""
+    step = run.steps[place]
+    label = run.find_label(step.subproblem)
+    how = "with thinking" if step.system == 2 else "without thinking"
+    told = (
+        f"{name_step(run, place)}: "
+        f"score {step.difficulty:g}, solved {how} (System {step.system}) in {step.tokens:,} tokens."
+    )
+    if any("left for System 2" in note for note in run.pick_notes(place, "solve")):
+        return f"{told} The budget, not the score, kept System 2 from it."
+    return f"{told} {_judge_known(label, step) if label else _judge_unknown(run, step)}"
+
+
+def _judge_known(label: Label, step: Step) -> str:
+    known = _tell_label(label)
+    if label.alike and step.system == 1:
+        return f"{known} A low score is right."
+    if label.alike:
+        return f"{known} The score should have been near 0; thinking was spent for nothing."
+    if step.system == 2:
+        return f"{known} A high score is right."
+    return f"{known} The score should have been near 1, so that System 2 solves it."
+
+
+def _judge_unknown(run: Run, step: Step) -> str:
+    if run.right and step.system == 1:
+        return "Nothing shows that this score was too low."
+    if run.right:
+        return "If it can be solved right without thinking, a lower score saves these tokens."
+    if step.system == 1:
+        return "If the answer went wrong here, this score was too low."
+    return "It was thought over, so a higher score would have changed nothing."
+
+
+def _tell_unread(run: Run, place: int, outputs: Any) -> str:
+    """Where the reply is not the number that counted."""
+    said, counted = getattr(outputs, "difficulty", None), run.steps[place].difficulty
+    if not isinstance(said, str) or (number := _read_number(said)) == counted:
+        return ""
+    told = f"The reply was {quote(said)}, and the score in use {counted:g}"
+    if number is not None and 0 <= number <= 1:
+        return f"{told}, which another reply or the program's settings gave."
+    return f"{told}: reply with one number from 0 to 1 and nothing else."
+
+
+def _tell_whole_rating(run: Run, inputs: Mapping[str, Any], outputs: Any) -> str:
+    """A rating that no step goes back to: of the whole problem, or of one that was skipped."""
+    subproblem, said = inputs.get("subproblem"), getattr(outputs, "difficulty", None)
+    if not isinstance(subproblem, str) or not isinstance(said, str):
+        return ""
+    what = "the whole problem" if subproblem.strip() == run.problem else quote(subproblem)
+    label = run.find_label(subproblem)
+    known = f" {_tell_label(label)}" if label else ""
+    return f"This score, {quote(said)}, is of {what}.{known}"
+
+
+def _tell_label(label: Label) -> str:
+    one, two = (clip(found or "nothing readable") for found in (label.result_1, label.result_2))
+    if label.alike:
+        return f"Known to be easy: System 1 and System 2 both find {one}."
+    return f"Known to be hard: System 1 finds {one}, System 2 finds {two}."
+
+
+def _read_number(text: str) -> float | None:
+    try:
+        return float(text.strip())
+    except ValueError:
+        return None

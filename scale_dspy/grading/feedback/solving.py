@@ -1,0 +1,74 @@
+"""What GEPA is told about solutions: their form, their cost, and where the answer departed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from scale_dspy.grading.answers import find_answer
+from scale_dspy.grading.feedback.trajectory import (
+    Run,
+    clip,
+    name_step,
+    names_result,
+    tell_cost,
+    tell_notes,
+    tell_outcome,
+    tell_reply,
+    tell_worked,
+)
+from scale_dspy.grading.labels import Label
+
+
+def speak_of_solving(run: Run, inputs: Mapping[str, Any], outputs: Any) -> list[str]:
+    place = run.find_step(inputs.get("subproblem"))
+    lines = [] if place is None else _judge_step(run, place)
+    draft = "It went on from a draft that System 2 had to leave unfinished."
+    return [
+        *lines,
+        draft if inputs.get("draft") else "",
+        *tell_reply(outputs),
+        tell_outcome(run),
+        _tell_departure(run),
+        tell_cost(run),
+        tell_worked(run),
+    ]
+
+
+def _judge_step(run: Run, place: int) -> list[str]:
+    """The sub-problem of the call: its result, its cost, and what is known of it."""
+    step = run.steps[place]
+    found = find_answer(step.solution)
+    result = "no result that can be read" if found is None else f"the result {clip(found)}"
+    last = "; the final answer is read from it" if place == len(run.steps) - 1 else ""
+    return [
+        f"{name_step(run, place)}: System {step.system} gave {result} after {step.tokens:,} "
+        f"tokens{last}.",
+        _tell_known(run.find_label(step.subproblem), found),
+        tell_notes(run.pick_notes(place, "solve")),
+    ]
+
+
+def _tell_known(label: Label | None, found: str | None) -> str:
+    if label is None or label.result_1 is None or label.result_2 is None:
+        return ""
+    if label.alike:
+        return f"In earlier runs System 1 and System 2 both found {clip(label.result_2)} here."
+    return (
+        f"In earlier runs System 1 found {clip(label.result_1)} here and System 2 "
+        f"{clip(label.result_2)}."
+    )
+
+
+def _tell_departure(run: Run) -> str:
+    """The first result that the worked solution does not name: where to look for the error."""
+    if run.right or not run.worked:
+        return ""
+    for place, step in enumerate(run.steps):
+        result = find_answer(step.solution)
+        if result is not None and not names_result(run.worked, result):
+            return (
+                f"The first result that the worked solution does not name is that of sub-problem "
+                f"{run.numbers[place]}, {clip(result)}: look for the error there first."
+            )
+    return ""

@@ -1,0 +1,1 @@
+"""Where tokens come from, and how they are counted."""

@@ -1,0 +1,1 @@
+"""The small model that this machine serves itself, on the CPU."""

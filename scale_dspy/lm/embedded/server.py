@@ -1,0 +1,279 @@
+"""The embedded model: a small language model served on the CPU when there is no other server.
+
+llama.cpp's HTTP server runs it in a process of its own, which ends when the program that started it
+does, however that one ends. Run as `python -m scale_dspy.lm.embedded.server SETTINGS`, this module
+is that process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import http.client
+import importlib.util
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from scale_dspy.lm.embedded.weights import (
+    MODELS,
+    EmbeddedError,
+    Progress,
+    advise,
+    cache_folder,
+    choose_model,
+    join_weights,
+)
+
+MAGIC = b"GGUF"
+
+logger = logging.getLogger(__name__)
+_served: dict[str, Server] = {}
+_serving = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server."""
+
+    model: str  # the name to ask for
+    api_base: str  # of the OpenAI endpoints, like http://127.0.0.1:PORT/v1
+    pid: int
+    context: int  # most tokens of a request, prompt and reply together
+    parallel: int  # most choices of a request: it refuses a larger `n`
+    process: subprocess.Popen[bytes] = field(repr=False, compare=False)
+
+
+def serve(model: str | Path | None = None, *, progress: Progress | None = None) -> Server:
+    """This process's server of `model`, started at the first call; see start_server."""
+    with _serving:
+        key = str(model or choose_model())
+        server = _served.get(key)
+        if server is None or server.process.poll() is not None:
+            server = _served[key] = start_server(key, progress=progress)
+        return server
+
+
+def start_server(
+    model: str | Path | None = None,
+    *,
+    context: int = 8192,
+    parallel: int = 4,
+    progress: Progress | None = None,
+    timeout: float = 120.0,
+) -> Server:
+    """Start a server on a free port of 127.0.0.1 and wait until it is ready to answer.
+
+    It ends with stop_server, when this process exits, or when it is killed.
+
+    Args:
+        model: a name of MODELS, or the path of a GGUF file; None for the model that is installed.
+        context: tokens of prompt and reply that each request may have.
+        parallel: requests served at once; further ones wait.
+        progress: called while weights are joined.
+        timeout: seconds that the server may take to be ready, joining the weights not counted.
+
+    Raises:
+        EmbeddedError: the extra isn't installed, the file is no GGUF file, or the server doesn't
+            come up.
+    """
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise EmbeddedError(f"the embedded model needs xllamacpp: {advise('embedded')}")
+    name, path = _find_model(model, progress)
+    settings = {
+        "path": str(path),
+        "name": name,
+        "threads": count_cores(),
+        "context": context,
+        "parallel": parallel,
+    }
+    process, log = start_process(settings)
+    try:
+        address = _wait_until_ready(process, name, log, timeout)
+    except BaseException:
+        _stop_process(process)
+        raise
+    server = Server(name, f"{address}/v1", process.pid, context, parallel, process)
+    atexit.register(stop_server, server)
+    logger.info("%s serves at %s with %d threads", name, server.api_base, settings["threads"])
+    return server
+
+
+def stop_server(server: Server) -> None:
+    """End `server` and wait until its process is gone. Does nothing when it has ended already."""
+    _stop_process(server.process)
+
+
+def _find_model(model: str | Path | None, progress: Progress | None) -> tuple[str, Path]:
+    """A model's name and its file, the weights joined if need be."""
+    if model is None:
+        model = choose_model()
+    if str(model) in MODELS:
+        return str(model), join_weights(MODELS[str(model)], progress)
+    path = Path(model).expanduser()
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(MAGIC))
+    except FileNotFoundError:
+        raise EmbeddedError(
+            f"no embedded model {str(model)!r}: give one of {', '.join(MODELS)}, or the path of a "
+            "GGUF file"
+        ) from None
+    except OSError as error:
+        raise EmbeddedError(f"cannot read the model {path}: {error.strerror}") from error
+    if magic != MAGIC:
+        raise EmbeddedError(f"{path} is not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
+    return path.stem, path.resolve()
+
+
+def count_cores() -> int:
+    """How many cores this process may use.
+
+    All of them pay only because the threads wait passively (see start_process): a prompt is read
+    twice as fast with 2 threads as with 1 on 2 idle cores, and as fast where one core is busy.
+    """
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows
+        return os.cpu_count() or 1
+
+
+def start_process(settings: dict[str, Any]) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start the server's process: it, and its log file."""
+    log = cache_folder() / "logs" / f"{settings['name']}.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(b"")
+        with log.open("ab") as errors:
+            process = subprocess.Popen(
+                _make_command(settings),
+                stdin=subprocess.PIPE,  # never written to: its end tells the child that we are gone
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=Path(__file__).parents[3],  # the package is there, and no stranger's modules
+                # Or a waiting thread spins, and one busy neighbour makes it 20 times slower.
+                env={"OMP_WAIT_POLICY": "passive", **os.environ},
+                start_new_session=True,  # a Ctrl-C in our terminal is not for it
+            )
+    except OSError as error:
+        raise EmbeddedError(f"cannot start the embedded model: {error}") from error
+    return process, log
+
+
+def _make_command(settings: dict[str, Any]) -> list[str]:
+    return [sys.executable, "-m", "scale_dspy.lm.embedded.server", json.dumps(settings)]
+
+
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], name: str, log: Path, timeout: float
+) -> str:
+    """The address that the process reports, once GET /health there is answered with 200."""
+    deadline = time.monotonic() + timeout
+    line = _read_line(process, timeout)
+    if line:
+        address: str = json.loads(line)["address"]
+        while time.monotonic() < deadline and process.poll() is None:
+            if is_healthy(address):
+                return address
+            time.sleep(0.1)
+    if line == b"":
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+    ended = process.poll() is not None
+    problem = f"ended with code {process.returncode}" if ended else f"isn't up after {timeout:g} s"
+    raise EmbeddedError(f"the embedded model {name} {problem}: {_read_tail(log)}; log: {log}")
+
+
+def _read_line(process: subprocess.Popen[bytes], timeout: float) -> bytes | None:
+    """The process's next line; b"" if it ended without one, None after `timeout` seconds."""
+    assert process.stdout is not None
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    read = process.stdout.readline
+    threading.Thread(target=lambda: lines.put(read()), daemon=True).start()
+    try:
+        return lines.get(timeout=timeout)
+    except queue.Empty:
+        return None
+
+
+def is_healthy(address: str) -> bool:
+    # http.client, because it goes through no proxy of the environment.
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _read_tail(log: Path, lines: int = 8) -> str:
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    written = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(written[-lines:]) or "it wrote nothing"
+
+
+def _stop_process(process: subprocess.Popen[bytes]) -> None:
+    # It has nothing to save. In a forked copy of this program, whose child it isn't, kill does
+    # nothing: Popen sees that and takes it for ended.
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+# The server's process
+
+
+def run_server(settings: dict[str, Any]) -> None:
+    """Serve until standard input ends; the address goes to standard output as one JSON line."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    report = os.dup(1)
+    os.dup2(2, 1)  # so that nothing a library prints gets into the report
+    import xllamacpp
+
+    server = xllamacpp.Server(_make_params(xllamacpp.CommonParams(), settings))
+    with contextlib.suppress(BrokenPipeError):
+        os.write(report, json.dumps({"address": server.listening_address}).encode() + b"\n")
+    while os.read(0, 1):
+        pass
+    os._exit(0)  # the server's own end would wait for the requests at work
+
+
+def _make_params(params: Any, settings: dict[str, Any]) -> Any:
+    """Fill in llama.cpp's parameters."""
+    params.model.path = settings["path"]
+    params.model_alias = {settings["name"]}
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0  # any free one
+    params.cpuparams.n_threads = settings["threads"]
+    params.cpuparams_batch.n_threads = settings["threads"]
+    params.n_parallel = settings["parallel"]
+    params.n_ctx = settings["context"] * settings["parallel"]  # shared out among the slots
+    params.cache_ram_mib = 512  # of finished prompts; 8 GiB if not said
+    params.cors_origins = ""  # no page in a browser may call it; any may if not said
+    params.ui = False
+    params.verbosity = 2  # warnings and errors: a line or more for each request would fill the log
+    return params
+
+
+if __name__ == "__main__":
+    try:
+        run_server(json.loads(sys.argv[1]))
+    except RuntimeError as error:  # llama.cpp's; what was wrong is in the log
+        sys.exit(str(error))

@@ -1,0 +1,77 @@
+"""What every method shares: a call with a problem, a budget, a ledger and one event loop.
+
+SCALE and the baselines it is compared with differ only in `_solve_within`, so that all of them are
+counted, capped and scored alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dspy
+
+from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.event_loop import run
+from scale_dspy.lm.usage import Ledger, track
+from scale_dspy.stages.ask import PlainAdapter, mend
+from scale_dspy.utils.validation import check_whole
+
+MIN_BUDGET = 64  # response tokens
+
+
+class Solver(dspy.Module):
+    """A DSPy program from a problem to Prediction(answer, steps, usage, replaced).
+
+    Args:
+        budget: the most response tokens for a problem, everything included; None for no limit.
+
+    Raises:
+        ValueError: the budget is no whole number from MIN_BUDGET.
+    """
+
+    def __init__(self, budget: int | None = None) -> None:
+        super().__init__()
+        self.budget = check_budget(budget)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that made this program, without its parameters and its modes."""
+        return {"budget": self.budget}
+
+    def forward(self, problem: str, budget: int | None = None) -> dspy.Prediction:
+        """Solve `problem`; see `aforward`."""
+        return run(self.aforward(problem=problem, budget=budget))
+
+    async def aforward(self, problem: str, budget: int | None = None) -> dspy.Prediction:
+        """Solve `problem`.
+
+        Args:
+            problem: its text, LaTeX welcome.
+            budget: response tokens for this call, instead of the program's own.
+
+        Returns:
+            Prediction(answer, steps, usage, replaced): the answer as text or None, the Steps in
+            order, the cost by stage, and in words every model output that had to be replaced.
+
+        Raises:
+            ValueError: the problem is no text or an empty one, the budget is no whole number from
+                MIN_BUDGET, or there is one and the LM does not count its tokens.
+            dspy.utils.exceptions.LMError: the server did not answer.
+        """
+        if not isinstance(problem, str) or not problem.strip():
+            raise ValueError(f"a problem is a text that is not empty, not {problem!r}")
+        cap = self.budget if budget is None else check_budget(budget)
+        if cap is not None and not isinstance(dspy.settings.lm, MeteredLM):
+            raise ValueError("a budget needs an LM that counts its tokens: connect() makes one")
+        # By the problem's text its calls find the replica that has its beginning in the cache.
+        text = mend(problem.strip())
+        with dspy.context(adapter=PlainAdapter(), scale_problem=text), track(cap) as ledger:
+            return await self._solve_within(ledger, text)
+
+    async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
+        raise NotImplementedError
+
+
+def check_budget(budget: int | None) -> int | None:
+    """`budget` itself; ValueError unless it is None or a whole number from MIN_BUDGET."""
+    return None if budget is None else check_whole("a budget", budget, MIN_BUDGET)

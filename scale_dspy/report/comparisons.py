@@ -1,0 +1,241 @@
+"""What several runs say side by side: names, differences, calibration, shares of System 2."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from scale_dspy.evaluation.summary import collect, take_correct, take_tokens
+from scale_dspy.grading.labels import BINS, find_bins
+from scale_dspy.report.run_reader import Record, Run
+from scale_dspy.utils.statistics import (
+    Comparison,
+    Interval,
+    bound_accuracy,
+    compare,
+    compare_tokens,
+)
+
+COLUMNS = ("1", "2", "3", "4", "5", "6", "7+", "last")
+"""Positions of a sub-problem in its problem; the last one is kept apart, however many there are."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs on the same data; `tokens` is None where either's are unknown."""
+
+    run: Run
+    other: Run
+    accuracy: Comparison
+    tokens: Comparison | None
+
+
+class Bin(NamedTuple):
+    """Sub-problems rated in (low, high] that System 1 solved, and how many answers were wrong."""
+
+    low: float
+    high: float
+    steps: int
+    problems: int
+    wrong: Interval
+
+
+class Series(NamedTuple):
+    """The bins of runs that differ in nothing but the threshold.
+
+    Attributes:
+        name: of these runs.
+        place: theirs in `group_runs`, so that they look alike in every picture.
+        runs: these runs.
+        bins: those that are not empty.
+    """
+
+    name: str
+    place: int
+    runs: Sequence[Run]
+    bins: list[Bin]
+
+
+def compare_runs(runs: Sequence[Run]) -> tuple[list[Pair], list[str]]:
+    """Compare runs on the same data with the first of them and with the most accurate one.
+
+    Returns:
+        The pairs, and notes on what they leave out.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.name if run.digest is None else run.digest, []).append(run)
+    pairs, notes = [], []
+    for group in groups.values():
+        best = max(group, key=lambda run: run.summary["accuracy"])
+        references = [group[0]] if best is group[0] else [group[0], best]
+        for number, reference in enumerate(references):
+            for run in group:
+                if run is not reference and run not in references[:number]:
+                    pair, note = _compare_pair(run, reference)
+                    pairs += [pair] if pair else []
+                    notes += [note] if note else []
+    if len(groups) > 1:
+        notes.append("runs on different data are not compared with each other")
+    return pairs, notes
+
+
+def _compare_pair(run: Run, other: Run) -> tuple[Pair | None, str | None]:
+    first, second = collect(run.records), collect(other.records)
+    right = _share(take_correct(first), take_correct(second))
+    if right is None:
+        return None, f"{run.name} and {other.name} have no problem in common yet"
+    spent = _share(take_tokens(first), take_tokens(second))
+    known = spent and any(any(values) for values in spent[1].values())
+    tokens = compare_tokens(*spent) if spent and known else None
+    left_out = len(first.keys() ^ second.keys())
+    note = f"{run.name} and {other.name}: {left_out} problems that only one has were left out"
+    return Pair(run, other, compare(*right), tokens), note if left_out else None
+
+
+def _share(
+    a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]]
+) -> tuple[dict[str, Sequence[float]], dict[str, Sequence[float]]] | None:
+    """What both have of the same problems."""
+    shared = [name for name in a if name in b]
+    return ({n: a[n] for n in shared}, {n: b[n] for n in shared}) if shared else None
+
+
+def calibrate(runs: Sequence[Run]) -> list[Series]:
+    """Set the difficulty of what System 1 solved against how often the final answer was wrong."""
+    groups = enumerate(group_runs(runs).items())
+    found = [Series(name, place, group, _bin_steps(group)) for place, (name, group) in groups]
+    return [series for series in found if series.bins]
+
+
+def _bin_steps(runs: Iterable[Run]) -> list[Bin]:
+    wrong: dict[int, dict[str, list[int]]] = {}
+    for run in runs:
+        for record in run.records:
+            for difficulty in _take_rated(run, record):
+                (index,) = find_bins(np.array([difficulty])).tolist()
+                values = wrong.setdefault(index, {}).setdefault(record["id"], [])
+                values.append(int(not record["correct"]))
+    return [_bin(index, wrong[index]) for index in sorted(wrong)]
+
+
+def _take_rated(run: Run, record: Record) -> Iterator[float]:
+    """Difficulties of what System 1 solved; not of a last sub-problem whose difficulty was set."""
+    fixed = _read_options(run).get("final_difficulty")
+    last = len(record["steps"]) - 1
+    for place, step in enumerate(record["steps"]):
+        difficulty = step["difficulty"]
+        was_set = place == last and difficulty == fixed
+        if step["system"] == 1 and difficulty is not None and not was_set:
+            yield difficulty
+
+
+def _bin(index: int, wrong: Mapping[str, Sequence[int]]) -> Bin:
+    steps = sum(map(len, wrong.values()))
+    return Bin(index / BINS, (index + 1) / BINS, steps, len(wrong), bound_accuracy(wrong))
+
+
+def count_positions(
+    runs: Sequence[Run],
+) -> tuple[list[str], list[list[tuple[int, int] | None]]]:
+    """Count sub-problems by their position in the problem.
+
+    Returns:
+        Those of `COLUMNS` in which any run has one; and for each run and each of these, how many
+        System 2 solved, and how many there are, or None where there is none.
+    """
+    tallies = [_count_by_column(run) for run in runs]
+    used = [name for name in COLUMNS if any(tally[name][1] for tally in tallies)]
+    cells = [[(tally[name][0], tally[name][1]) for name in used] for tally in tallies]
+    return used, [[cell if cell[1] else None for cell in row] for row in cells]
+
+
+def _count_by_column(run: Run) -> dict[str, list[int]]:
+    tally = {name: [0, 0] for name in COLUMNS}
+    for record in run.records:
+        steps = record["steps"]
+        for position, step in enumerate(steps, 1):
+            column = -1 if position == len(steps) else min(position, len(COLUMNS) - 1) - 1
+            tally[COLUMNS[column]][0] += step["system"] == 2
+            tally[COLUMNS[column]][1] += 1
+    return tally
+
+
+# Names.
+
+
+def name_runs(runs: Sequence[Run]) -> list[str]:
+    """Names that differ: method and threshold, and whatever else tells two runs apart."""
+    return _tell_apart(runs, threshold=True)
+
+
+def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that differ in nothing but the threshold, by a name for them."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_identify(run), []).append(run)
+    names = _tell_apart([group[0] for group in groups.values()], threshold=False)
+    return dict(zip(names, groups.values(), strict=True))
+
+
+def _identify(run: Run) -> str:
+    keys = ("method", *_SETTINGS, "options", "requests", "digest")
+    told = {key: run.description.get(key) for key in keys}
+    return json.dumps(told, sort_keys=True, default=str)
+
+
+_SETTINGS = ("model", "system_1", "data", "program", "split", "seed")
+
+
+def _tell_apart(runs: Sequence[Run], *, threshold: bool) -> list[str]:
+    names = [_name(run, threshold) for run in runs]
+    for tell in (_tell_settings, lambda alike: [run.folder.name for run in alike]):
+        for name, times in Counter(names).items():
+            if times > 1:
+                places = [place for place, each in enumerate(names) if each == name]
+                for place, more in zip(places, tell([runs[p] for p in places]), strict=True):
+                    names[place] = f"{name}, {shorten(more)}" if more else name
+    times_used = Counter(names)
+    return [
+        f"{name} ({number})" if times_used[name] > 1 else name
+        for number, name in enumerate(names, 1)
+    ]
+
+
+def _name(run: Run, threshold: bool) -> str:
+    method = shorten(run.description.get("method") or "unnamed")
+    if not threshold or run.threshold is None:
+        return method
+    split = f" split={run.split:g}" if run.split else ""
+    return f"{method} τ={run.threshold:g}{split}"
+
+
+def _tell_settings(runs: Sequence[Run]) -> list[str]:
+    """For each run, those of its settings that are not the same in all."""
+    settings = [
+        {**{key: run.description.get(key) for key in _SETTINGS}, **_read_options(run)}
+        for run in runs
+    ]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    differing = [key for key in keys if len({str(each.get(key)) for each in settings}) > 1]
+    return [", ".join(_tell(key, each.get(key)) for key in differing) for each in settings]
+
+
+def _read_options(run: Run) -> dict[str, Any]:
+    options = run.description.get("options")
+    return options if isinstance(options, dict) else {}
+
+
+def _tell(key: str, value: Any) -> str:
+    return shorten(value) if key in ("model", "data") else f"{key} {shorten(value)}"
+
+
+def shorten(value: Any) -> str:
+    """One printable line, of a path its last part."""
+    text = "".join(c if c.isprintable() else " " for c in str(value).rstrip("/").split("/")[-1])
+    return text if len(text) <= 40 else f"{text[:39]}…"

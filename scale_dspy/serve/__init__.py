@@ -1,0 +1,1 @@
+"""SCALE as a model behind an OpenAI endpoint."""

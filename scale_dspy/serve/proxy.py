@@ -1,0 +1,167 @@
+"""`serve`: LiteLLM's proxy with SCALE mounted, behind a door.
+
+The proxy has a key that only the door knows, made anew for each process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import secrets
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scale_dspy.serve.models import PROVIDER, list_names
+
+if TYPE_CHECKING:
+    from scale_dspy.serve.provider import Offer
+
+NEEDED = ("apscheduler", "backoff", "fastapi", "uvicorn", "websockets")
+
+
+def check_extra() -> None:
+    """Raise RuntimeError where the packages of the extra `serve` are missing."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RuntimeError('`serve` needs an extra: pip install "scale-dspy[serve]"')
+
+
+def read_key(path: str | None) -> str | None:
+    """The key that clients must send: in this file, or in SCALE_SERVE_KEY; None if there is none.
+
+    Raises:
+        ValueError: the file cannot be read or is empty.
+    """
+    if path is None:
+        return os.environ.get("SCALE_SERVE_KEY") or None
+    try:
+        key = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read a key from {path}: {error}") from None
+    if not key:
+        raise ValueError(f"{path} holds no key")
+    return key
+
+
+def check_key(key: str | None, host: str) -> None:
+    """Raise ValueError unless this key will do for this address."""
+    if not key and not _is_loopback(host):
+        raise ValueError(
+            f"--host {host} can be reached from other machines, so a key is needed: set "
+            "SCALE_SERVE_KEY, or --key-file"
+        )
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise ValueError("a key is printable ASCII without blanks")
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens there; at any free port for 0.
+
+    Raises:
+        OSError: the port is taken, or the host is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    return listener
+
+
+def serve(
+    offer: Offer, listener: socket.socket, key: str | None, ready: Callable[[], None]
+) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        ready: called when requests are answered.
+    """
+    with tempfile.TemporaryDirectory(prefix="scale-serve-") as folder:
+        path = Path(folder) / "config.yaml"  # JSON is YAML too
+        names = list_names(offer.catalogue)
+        path.write_text(json.dumps(describe_proxy(names)))
+        inner_key = f"sk-{secrets.token_urlsafe(32)}"
+        _set_environment(path, inner_key)
+        import uvicorn
+        from litellm.proxy.proxy_server import app
+
+        from scale_dspy.serve.gateway import make_door
+        from scale_dspy.serve.provider import handler
+
+        handler.set_offer(offer)
+        logging.getLogger("LiteLLM Proxy").addFilter(_drop_traceback)
+        config = uvicorn.Config(
+            make_door(app, key, inner_key, names, ready),
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=3,
+        )
+        with _ended_by_signals():
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def describe_proxy(names: Sequence[str]) -> dict[str, Any]:
+    """The configuration of LiteLLM's proxy. It holds names only: no key, no address."""
+    deployments = [
+        {"model_name": name, "litellm_params": {"model": f"{PROVIDER}/{name}"}}
+        for name in dict.fromkeys([*names, "*"])  # any other name is the provider's to refuse
+    ]
+    custom = {"provider": PROVIDER, "custom_handler": "scale_dspy.serve.provider.handler"}
+    return {
+        "model_list": deployments,
+        "litellm_settings": {
+            "custom_provider_map": [custom],
+            "num_retries": 0,
+            "telemetry": False,
+        },
+        # A request that failed has cost its tokens, and a full queue is no broken deployment.
+        "router_settings": {"num_retries": 0, "disable_cooldowns": True},
+        "general_settings": {"cancel_on_disconnect": True},
+    }
+
+
+def _drop_traceback(record: logging.LogRecord) -> bool:
+    """Drop the proxy's stack for an error of the provider: the client was told in one line, and a
+    bug of ours is already in the log."""
+    error = record.exc_info[1] if record.exc_info else None
+    if getattr(error, "llm_provider", None) == PROVIDER:
+        record.exc_info = record.exc_text = None  # a filter before this one sets the second
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
+
+
+def _set_environment(config: Path, inner_key: str) -> None:
+    """The proxy takes its configuration from here; what is meant for another proxy goes."""
+    for name in ("WORKER_CONFIG", "DATABASE_URL", "LITELLM_CONFIG_BUCKET_NAME"):
+        os.environ.pop(name, None)
+    os.environ["CONFIG_FILE_PATH"] = str(config)
+    os.environ["LITELLM_MASTER_KEY"] = inner_key
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Ignore the signal that uvicorn raises again once it has shut down: it would kill the process
+    before the model server is stopped and the folder removed."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)

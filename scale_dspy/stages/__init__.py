@@ -1,0 +1,1 @@
+"""The four stages of SCALE, and how a stage asks the model."""

@@ -1,0 +1,279 @@
+r"""Training data from solved problems: one chat record a problem, its solution a single response.
+
+The rollouts are a run of `evaluate` in a folder beside the file; the records are made from it, so
+running again repeats nothing, and the same rollouts always give the same file. This is the paper's
+second setting: a model without a thinking mode learns from what SCALE did with one that has it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from scale_dspy.data.decontamination import find_overlap, index_problems
+from scale_dspy.data.load import digest
+from scale_dspy.evaluation.runner import (
+    Engine,
+    Progress,
+    Rollout,
+    describe_run,
+    evaluate,
+    read_pairs,
+)
+from scale_dspy.evaluation.summary import ROLLOUTS, sum_tokens
+from scale_dspy.grading.answers import find_answer, find_closing_brace
+from scale_dspy.grading.metrics import is_right
+from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.method import Solver
+from scale_dspy.program import SCALE
+from scale_dspy.traces.dataset_card import Card, count_traces, render_card
+from scale_dspy.utils.files import write_whole
+
+AGAINST = ("aime24", "aime25", "amc23", "math500")
+JOINABLE = ("scale", "last_step", "cot", "routing")  # their steps, joined, are one solution
+SUFFIXES = (".jsonl", ".parquet")
+UNFINISHED = ("cut off", "no solution in any reply")  # in a prediction's notes
+
+Record = dict[str, Any]
+
+
+def make_traces(
+    program: Solver,
+    examples: Sequence[dspy.Example],
+    lm: MeteredLM,
+    out: Path,
+    *,
+    method: str = "scale",
+    data: str = "",
+    against: Mapping[str, Sequence[dspy.Example]],
+    unchecked: Sequence[str] = (),
+    samples: int = 1,
+    threads: int = 64,
+    retry_errors: bool = False,
+    engine: Engine | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> Card:
+    """Solve problems with gold answers and write the right solutions as chat records.
+
+    Args:
+        program: one of JOINABLE.
+        examples: as `load` makes them.
+        out: the file, .jsonl or .parquet. Its run lies in `out`.run, its card in a .card.md beside.
+        data: the set's name, for the card and the records.
+        against: test sets by name; a problem that overlaps with one is not solved at all.
+        unchecked: names of sets that could not be loaded, for the card.
+        samples: rollouts of each problem; the shortest right one is kept.
+        threads, retry_errors, engine, report: as for `evaluate`.
+
+    Raises:
+        ValueError: `out` has another suffix, its run is another one, or every problem overlaps.
+        RuntimeError: the server is gone, or no rollout became a record; what is finished is kept.
+    """
+    check_path(out)
+    clean, overlapping = drop_overlapping(examples, against)
+    if not clean:
+        raise ValueError(f"all {len(examples)} problems overlap with {', '.join(overlapping)}")
+    settings = describe_run(program, method, data, clean, lm, samples)
+    folder = out.with_name(f"{out.name}.run")
+    evaluate(
+        program,
+        clean,
+        lm,
+        folder,
+        description=settings,
+        samples=samples,
+        threads=threads,
+        retry_errors=retry_errors,
+        engine=engine,
+        report=report,
+    )
+    rollouts = list(read_pairs(folder / ROLLOUTS, clean, samples))
+    threshold = program.threshold.value if isinstance(program, SCALE) else None
+    records, dropped = choose_records(rollouts, clean, threshold)
+    card = Card(
+        **count_traces(examples, clean, rollouts, records, dropped, settings),
+        overlapping=dict(overlapping),
+        against={name: digest(tests) for name, tests in against.items()},
+        unchecked=list(unchecked),
+    )
+    _write_files(out, records, card)
+    if not records:
+        raise RuntimeError(f"none of {len(rollouts)} rollouts became a record; see {folder}")
+    return card
+
+
+def check_path(out: Path) -> None:
+    """ValueError unless traces can be written to `out`."""
+    if out.suffix not in SUFFIXES or not out.parent.is_dir():
+        raise ValueError(f"--out is a .jsonl or .parquet file in a folder that exists, not {out}")
+
+
+def drop_overlapping(
+    examples: Sequence[dspy.Example], against: Mapping[str, Sequence[dspy.Example]]
+) -> tuple[list[dspy.Example], Counter[str]]:
+    """(the examples that share nothing with the test sets, how many share something, by set)."""
+    index = index_problems(against)
+    found = [find_overlap(example.problem, index) for example in examples]
+    clean = [example for example, name in zip(examples, found, strict=True) if name is None]
+    return clean, Counter(name for name in found if name is not None)
+
+
+def choose_records(
+    rollouts: Iterable[Rollout], examples: Sequence[dspy.Example], threshold: float | None
+) -> tuple[list[Record], Counter[str]]:
+    """The records, in the order of the examples, and why the other rollouts became none."""
+    dropped: Counter[str] = Counter()
+    right: dict[str, list[Record]] = {}
+    by_id = {str(example.id): example for example in examples}
+    for rollout in rollouts:
+        record = make_record(rollout, by_id[rollout["id"]], threshold)
+        if isinstance(record, str):
+            dropped[record] += 1
+        else:
+            right.setdefault(rollout["id"], []).append(record)
+    records = [min(right[name], key=_measure) for name in by_id if name in right]
+    longer = sum(map(len, right.values())) - len(records)
+    return records, dropped + Counter({"longer": longer} if longer else {})
+
+
+def make_record(rollout: Rollout, example: dspy.Example, threshold: float | None) -> Record | str:
+    """The chat record of a rollout; or, in a word or two, why there is none."""
+    if rollout["error"]:
+        return "error"
+    if rollout["answer"] is None:
+        return "no answer"
+    if not rollout["correct"]:
+        return "wrong"
+    if any(sign in note for note in rollout["replaced"] for sign in UNFINISHED):
+        return "unfinished"
+    response = join_steps(rollout["steps"], rollout["answer"])
+    if not is_right(example, dspy.Prediction(answer=find_answer(response))):
+        return "unfinished"  # the joined text does not say what the rollout said
+    return {
+        "messages": [
+            {"role": "user", "content": rollout["problem"]},
+            {"role": "assistant", "content": response},
+        ],
+        "id": rollout["id"],
+        "source": str(example.get("source", "")),
+        "sample": rollout["sample"],
+        "answer": rollout["gold"],
+        "tokens": sum_tokens(rollout["usage"]),
+        "threshold": threshold,
+        "steps": [
+            {key: step[key] for key in ("subproblem", "difficulty", "system", "tokens")}
+            for step in rollout["steps"]
+        ],
+    }
+
+
+def join_steps(steps: Sequence[Mapping[str, Any]], answer: str) -> str:
+    r"""One continuous solution: every part, its reasoning, its result; `\boxed{}` once, at the end.
+
+    Args:
+        steps: as a rollout has them, the last one the question itself.
+        answer: what the rollout gave.
+    """
+    sections = []
+    for place, step in enumerate(steps):
+        lead = _lead_in(place, len(steps), step["subproblem"])
+        sections += [part for part in (lead, *_tell_work(step)) if part]
+    return "\n\n".join([*sections, f"The answer is $\\boxed{{{unbox(answer)}}}$."])
+
+
+def _lead_in(place: int, count: int, subproblem: str) -> str:
+    if count == 1:
+        return ""
+    if place == count - 1:
+        return "With these results I can answer the question itself."
+    task = unbox(subproblem.strip())
+    start = "Let me begin with a first part of it" if place == 0 else "Building on this, I go on"
+    return f"{start}: {task}"
+
+
+def _tell_work(step: Mapping[str, Any]) -> list[str]:
+    """A step's reasoning and solution; only once what stands in both."""
+    reasoning, solution = (
+        unbox(_TAG.sub("", step[key] or "")).strip() for key in ("reasoning", "solution")
+    )
+    if not reasoning or reasoning in solution:
+        return [solution]
+    return [reasoning] if solution in reasoning else [reasoning, f"So, in short:\n\n{solution}"]
+
+
+_TAG = re.compile(r"</?think>")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{?)")
+
+
+def unbox(text: str) -> str:
+    r"""The text with the content of every \boxed{} in the place of its box.
+
+    >>> unbox(r"so $\boxed{\frac{1}{2}}$, and not \boxed 3")
+    'so $\\frac{1}{2}$, and not 3'
+    """
+    while match := _BOX.search(text):
+        close = find_closing_brace(text, match.end()) if match[1] else None
+        rest = text[match.end() :]
+        if close is not None:
+            rest = text[match.end() : close].strip() + text[close + 1 :]
+        text = text[: match.start()] + rest
+    return text
+
+
+def _measure(record: Record) -> tuple[int, int, int]:
+    """What makes a solution short: the tokens of its steps, then its characters."""
+    tokens = sum(step["tokens"] for step in record["steps"])
+    return tokens, len(record["messages"][-1]["content"]), record["sample"]
+
+
+def _write_files(out: Path, records: Sequence[Record], card: Card) -> None:
+    """The records, if there are any, and the card beside them, which says why where none are."""
+    if records:
+        _write_records(out, records)
+    with write_whole(out.with_name(f"{out.stem}.card.md")) as draft:
+        draft.write_text(render_card(card, out.name), encoding="utf-8")
+
+
+def _write_records(out: Path, records: Sequence[Record]) -> None:
+    """The file, whole or not at all."""
+    if out.suffix == ".jsonl":
+        with write_whole(out) as draft, draft.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        return
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    table = pa.Table.from_pylist(list(records), schema=_schema(pa))
+    with write_whole(out) as draft:
+        pyarrow.parquet.write_table(table, draft)
+
+
+def _schema(pa: Any) -> Any:
+    """Columns that do not depend on the records: a difficulty may be missing in all of them."""
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    step = pa.struct(
+        [
+            ("subproblem", pa.string()),
+            ("difficulty", pa.float64()),
+            ("system", pa.int64()),
+            ("tokens", pa.int64()),
+        ]
+    )
+    return pa.schema(
+        [
+            ("messages", pa.list_(message)),
+            ("id", pa.string()),
+            ("source", pa.string()),
+            ("sample", pa.int64()),
+            ("answer", pa.string()),
+            ("tokens", pa.int64()),
+            ("threshold", pa.float64()),
+            ("steps", pa.list_(step)),
+        ]
+    )

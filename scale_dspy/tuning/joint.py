@@ -1,0 +1,369 @@
+"""The joint compile: thresholds, then prompts, then thresholds again, and the best of all stages.
+
+Every stage is measured on the validation problems by the exact frontier, so a stage that did not
+help is dropped, and the winner was compared with the program as it came. Stages that are done are
+kept in a folder, and finished model calls in DSPy's cache: an interrupted compile goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from scale_dspy.data.load import digest, drop_folder
+from scale_dspy.evaluation.runner import Progress, describe_run, match_description
+from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.usage import CostLimitError, Tally
+from scale_dspy.program import SCALE, load_program, save_program
+from scale_dspy.tuning.costs import COSTS, pay, read_costs, sum_costs
+from scale_dspy.tuning.frontier import (
+    Choice,
+    Frontier,
+    describe_point,
+    list_points,
+    rank,
+    read_problems,
+)
+from scale_dspy.tuning.prompt_optimizers import Plan, tune_prompts
+from scale_dspy.tuning.threshold_search import Found, ThresholdSearch, adopt_prompts, change
+from scale_dspy.tuning.threshold_sweep import read_labels, report_scores
+from scale_dspy.utils.files import hold_folder
+from scale_dspy.utils.statistics import compare
+
+logger = logging.getLogger(__name__)
+
+PROMPTS = "prompts.json"
+RESERVE = 1.5  # of the first search's cost, kept back for the last one
+
+
+def compile_program(
+    program: SCALE,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    lm: MeteredLM,
+    folder: Path,
+    plan: Plan,
+    *,
+    names: tuple[str, str] = ("train", "validation"),
+    report: Callable[[str, Progress], None] | None = None,
+) -> SCALE:
+    """Tune a program's thresholds and prompts.
+
+    Args:
+        program: stays as it is.
+        trainset: what the prompts are tuned on.
+        valset: what thresholds and the winner are chosen on. Keep a test set out of both.
+        lm: runs the program and proposes prompts; must cache.
+        folder: keeps finished stages, so that an interrupted compile goes on.
+        plan: which optimizer, and under which limits.
+        names: what the record calls the two sets.
+        report: called with the stage's name as walks end.
+
+    Returns:
+        A tuned copy; its `record` tells scores and tokens before and after, each stage's cost, and
+        how well the difficulty scores tell hard sub-problems.
+
+    Raises:
+        ValueError: a set is empty, the two overlap, or the folder holds another compile or is
+            in use by another process.
+        CostLimitError: the cost limit does not even pay for the first search.
+    """
+    _check_sets(trainset, valset)
+    data = {
+        key: {"name": drop_folder(name), "digest": digest(examples), "problems": len(examples)}
+        for key, name, examples in zip(("train", "val"), names, (trainset, valset), strict=True)
+    }
+    with hold_folder(folder):
+        _match_folder(folder, program, lm, data, plan)
+        first = search_thresholds("threshold", program, valset, lm, folder, plan, report)
+        last: Found | None = None
+        notes: list[str] = []
+        if plan.optimizer != "none":
+            tuned, notes = _tune_within_cost(first, trainset, valset, lm, folder, plan)
+            if tuned is not None:
+                try:
+                    last = search_thresholds("joint", tuned, valset, lm, folder, plan, report)
+                except CostLimitError as error:
+                    notes.append(_tell_prompts_left(error))
+        return _pick_winner(program, first, last, read_costs(folder / COSTS), lm, plan, data, notes)
+
+
+def _tune_within_cost(
+    first: Found,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    lm: MeteredLM,
+    folder: Path,
+    plan: Plan,
+) -> tuple[SCALE | None, list[str]]:
+    """The program with tuned prompts, or none where the limit forbids; and what is to be told."""
+    paid = folder / COSTS
+    keep = round(RESERVE * read_costs(paid)["threshold"].completion_tokens)
+    try:
+        with pay(paid, "prompts", plan.cost_limit, keep) as ledger:
+            tuned = _tune_prompts_once(first, trainset, valset, lm, folder, plan)
+    except CostLimitError as error:
+        return None, [_tell_prompts_left(error)]
+    notes = []
+    if ledger.refused:  # optimizers take it for failed runs and go on without
+        notes.append("the cost limit ended the search for prompts early")
+        (folder / PROMPTS).unlink()  # with a higher limit it may go on
+    elif ledger.failed:
+        notes.append(f"{ledger.failed} requests failed in the search for prompts")
+        (folder / PROMPTS).unlink()  # a compile that is interrupted after it searches again
+    return tuned, notes
+
+
+def _tell_prompts_left(error: CostLimitError) -> str:
+    told = f"the prompts were left as they were: {error}"
+    logger.warning(told)
+    return told
+
+
+def _pick_winner(
+    program: SCALE,
+    first: Found,
+    last: Found | None,
+    costs: dict[str, Tally],
+    lm: MeteredLM,
+    plan: Plan,
+    data: dict[str, Any],
+    notes: list[str],
+) -> SCALE:
+    """The best stage's program, with the record of the whole compile."""
+    candidates = _list_candidates(program, first, last, plan.budget)
+    best = rank([choice for _, _, choice in candidates], plan.margin)
+    stage, winning, choice = candidates[best]
+    reached = _find_frontier(stage, first, last)
+    baselines = _compare_baselines(first.start, program, reached, choice)
+    winner = change(winning, {})
+    winner.record = {
+        "optimizer": plan.optimizer,
+        "model": lm.model,
+        "data": data,
+        "budget": plan.budget,
+        "seed": lm.seed,
+        **_tell_outcome(candidates, best, costs),
+        "points": list_points(reached),
+        "baselines": baselines,
+        "told": _tell_noise(choice, baselines),
+        "difficulty": {
+            "before": report_scores(first.walks),
+            "after": report_scores((last or first).walks),
+        },
+        "notes": [*notes, *_tell_failures(first, last)],
+    }
+    return winner
+
+
+def search_thresholds(
+    stage: str,
+    student: SCALE,
+    valset: Sequence[dspy.Example],
+    lm: MeteredLM,
+    folder: Path,
+    plan: Plan,
+    report: Callable[[str, Progress], None] | None = None,
+) -> Found:
+    """One search of a compile, kept in its folder under the stage's name, its cost beside it."""
+    finder = ThresholdSearch(
+        budget=plan.budget,
+        margin=plan.margin,
+        samples=plan.samples,
+        threads=plan.threads,
+        variants=plan.variants,
+        seed=plan.seed,
+        out=folder / stage,
+        report=None if report is None else lambda progress: report(stage, progress),
+    )
+    with pay(folder / COSTS, stage, plan.cost_limit):
+        return finder.find(student, valset, lm)
+
+
+def _tune_prompts_once(
+    first: Found,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    lm: MeteredLM,
+    folder: Path,
+    plan: Plan,
+) -> SCALE:
+    """The tuned prompts, or those that an interrupted compile had found before."""
+    path = folder / PROMPTS
+    if path.exists():
+        tuned = change(first.program, {})
+        adopt_prompts(tuned, load_program(path))
+        return tuned
+    labels = read_labels(first.walks)
+    tuned = tune_prompts(first.program, trainset, valset, lm, plan, labels)
+    save_program(tuned, path)
+    return tuned
+
+
+def _list_candidates(
+    program: SCALE, first: Found, last: Found | None, budget: int | None
+) -> list[tuple[str, SCALE, Choice]]:
+    """(stage, program, its outcome on the validation problems), simple ones first.
+
+    The stage `prompts` is the new prompts at the thresholds that the program came with.
+    """
+    ends = program.threshold.value, program.split.value
+    start = describe_point(first.start, *ends, budget)
+    candidates = [("start", program, start), ("threshold", first.program, first.choice)]
+    if last is not None:
+        if last.program.options == program.options:
+            point = describe_point(last.frontier, *ends, budget)
+            candidates.append(("prompts", last.program.at(*ends), point))
+        candidates.append(("joint", last.program, last.choice))
+    return candidates
+
+
+def _tell_failures(first: Found, last: Found | None) -> Iterator[str]:
+    """In words, the walks that failed in the searches; few enough to choose by."""
+    for stage, found in (("threshold", first), ("joint", last)):
+        walks = found.walks if found else []
+        failed = sum(bool(walk["error"]) for walk in walks)
+        if failed:
+            yield f"{failed} of {len(walks)} walks failed in the search {stage!r}, counted as wrong"
+
+
+def _find_frontier(stage: str, first: Found, last: Found | None) -> Frontier:
+    """The frontier of the program that a stage ended with; `serve` reads thresholds off it."""
+    if stage == "start":
+        return first.start
+    return first.frontier if last is None or stage == "threshold" else last.frontier
+
+
+def _tell_outcome(
+    stages: Sequence[tuple[str, SCALE, Choice]], best: int, costs: dict[str, Tally]
+) -> dict[str, Any]:
+    """The part of the record that says what was reached, and at what cost."""
+    total = sum_costs(costs)
+    given = stages[0][1].options
+    return {
+        "before": _tell_choice(stages[0][2]),
+        "after": _tell_choice(stages[best][2]),
+        "held_out": stages[best][2].held_out,
+        "stages": [
+            {
+                "name": stage,
+                "kept": place == best,
+                "variant": {k: v for k, v in program.options.items() if v != given[k]},
+                "threshold": choice.threshold,
+                "split": choice.split,
+                "accuracy": choice.accuracy.estimate,
+                "tok": choice.tokens.estimate,
+                "response_tokens": costs.get(stage, Tally()).completion_tokens,
+            }
+            for place, (stage, program, choice) in enumerate(stages)
+        ],
+        "cost": {
+            "response_tokens": total.completion_tokens,
+            "prompt_tokens": total.prompt_tokens,
+            "calls": total.calls,
+            "seconds": round(total.seconds, 1),
+        },
+    }
+
+
+def _compare_baselines(
+    start: Frontier, program: SCALE, reached: Frontier, choice: Choice
+) -> list[dict[str, Any]]:
+    """What the program could have been left as, against the winner on the same problems.
+
+    Args:
+        start: the frontier of `program`, which is the program as it came.
+        reached: the frontier on which `choice`, the winner's point, lies.
+    """
+    ours = read_problems(reached, choice.threshold, choice.split)
+    points = {"as it came": (program.threshold.value, program.split.value)}
+    if len(start.splits) > 1:
+        points |= {"whole, System 2": (0.0, 1.0), "whole, System 1": (1.0, 1.0)}
+    told = []
+    for name, (tau, split) in points.items():
+        accuracy, tokens = start.read(tau, split)
+        effect = compare(ours, read_problems(start, tau, split)).effect
+        told.append(
+            {
+                "name": name,
+                "accuracy": accuracy,
+                "tok": tokens,
+                "difference": effect.estimate,
+                "difference_interval": [effect.low, effect.high],
+            }
+        )
+    return told
+
+
+def _tell_noise(choice: Choice, baselines: Sequence[dict[str, Any]]) -> list[str]:
+    """In words, how far the scores of a winner may be from those on new problems."""
+    low, high = choice.accuracy.low, choice.accuracy.high
+    told = [
+        f"On the {choice.problems} validation problems {choice.accuracy.estimate:.1%} are right; "
+        f"on new ones of their kind {low:.1%} to {high:.1%} (95 % interval)."
+    ]
+    owed = 0.0
+    if choice.held_out is not None:
+        owed = choice.accuracy.estimate - choice.held_out
+        told.append(
+            f"Of that, {100 * owed:.1f} points are owed to choosing thresholds on so few problems: "
+            f"where a choice did not see the problems, {choice.held_out:.1%} are right."
+        )
+    for each in baselines:
+        low, high = (100 * end for end in each["difference_interval"])
+        told.append(
+            f"Against the program {each['name']} ({each['accuracy']:.1%}, {each['tok']:,.0f} "
+            f"tokens): {100 * each['difference']:+.1f} points, {low:+.1f} to {high:+.1f}; on new "
+            f"problems, less what the choice owes to these, it may by chance be up to "
+            f"{max(0.0, 100 * owed - low):.1f} points worse."
+        )
+    return told
+
+
+def _tell_choice(choice: Choice) -> dict[str, Any]:
+    plain = choice.to_dict()
+    accuracy, tokens = plain["accuracy"], plain["tokens"]
+    return {
+        "threshold": choice.threshold,
+        "split": choice.split,
+        "accuracy": accuracy["estimate"],
+        "accuracy_interval": [accuracy["low"], accuracy["high"]],
+        "tok": tokens["estimate"],
+        "tok_interval": None if tokens["high"] is None else [tokens["low"], tokens["high"]],
+        "problems": choice.problems,
+    }
+
+
+def _match_folder(
+    folder: Path, program: SCALE, lm: MeteredLM, data: dict[str, Any], plan: Plan
+) -> None:
+    """Write what is compiled here, or make sure that the folder is of this very compile."""
+    described = asdict(plan)
+    for free in ("cost_limit", "threads"):  # these may change from session to session
+        del described[free]
+    described["variants"] = list(plan.variants)
+    started = describe_run(program, "compile", "", [], lm, plan.samples)
+    same = {
+        key: started[key] for key in ("options", "program", "requests", "model", "system_1", "seed")
+    }
+    same["thresholds"] = [program.threshold.value, program.split.value]
+    match_description(folder / "compile.json", {**same, "data": data, "plan": described})
+
+
+def _check_sets(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> None:
+    if not trainset or not valset:
+        raise ValueError("a compile needs training and validation problems, at least one of each")
+    check_apart(trainset, valset, "problems are in both the training and the validation set")
+
+
+def check_apart(ours: Sequence[dspy.Example], theirs: Sequence[dspy.Example], told: str) -> None:
+    """ValueError, naming the first, where two sets share a problem."""
+    known = {each.problem for each in theirs}
+    shared = [each.problem for each in ours if each.problem in known]
+    if shared:
+        raise ValueError(f"{len(shared)} {told}, the first of them {shared[0][:60]!r}")
