@@ -225,7 +225,7 @@ def test_every_method_ends_on_replies_mixed(method: str, tmp_path: Path) -> None
         summary = evaluate(make_program(method), examples, lm, tmp_path, samples=1, threads=4)
         assert len(server.chats()) <= 4 * most_requests(method)
     rollouts = list(read_rollouts(tmp_path / "rollouts.jsonl"))
-    assert summary["errors"] == 0, [rollout["error"] for rollout in rollouts]
+    assert summary["errors"] == 0, [rollout.error for rollout in rollouts]
     assert len(rollouts) == 4
 
 
@@ -272,8 +272,8 @@ def test_half_a_character_is_mended_everywhere(tmp_path: Path) -> None:
         with dspy.context(lm=lm):
             assert SCALE(candidates=1)(problem="What is 1 + 1 \udcff?").steps
     rollouts = list(read_rollouts(tmp_path / "rollouts.jsonl"))
-    assert summary["errors"] == sum("Invalid" in (each["error"] or "") for each in rollouts) == 1
-    assert any("\ufffd" in step["subproblem"] for each in rollouts for step in each["steps"])
+    assert summary["errors"] == sum("Invalid" in (each.error or "") for each in rollouts) == 1
+    assert any("\ufffd" in step.subproblem for each in rollouts for step in each.steps)
 
 
 def test_data_takes_ugly_texts_as_data(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def frontier(arguments: argparse.Namespace) -> int:
 
     from scale_dspy.cli.console import RunBar, show_frontier
     from scale_dspy.data.load import load
-    from scale_dspy.evaluation.runner import name_folder, write_json
+    from scale_dspy.evaluation.description import name_folder, write_json
     from scale_dspy.tuning.frontier import check_rule, summarise_frontier
     from scale_dspy.tuning.threshold_sweep import walk_all
 
