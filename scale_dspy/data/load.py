@@ -52,7 +52,8 @@ def load(name: str, *, limit: int | None = None) -> list[dspy.Example]:
         Examples whose only input is `problem`, with `id` (unique in the set), `problem`, `answer`
         (the gold, canonical), `answers` (all that are accepted, the gold first), `kind`
         ("integer" where every answer of the set is one, else "math"), `source` (the set's name)
-        and, where the set has them, `solution`, `level` and `subject`, all text.
+        and, where the set has them, `solution` and those of `GROUPS`, all text; `steps` is how
+        many lines of working a gsm8k problem takes.
 
     Raises:
         DataError: The set cannot be found or read, a problem of it is malformed, or `limit` is
@@ -297,8 +298,15 @@ def _read_extras(row: Row) -> dict[str, str]:
         "solution": _as_text(solution),
         "level": _as_text(_pick(row, ["level", "difficulty"])),
         "subject": _as_text(_pick(row, ["subject", "type"])),
+        "year": _as_text(_pick(row, ["year"])),
+        "steps": _count_lines(solution) if "<<" in str(solution) else None,
     }
     return {name: text for name, text in extras.items() if text}
+
+
+def _count_lines(working: Any) -> str:
+    """How many lines of a gsm8k working calculate something, between `<<` and `>>`."""
+    return str(sum("<<" in line for line in str(working).splitlines()))
 
 
 # ---- how answers are written ----------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -57,6 +57,7 @@ class Rollout:
         seconds: wall-clock; None where unknown.
         error: what ended it early; None where nothing did.
         replaced: in words, every model output that had to be replaced.
+        groups: what the set tells of the problem, by the names of `GROUPS`.
     """
 
     id: str
@@ -70,6 +71,7 @@ class Rollout:
     seconds: float | None
     error: str | None
     replaced: tuple[str, ...] = ()
+    groups: dict[str, str] = field(default_factory=dict)
 
     @property
     def right(self) -> bool:

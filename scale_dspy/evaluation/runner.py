@@ -23,6 +23,7 @@ from dspy.utils.exceptions import (
 )
 from typing_extensions import Unpack
 
+from scale_dspy.data.registry import GROUPS
 from scale_dspy.evaluation.description import (
     RUN,
     match_description,
@@ -223,6 +224,7 @@ async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: Me
         problem=example.problem,
         answer=answer,
         gold=str(example.answer),
+        groups={name: str(example[name]) for name in GROUPS if name in example},
         correct=right,
         steps=steps,
         usage={name: Tally(**tally) for name, tally in ledger.usage().items()},

@@ -1,19 +1,20 @@
 """Read back what `evaluate` wrote: a run's description, and of its rollouts the numbers.
 
 Texts stay in the file, so that a run of any length fits in memory: a run knows the offset of each
-rollout's line, and `read_texts` fetches one whole.
+rollout's line, and `read_text` fetches one whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from scale_dspy.evaluation.description import RUN, read_description
 from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout
 from scale_dspy.evaluation.summary import Summary, summarise
+from scale_dspy.report.flags import Flags, find_flags, read_caps
 from scale_dspy.utils.records import parse_record
 
 
@@ -28,6 +29,7 @@ class Run:
         rollouts: without their texts.
         offsets: where in the file a rollout's line begins, by problem and sample.
         summary: of `rollouts`.
+        flags: what else there is to say of a rollout, by problem and sample.
         notes: what a reader should know of how complete it is.
     """
 
@@ -37,6 +39,7 @@ class Run:
     rollouts: Sequence[Rollout]
     offsets: Mapping[tuple[str, int], int]
     summary: Summary
+    flags: Mapping[tuple[str, int], Flags]
     notes: tuple[str, ...]
 
     @property
@@ -44,6 +47,17 @@ class Run:
         """What identifies its data: runs with equal digests had the same problems."""
         digest = self.description.get("digest")
         return None if digest is None else str(digest)
+
+    @property
+    def grader(self) -> str | None:
+        """The version of the grader its verdicts are of; None for a run from before it was told."""
+        grader = self.description.get("grader")
+        return None if grader is None else str(grader)
+
+    @property
+    def cap(self) -> int | None:
+        """The most response tokens of one System 2 call; None for a method without System 2."""
+        return read_caps(self.description).get(2)
 
     @property
     def threshold(self) -> float | None:
@@ -68,46 +82,61 @@ def read_run(folder: Path) -> Run:
     """
     description = read_description(folder / RUN)
     path = folder / ROLLOUTS
+    if path.exists() and not path.is_file():  # opening a FIFO would wait for a writer
+        raise ValueError(f"{path} cannot be read: it is no file")
     try:
         with path.open("rb") as file:
-            found, torn = _read_rollouts(path, file)
+            found, torn = _read_rollouts(path, file, read_caps(description))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    rollouts, beyond = _drop_samples([rollout for rollout, _ in found], description.get("samples"))
+    rollouts, beyond = _drop_samples([each.rollout for each in found], description.get("samples"))
     if not rollouts:
         raise ValueError(f"{folder} holds no rollouts yet: nothing to report")
     try:
         summary = summarise(rollouts)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    offsets = {(rollout.id, rollout.sample): offset for rollout, offset in found}
+    offsets = {(each.rollout.id, each.rollout.sample): each.offset for each in found}
+    flags = {(each.rollout.id, each.rollout.sample): each.flags for each in found}
     notes = tuple(_note(description, summary, torn, beyond))
-    return Run("", folder, description, rollouts, offsets, summary, notes)
+    return Run("", folder, description, rollouts, offsets, summary, flags, notes)
 
 
-def read_texts(run: Run, rollouts: Iterable[Rollout]) -> Iterator[Rollout]:
-    """Fetch rollouts of a run whole, one at a time.
+def read_text(run: Run, file: BinaryIO, known: Rollout) -> Rollout:
+    """Fetch one rollout of a run whole.
+
+    Args:
+        run: whose it is.
+        file: the run's rollouts, open.
+        known: the rollout without its texts.
 
     Raises:
         ValueError: the file is not the one that was read before.
     """
     path = run.folder / ROLLOUTS
-    with path.open("rb") as file:
-        for known in rollouts:
-            file.seek(run.offsets[known.id, known.sample])
-            try:
-                whole = parse_record(Rollout, file.readline(), str(path), "rollout")
-            except ValueError:
-                whole = None
-            if whole is None or (whole.id, whole.sample) != (known.id, known.sample):
-                raise ValueError(f"{path} changed while it was read: try again")
-            yield whole
+    file.seek(run.offsets[known.id, known.sample])
+    try:
+        whole = parse_record(Rollout, file.readline(), str(path), "rollout")
+    except ValueError:
+        whole = None
+    if whole is None or (whole.id, whole.sample) != (known.id, known.sample):
+        raise ValueError(f"{path} changed while it was read: try again")
+    return whole
 
 
-def _read_rollouts(path: Path, file: BinaryIO) -> tuple[list[tuple[Rollout, int]], bool]:
-    """All rollouts in numbers, each with the offset of its line, and whether a last line was left
-    out that a kill tore off."""
-    found: list[tuple[Rollout, int]] = []
+class _Found(NamedTuple):
+    """A rollout in numbers, the offset of its line, and what its texts showed."""
+
+    rollout: Rollout
+    offset: int
+    flags: Flags
+
+
+def _read_rollouts(
+    path: Path, file: BinaryIO, caps: Mapping[int, int]
+) -> tuple[list[_Found], bool]:
+    """All rollouts, and whether a last line was left out that a kill tore off."""
+    found: list[_Found] = []
     offset = 0
     for number, line in enumerate(file, 1):
         try:
@@ -116,7 +145,7 @@ def _read_rollouts(path: Path, file: BinaryIO) -> tuple[list[tuple[Rollout, int]
             if not line.endswith(b"\n"):
                 return found, True
             raise
-        found.append((rollout.drop_texts(), offset))
+        found.append(_Found(rollout.drop_texts(), offset, find_flags(rollout, caps)))
         offset += len(line)
     return found, False
 
