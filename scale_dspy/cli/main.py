@@ -160,8 +160,20 @@ def _add_traces_command(parsers: _Parsers) -> None:
 
 def _add_report_command(parsers: _Parsers) -> None:
     command = parsers.add_parser("report", help="a page on one or several runs")
-    command.add_argument("folders", nargs="+", metavar="DIR", help="folders of evaluate --out")
-    command.add_argument("--out", default="report.html", help="the page [report.html]")
+    command.add_argument(
+        "folders", nargs="+", metavar="DIR", help="folders of evaluate --out or frontier --out"
+    )
+    command.add_argument(
+        "--out",
+        metavar="FILE.html",
+        help="the page [report.html, or none with --table or --inspect]",
+    )
+    command.add_argument(
+        "--table", choices=("latex", "markdown"), help="print the runs as a table for a paper"
+    )
+    command.add_argument(
+        "--inspect", metavar="DIR", help="write the runs as logs that `inspect view` opens"
+    )
     command.add_argument("--json", action="store_true", help="one JSON object on standard output")
     command.set_defaults(run=run.report)
 

@@ -6,7 +6,7 @@ import argparse
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scale_dspy.cli.options import (
     DONE,
@@ -20,6 +20,12 @@ from scale_dspy.cli.options import (
     read_engine,
     read_program,
 )
+from scale_dspy.report.names import clean_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from scale_dspy.report.report import Report
 
 
 def solve(arguments: argparse.Namespace) -> int:
@@ -149,23 +155,50 @@ def traces(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Write a page on one or several runs, with pictures beside it; a table in the terminal."""
+    """Write a page on one or several runs, with pictures beside it; or a table, or logs."""
     from rich.console import Console
 
-    from scale_dspy.report.report import render_comparisons, render_table, write_report
+    from scale_dspy.report.report import read_report, write_report
 
-    console = Console(stderr=bool(arguments.json), highlight=False)
-    written = write_report([Path(folder) for folder in arguments.folders], Path(arguments.out))
-    console.print(render_table(written))
-    if written.pairs:
-        console.print()
-        console.print(render_comparisons(written))
-    for note in written.notes:
-        console.print(f"note: {note}", style="yellow", markup=False)
-    console.print(f"{written.page} is written", markup=False)
+    folders = [Path(folder) for folder in arguments.folders]
+    asked_else = arguments.table or arguments.inspect
+    if arguments.out or not asked_else:
+        written = write_report(folders, Path(arguments.out or "report.html"))
+    else:
+        written = read_report(folders)
+    # A table that is asked for has standard output to itself, as JSON has.
+    console = Console(stderr=bool(arguments.json or arguments.table), highlight=False)
+    _show_report(console, written)
+    if arguments.inspect:
+        from scale_dspy.report.inspect_logs import write_logs
+
+        logs = write_logs(written.runs, Path(arguments.inspect))
+        console.print(f"{len(logs)} logs are in {arguments.inspect}", markup=False)
+    if arguments.table:
+        from scale_dspy.report.tables import write_table
+
+        table = write_table(written.runs, arguments.table)
+        print(table) if not arguments.json else console.print(table, markup=False)
     if arguments.json:
         print_json(written.to_dict())
     return DONE
+
+
+def _show_report(console: Console, report: Report) -> None:
+    from scale_dspy.report.report import render_comparisons, render_table
+    from scale_dspy.report.verdict import tell_verdicts
+
+    for verdict in tell_verdicts(report.runs, report.pairs):
+        console.print(clean_line(verdict), style="bold", markup=False)
+    if report.runs:
+        console.print(render_table(report))
+    if report.pairs:
+        console.print()
+        console.print(render_comparisons(report))
+    for note in report.notes:
+        console.print(f"note: {clean_line(note)}", style="yellow", markup=False)
+    if report.page:
+        console.print(f"{report.page} is written", markup=False)
 
 
 def _load_against(names: str | None) -> tuple[dict[str, list[Any]], list[str]]:

@@ -83,7 +83,7 @@ def _tell(key: str, value: Any) -> str:
 
 def shorten(value: Any) -> str:
     """One printable line, of a path its last part."""
-    text = "".join(c if c.isprintable() else " " for c in str(value).rstrip("/").split("/")[-1])
+    text = clean_line(str(value).rstrip("/").split("/")[-1])
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
@@ -92,3 +92,8 @@ def order_name(name: str) -> list[str | tuple[int, str]]:
     parts = re.split("([0-9]+)", name)
     numbers = [(len(digits.lstrip("0")), digits.lstrip("0")) for digits in parts[1::2]]
     return [part for pair in zip(parts[::2], [*numbers, (0, "")], strict=True) for part in pair]
+
+
+def clean_line(text: str) -> str:
+    """A text of one line that no terminal acts on."""
+    return "".join(each if each.isprintable() else " " for each in text)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from scale_dspy.report.comparisons import Pair, calibrate, compare_runs
 from scale_dspy.report.figures import draw_accuracy, draw_calibration, draw_caps, draw_positions
 from scale_dspy.report.html_page import Content, write_page
-from scale_dspy.report.names import name_runs, shorten
+from scale_dspy.report.names import clean_line, name_runs, shorten
 from scale_dspy.report.run_reader import Run, read_run
 from scale_dspy.report.sweeps import Sweep, is_sweep, read_sweep
 from scale_dspy.report.verdict import tell_verdicts
@@ -198,7 +198,7 @@ def _text(value: str) -> Any:
     """A text that Rich takes as it is, whatever brackets it holds; no terminal acts on it."""
     from rich.text import Text
 
-    return Text("".join(each if each.isprintable() else " " for each in value))
+    return Text(clean_line(value))
 
 
 def _spell(value: float | None, scale: float = 1, how: str = ",.0f") -> str:
