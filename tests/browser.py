@@ -107,4 +107,5 @@ async def press(call: Call, key: str) -> None:
 
 async def shoot(call: Call, path: Path) -> None:
     """Save what the tab shows as a PNG."""
-    path.write_bytes(base64.b64decode((await call("Page.captureScreenshot"))["data"]))
+    shot = (await call("Page.captureScreenshot"))["data"]
+    await asyncio.to_thread(path.write_bytes, base64.b64decode(shot))

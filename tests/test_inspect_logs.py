@@ -38,7 +38,9 @@ def test_errors_and_hostile_names_are_data(tmp_path: Path) -> None:
     from inspect_ai.log import read_eval_log
 
     told = {"method": "../../evil\x1b[2J", "data": None, "model": None}
-    folder = change_rollouts(make_run(tmp_path / "run", told=told), error="Timeout: late", answer=None)
+    folder = change_rollouts(
+        make_run(tmp_path / "run", told=told), error="Timeout: late", answer=None
+    )
     assert cli.main(["report", str(folder), "--inspect", str(tmp_path / "logs")]) == 0
     (path,) = (tmp_path / "logs").iterdir()
     log = read_eval_log(str(path))

@@ -19,9 +19,17 @@ pytestmark = [
 ]
 __all__ = ["undrawn"]
 
-ROWS = "[...document.querySelectorAll('#grid-body tr')].map(r => r.querySelector('button').textContent).join(' ')"
-CELLS = "[...document.querySelectorAll('#grid-body tr:first-child td.cell')].map(c => c.textContent).join(' ')"
-NAME = "document.getElementById('reader').open && document.getElementById('reader-name').textContent"
+ROWS = (
+    "[...document.querySelectorAll('#grid-body tr')]"
+    ".map(r => r.querySelector('button').textContent).join(' ')"
+)
+CELLS = (
+    "[...document.querySelectorAll('#grid-body tr:first-child td.cell')]"
+    ".map(c => c.textContent).join(' ')"
+)
+NAME = (
+    "document.getElementById('reader').open && document.getElementById('reader-name').textContent"
+)
 COLUMNS = "document.querySelectorAll('#reader-runs .column').length"
 
 
@@ -47,7 +55,9 @@ def make_page(folder: Path) -> Path:
     return page
 
 
-def drive(folder: Path, act: Callable[[Call], Awaitable[None]], fragment: str = "", width: int = 1280) -> None:
+def drive(
+    folder: Path, act: Callable[[Call], Awaitable[None]], fragment: str = "", width: int = 1280
+) -> None:
     async def run() -> None:
         size = (width, 900)
         async with open_page(make_page(folder), folder, fragment=fragment, size=size) as call:
@@ -143,7 +153,10 @@ def test_keys_move_open_and_close(tmp_path: Path) -> None:
         await press(call, "k")
         await wait_for(call, f"({NAME}) === 'p-1'")
         await press(call, "1")
-        await wait_for(call, "document.querySelector('.pills [aria-pressed=true]').title.startsWith('sample 1')")
+        await wait_for(
+            call,
+            "document.querySelector('.pills [aria-pressed=true]').title.startsWith('sample 1')",
+        )
         await press(call, "Escape")
         await wait_for(call, "!document.getElementById('reader').open")
         assert await ask(call, at) == "p-1"

@@ -154,7 +154,9 @@ def check_harmless(text: str) -> None:
 
 def unpack(text: str) -> list[dict[str, Any]]:
     """The problems' bodies in a page, in the order of its index."""
-    blocks = [base64.b64decode(block) for kind, block in collect(text).scripts if kind == "text/plain"]
+    blocks = [
+        base64.b64decode(block) for kind, block in collect(text).scripts if kind == "text/plain"
+    ]
     return [body for block in blocks for body in json.loads(gzip.decompress(block))]
 
 
@@ -401,7 +403,10 @@ def test_the_reader_tells_errors_replacements_and_what_it_cut(tmp_path: Path) ->
 
 
 def test_problems_on_which_runs_differ_come_first(tmp_path: Path) -> None:
-    runs = [read_run(make_run(tmp_path / name, f"{right}0000")) for name, right in (("a", "1111"), ("b", "1100"))]
+    runs = [
+        read_run(make_run(tmp_path / name, f"{right}0000"))
+        for name, right in (("a", "1111"), ("b", "1100"))
+    ]
     found = bodies.collect_problems(runs)
     assert [each.id for each in found] == ["p-1", "p-2", "p-3", "p-0"]
     assert [each.spread for each in found] == [1, 0, 0, 0]
@@ -438,7 +443,22 @@ def test_a_pipe_for_rollouts_is_refused_and_not_waited_for(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "piece", [r"\[", r"\(", "$", "$a ", r"\boxed{", "_a", "[", r"\begin{align}", "> ", "- ", "|a", "$\n", "\\[\n"]
+    "piece",
+    [
+        r"\[",
+        r"\(",
+        "$",
+        "$a ",
+        r"\boxed{",
+        "_a",
+        "[",
+        r"\begin{align}",
+        "> ",
+        "- ",
+        "|a",
+        "$\n",
+        "\\[\n",
+    ],
 )
 def test_what_is_never_closed_costs_little(piece: str) -> None:
     text = (piece * 8000)[:8000]
@@ -481,7 +501,11 @@ def test_groups_have_accuracies_of_their_own(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a", "110100")
     lines = [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
     for line in lines:
-        line["groups"] = {"level": "1" if line["id"] == "p-0" else "2", "subject": "one", "odd": "x"}
+        line["groups"] = {
+            "level": "1" if line["id"] == "p-0" else "2",
+            "subject": "one",
+            "odd": "x",
+        }
     (folder / "rollouts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = compare_groups([read_run(folder)])
     assert list(found) == ["level"]  # a subject alone is no group, `odd` is none at all
@@ -496,7 +520,10 @@ def test_groups_have_accuracies_of_their_own(tmp_path: Path) -> None:
 def test_settings_are_told_without_digests_or_python(tmp_path: Path) -> None:
     request = {"max_tokens": 9, "extra_body": {"thinking": True}}
     told = {"requests": {"solve.system_2": request}, "program": "ff519ea6"}
-    folders = [make_run(tmp_path / "a", told=told), make_run(tmp_path / "b", told={"program": "00"})]
+    folders = [
+        make_run(tmp_path / "a", told=told),
+        make_run(tmp_path / "b", told={"program": "00"}),
+    ]
     text = write_report(folders, tmp_path / "report.html").page.read_text()
     assert "solve.system_2.extra_body.thinking" in text
     assert "ff519ea6" not in text

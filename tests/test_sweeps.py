@@ -64,7 +64,11 @@ def test_a_frontier_stands_beside_runs_of_its_data(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_frontier_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str | None, complaint: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: str | None,
+    complaint: str,
 ) -> None:
     folder = make_sweep(tmp_path / "curve")
     (folder / name).unlink()
@@ -74,5 +78,5 @@ def test_a_broken_frontier_is_one_line(
     assert code == 2
     assert len(said.splitlines()) == 1
     assert complaint in said
-    with pytest.raises(ValueError, match="frontier|description"):
+    with pytest.raises(ValueError, match=r"frontier|description"):
         read_report([folder])

@@ -26,7 +26,9 @@ def test_markdown_has_a_row_a_run_and_the_best_in_bold(tmp_path: Path) -> None:
 
 
 def test_runs_of_one_method_on_two_sets_share_a_row(tmp_path: Path) -> None:
-    folders = [make_run(tmp_path / name, told={"data": name, "digest": name}) for name in ("s1", "s_2")]
+    folders = [
+        make_run(tmp_path / name, told={"data": name, "digest": name}) for name in ("s1", "s_2")
+    ]
     text = write_table(read_report(folders).runs, "latex")
     assert r"\multicolumn{4}{c}{s1} & \multicolumn{4}{c}{s\_2} \\" in text
     rows = [line for line in text.splitlines() if line.startswith("scale")]

@@ -30,7 +30,7 @@ from scale_dspy.step import Step
 BLOCK = 48
 """Rollouts of one block, more only where one problem has more."""
 
-RENDERED = 6000
+RENDERED = 3000
 """Rollouts whose formulas are converted, those of problems on which runs differ first: it takes
 milliseconds each. Those after them are shown as they were written."""
 
@@ -162,7 +162,9 @@ def _write_problem(whole: list[list[Rollout]], rendered: Iterator[int]) -> dict[
     first = next(one for each in whole for one in each)
     return {
         "problem": _show(first.problem, True),
-        "runs": [[_write_rollout(one, next(rendered) < RENDERED) for one in each] for each in whole],
+        "runs": [
+            [_write_rollout(one, next(rendered) < RENDERED) for one in each] for each in whole
+        ],
     }
 
 
@@ -177,7 +179,9 @@ def _write_rollout(rollout: Rollout, convert: bool) -> dict[str, Any]:
         "tokens": rollout.tokens,
         "seconds": rollout.seconds,
         "notes": notes,
-        "steps": [_write_step(each, rollout.problem, convert) for each in rollout.steps[:MOST_STEPS]],
+        "steps": [
+            _write_step(each, rollout.problem, convert) for each in rollout.steps[:MOST_STEPS]
+        ],
         "usage": _tell_usage(rollout.usage),
     }
 

@@ -76,10 +76,10 @@ def draw_accuracy(runs: Sequence[Run], sweeps: Sequence[Sweep] = ()) -> Picture 
     """
     drawn = [run for run in runs if run.summary["tok"] is not None]
     panels: dict[str, Panel] = {}
-    for each in (*drawn, *sweeps):
-        key = f"{each.digest} {each.description.get('data')}"
-        panel = panels.setdefault(key, Panel(each.description.get("data"), [], []))
-        (panel.runs if isinstance(each, Run) else panel.sweeps).append(each)  # type: ignore[attr-defined]
+    for run in drawn:
+        _find_panel(panels, run).runs.append(run)
+    for sweep in sweeps:
+        _find_panel(panels, sweep).sweeps.append(sweep)
     if not panels:
         return None
     told = [
@@ -118,6 +118,12 @@ class Panel(NamedTuple):
     def set(self) -> str:
         """The name of its set."""
         return str(self.data)
+
+
+def _find_panel(panels: dict[str, Panel], each: Run | Sweep) -> Panel:
+    """The panel of its data, a new one where it is the first."""
+    data = each.description.get("data")
+    return panels.setdefault(f"{each.digest} {data}", Panel(data, [], []))
 
 
 def _plot_panel(axes: Axes, panel: Panel, groups: Mapping[str, Sequence[Run]], look: Look) -> None:
@@ -174,7 +180,7 @@ def _plot_sweep(axes: Axes, sweep: Sweep, colour: str) -> None:
 def _plot_paper(axes: Axes, name: str, look: Look) -> None:
     """The paper's rows for a set that it has, hollow, and its threshold sweep, dotted."""
     rows, sweep = METHODS.get(name, ()), THRESHOLDS.get(name, ())
-    soft = {"color": look.soft, "linewidth": 0.9}
+    soft: dict[str, Any] = {"color": look.soft, "linewidth": 0.9}
     axes.plot([row.tokens for row in sweep], [row.accuracy for row in sweep], ":", **soft)
     for place, row in enumerate(rows):
         axes.plot(
@@ -211,8 +217,8 @@ def draw_caps(runs: Sequence[Run]) -> Picture | None:
         if run.cap is not None:
             method = shorten(run.description.get("method"))
             threshold = "" if run.threshold is None else f" τ={run.threshold:g}"
-            told = f"{method}{threshold}, {shorten(run.description.get('data'))}"
-            groups.setdefault(told, []).append(run)
+            name = f"{method}{threshold}, {shorten(run.description.get('data'))}"
+            groups.setdefault(name, []).append(run)
     lines = {name: group for name, group in groups.items() if len({run.cap for run in group}) > 1}
     if not lines:
         return None
@@ -230,7 +236,9 @@ def draw_caps(runs: Sequence[Run]) -> Picture | None:
         _format_counts(axes)
         _add_legend(figure, [axes])
 
-    told = [f"{run.name}: {100 * run.summary['accuracy']:.1f}%" for g in lines.values() for run in g]
+    told = [
+        f"{run.name}: {100 * run.summary['accuracy']:.1f}%" for g in lines.values() for run in g
+    ]
     alt = f"Accuracy against System 2's cap on tokens. {'; '.join(told)}."
     return _picture("caps", alt, draw, 3.6, list(lines))
 

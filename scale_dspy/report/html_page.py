@@ -143,9 +143,9 @@ def _write_data(runs: Sequence[Run]) -> Iterator[str]:
         "allowed": allowed,
         "problems": rows,
     }
-    text = json.dumps(index, separators=(",", ":"))  # in ASCII, so that only < could end it
+    text = json.dumps(index, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     yield '<script type="application/json" id="data">'
-    yield text.replace("<", "\\u003c")
+    yield text.encode("utf-8", errors="replace").decode()  # a lone surrogate is no character
     yield f"</script>\n<script>{SCRIPT}</script>\n"
 
 
@@ -156,7 +156,7 @@ def _describe(content: Content) -> dict[str, Any]:
     runs = content.runs
     pictures = [_describe_picture(picture, content) for picture in content.pictures]
     first = pictures[:1] if content.pictures and content.pictures[0].name == "accuracy" else []
-    described = [*runs, *content.sweeps]
+    described: list[Run | Sweep] = [*runs, *content.sweeps]
     sets = dict.fromkeys(shorten(each.description.get("data")) for each in described)
     return {
         "policy": Markup(POLICY),
@@ -320,7 +320,9 @@ def _describe_picture(picture: Picture, content: Content) -> dict[str, Any]:
     title, caption = PICTURES[picture.name]
     steps = sum(each.steps for one in content.series for each in one.bins)
     rated = _tell_size([run for one in content.series for run in one.runs])
-    told = caption.format(size=_tell_size(content.runs), steps=f"{steps:,} sub-problems", rated=rated)
+    told = caption.format(
+        size=_tell_size(content.runs), steps=f"{steps:,} sub-problems", rated=rated
+    )
     images = ("wide", "narrow", "wide_dark", "narrow_dark")
     return {
         "name": picture.name,

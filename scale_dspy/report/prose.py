@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +116,7 @@ def _read_block(state: StateBlock, first: int, last: int, silent: bool) -> bool:
 
 
 def _find_formula(
-    text: str, start: int, stop: int, known: dict[str, Any]
+    text: str, start: int, stop: int, known: MutableMapping[str, Any]
 ) -> tuple[str, int, bool] | None:
     """(what is in it, where it ends, whether it has a line of its own) of the formula at `start`.
 
@@ -138,7 +138,9 @@ def _find_formula(
     return None if end < 0 else (text[start:after], after, True)
 
 
-def _find_end(text: str, closing: str, start: int, stop: int, known: dict[str, Any]) -> int:
+def _find_end(
+    text: str, closing: str, start: int, stop: int, known: MutableMapping[str, Any]
+) -> int:
     """Where `closing` is next, or -1; a blank line ends the search, as it ends a paragraph."""
     if known.get(closing, (stop + 1, stop))[0] <= start and known[closing][1] == stop:
         return -1

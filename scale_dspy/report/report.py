@@ -150,7 +150,9 @@ def _compare_graders(runs: Sequence[Run]) -> list[str]:
 
 def render_table(report: Report) -> Table:
     """The runs as a table for the terminal; percentages, and means a rollout."""
-    table = _start_table("run", "acc", "95%", "pass@k", "maj@k", "Tok", "Tpi", "hard", "limit", "unread", "errors")
+    table = _start_table(
+        "run", "acc", "95%", "pass@k", "maj@k", "Tok", "Tpi", "hard", "limit", "unread", "errors"
+    )
     for run in report.runs:
         it = run.summary
         low, high = it["accuracy_interval"]

@@ -51,7 +51,9 @@ class Run:
     @property
     def grader(self) -> str | None:
         """The version of the grader its verdicts are of; None for a run from before it was told."""
-        grader = self.description.get("grader")
+        versions = self.description.get("versions")
+        named = versions.get("grader") if isinstance(versions, Mapping) else None
+        grader = named or self.description.get("grader")
         return None if grader is None else str(grader)
 
     @property

@@ -37,9 +37,13 @@ def write_table(runs: Sequence[Run], how: str) -> str:
         raise ValueError("a table needs at least one run; a frontier alone has none")
     sets = _sort_into_sets(runs)
     rows = list(dict.fromkeys(name for each in sets for name in each.runs))
-    clean, bold = (_clean_latex, r"\textbf{{{}}}") if how == "latex" else (_clean_markdown, "**{}**")
+    clean, bold = (
+        (_clean_latex, r"\textbf{{{}}}") if how == "latex" else (_clean_markdown, "**{}**")
+    )
     header = [["", *("Acc (%)", "Tok", "Tpi", "hard (%)") * len(sets)]]
-    body = [[name, *(cell for each in sets for cell in _list_cells(each, name, bold))] for name in rows]
+    body = [
+        [name, *(cell for each in sets for cell in _list_cells(each, name, bold))] for name in rows
+    ]
     titles = [clean(each.title) for each in sets]
     text = [[clean(name), *cells] for name, *cells in body]
     if how == "latex":

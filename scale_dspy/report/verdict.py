@@ -38,7 +38,8 @@ def _tell_set(members: Sequence[Run], pairs: Sequence[Pair], several: bool) -> s
     points = 100 * sign * pair.accuracy.effect.estimate
     ends = sorted(100 * sign * end for end in (pair.accuracy.effect.low, pair.accuracy.effect.high))
     if round(points, 1) == 0:
-        return f"{where}{best.name} and {other.name} are right equally often{_tell_tokens(pair, sign)}."
+        equal = f"{where}{best.name} and {other.name} are right equally often"
+        return f"{equal}{_tell_tokens(pair, sign)}."
     told = (
         f"{where}{best.name} is right {points:.1f} percentage points more often than {other.name}"
         f"{_tell_tokens(pair, sign)}"
@@ -63,4 +64,8 @@ def _tell_tokens(pair: Pair, sign: int) -> str:
     ratio = pair.tokens.effect.estimate**sign
     if not math.isfinite(ratio) or ratio <= 0 or 0.95 < ratio < 1.05:
         return ", at the same number of tokens" if 0.95 < ratio < 1.05 else ""
-    return f", at {ratio:.1f} times the tokens" if ratio > 1 else f", at {100 * ratio:.0f} % of the tokens"
+    return (
+        f", at {ratio:.1f} times the tokens"
+        if ratio > 1
+        else f", at {100 * ratio:.0f} % of the tokens"
+    )
