@@ -29,6 +29,7 @@ from scale_dspy.stages.decompose import Decompose
 from scale_dspy.stages.solve import Solve
 
 if TYPE_CHECKING:
+    from scale_dspy.evaluation.forecast import Forecast
     from scale_dspy.evaluation.runner import Progress
     from scale_dspy.evaluation.summary import Summary
     from scale_dspy.traces.dataset_card import Card
@@ -158,6 +159,22 @@ def show_summary(console: Console, method: str, summary: Summary) -> None:
     ]
     for name, value in rows:
         console.print(f"{name:<26} {value}")
+
+
+def show_forecast(console: Console, planned: Forecast, out: Path) -> None:
+    """What a run would do, on a line each."""
+    least, most = planned.requests
+    tokens = "unknown: --like DIR names a run to learn it from"
+    if planned.tokens is not None:
+        tokens = f"about {planned.tokens:,.0f} (the mean of {planned.measured:,} rollouts)"
+    for name, value in (
+        ("problems x samples", f"{planned.problems} x {planned.samples}"),
+        ("there already", f"{planned.done:,}, in {out}"),
+        ("to be made", f"{planned.missing:,}"),
+        ("requests", f"{least:,} to {most:,}, repeats of unreadable replies aside"),
+        ("response tokens", tokens),
+    ):
+        console.print(f"{name:<26} {value}", markup=False)
 
 
 def show_card(console: Console, card: Card) -> None:

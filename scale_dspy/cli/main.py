@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
 from scale_dspy import __version__
-from scale_dspy.cli import run, serve, tune
+from scale_dspy.cli import run, serve, steer, tune
 from scale_dspy.cli.options import FAILED
+from scale_dspy.cli.run_file import describe_settings, expand
 from scale_dspy.lm.modes import Style
 from scale_dspy.tuning import OPTIMIZERS
 
@@ -19,12 +22,22 @@ if TYPE_CHECKING:
 
 BAD_USAGE, INTERRUPTED = 2, 130
 MODES = get_args(Style)
+REPEATABLE = ("evaluate", "frontier", "compile", "traces")  # those that a run file may hold
 METHODS = ("scale", "last_step", "cot", "majority", "inftythink", "routing")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (0 done, 1 it failed, 2 bad usage or input)."""
-    arguments = _make_parser().parse_args(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser, commands = _make_parser()
+    try:
+        typed = expand(argv, {name: commands[name] for name in REPEATABLE})
+    except ValueError as error:
+        return _complain(_first_line(error), BAD_USAGE)
+    arguments = parser.parse_args(typed)
+    arguments.argv = argv
+    arguments.settings = describe_settings(arguments, commands[arguments.command])
+    _end_on_sigterm()
     keys = [getattr(arguments, "api_key", None), os.environ.get("SCALE_SYSTEM_1_API_KEY")]
 
     def complain(message: str, code: int) -> int:
@@ -51,14 +64,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(_explain(error, arguments), FAILED)
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _end_on_sigterm() -> None:
+    """Let `stop`, a batch system or a container end a command as Ctrl-C does, nothing lost."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+def _make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser, and the parser of each command by its name."""
     parser = argparse.ArgumentParser(
         prog="scale-dspy",
         description="More right answers from fewer tokens on hard math problems.",
         epilog="With no --model and no --api-base the embedded model serves, on the CPU.",
     )
     parser.add_argument("--version", action="version", version=f"scale-dspy {__version__}")
-    parsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    parsers = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     for add in (
         _add_solve_command,
         _add_evaluate_command,
@@ -69,10 +93,12 @@ def _make_parser() -> argparse.ArgumentParser:
         _add_report_command,
         _add_serve_command,
         _add_doctor_command,
+        _add_status_command,
+        _add_stop_command,
         _add_completion_command,
     ):
         add(parsers)
-    return parser
+    return parser, parsers.choices
 
 
 def _add_solve_command(parsers: _Parsers) -> None:
@@ -85,12 +111,16 @@ def _add_solve_command(parsers: _Parsers) -> None:
 
 def _add_evaluate_command(parsers: _Parsers) -> None:
     command = parsers.add_parser("evaluate", help="accuracy and tokens of a method on a set")
-    command.add_argument("data", help="a name (mini, aime24, ...), a hub path or a JSON Lines file")
+    command.add_argument(
+        "data",
+        help="a name (mini, aime24, ...), a hub path, a JSON Lines file; or a run as a .toml file",
+    )
     command.add_argument("--out", metavar="DIR", help="where to write [runs/DATA-METHOD]")
     _add_rollouts(command, 8, "rollouts of each problem")
     command.set_defaults(run=run.evaluate)
     _add_engine(command)
     _add_method(command)
+    _add_steering(command)
     _add_backend(command)
 
 
@@ -101,6 +131,7 @@ def _add_frontier_command(parsers: _Parsers) -> None:
     _add_rollouts(command, 1, "walks of each problem")
     command.set_defaults(run=tune.frontier)
     _add_choice(command, margin=0.02)
+    _add_steering(command)
     _add_backend(command)
 
 
@@ -125,6 +156,7 @@ def _add_compile_command(parsers: _Parsers) -> None:
     )
     command.set_defaults(run=tune.compile)
     _add_choice(command, margin=0.0)
+    _add_steering(command)
     _add_backend(command)
 
 
@@ -155,6 +187,7 @@ def _add_traces_command(parsers: _Parsers) -> None:
     _add_rollouts(command, 1, "tries a problem; the shortest right one is kept")
     _add_engine(command)
     _add_method(command)
+    _add_steering(command)
     _add_backend(command)
 
 
@@ -200,6 +233,36 @@ def _add_doctor_command(parsers: _Parsers) -> None:
     _add_backend(command)
 
 
+def _add_status_command(parsers: _Parsers) -> None:
+    command = parsers.add_parser("status", help="how far runs are, and which process is at work")
+    command.add_argument(
+        "folders", nargs="*", default=["runs"], metavar="DIR", help="of runs, or around them [runs]"
+    )
+    command.add_argument("--watch", action="store_true", help="look again until none is at work")
+    command.add_argument("--json", action="store_true", help="one JSON list on standard output")
+    command.set_defaults(run=steer.status)
+
+
+def _add_stop_command(parsers: _Parsers) -> None:
+    command = parsers.add_parser("stop", help="end a run as Ctrl-C would; it can go on later")
+    command.add_argument("folder", metavar="DIR", help="its folder")
+    command.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    command.set_defaults(run=steer.stop)
+
+
+def _add_steering(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("a long run")
+    group.add_argument(
+        "--dry-run", action="store_true", help="say what would be asked, and ask nothing"
+    )
+    group.add_argument(
+        "--like", metavar="DIR", help="with --dry-run: a run whose tokens tell what to expect"
+    )
+    group.add_argument(
+        "--detach", action="store_true", help="run on in the background, with a log in the folder"
+    )
+
+
 def _add_rollouts(command: argparse.ArgumentParser, samples: int, text: str) -> None:
     command.add_argument("--samples", type=int, default=samples, help=f"{text} [{samples}]")
     command.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
@@ -228,7 +291,7 @@ def _complete(arguments: argparse.Namespace) -> int:
         import shtab
     except ImportError:
         raise RuntimeError('this needs an extra: pip install "scale-dspy[completion]"') from None
-    print(shtab.complete(_make_parser(), shell=arguments.shell))
+    print(shtab.complete(_make_parser()[0], shell=arguments.shell))
     return 0
 
 

@@ -64,8 +64,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """Run a method on a set and write rollouts, run and summary; again, it does what is missing."""
     from rich.console import Console
 
-    from scale_dspy.cli.console import RunBar, show_summary
+    from scale_dspy.cli.console import RunBar, show_forecast, show_summary
+    from scale_dspy.cli.steer import detach
     from scale_dspy.data.load import load
+    from scale_dspy.evaluation.forecast import forecast
     from scale_dspy.evaluation.runner import describe_run, name_folder
     from scale_dspy.evaluation.runner import evaluate as run
 
@@ -73,10 +75,19 @@ def evaluate(arguments: argparse.Namespace) -> int:
     check_counts(arguments, "samples", "threads")
     examples = load(arguments.data, limit=arguments.limit)
     program = read_program(arguments)
-    lm = connect_backend(arguments, console)
-    engine = read_engine(arguments, program)
     method = arguments.method
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, method)}")
+    if arguments.dry_run:
+        like = Path(arguments.like) if arguments.like else None
+        planned = forecast(program, examples, arguments.samples, out, like)
+        show_forecast(console, planned, out)
+        if arguments.json:
+            print_json(asdict(planned))
+        return DONE
+    if arguments.detach:
+        return detach(arguments.argv, out)
+    lm = connect_backend(arguments, console)
+    engine = read_engine(arguments, program)
     open_cache()
     with RunBar(console, out) as bar:
         summary = run(
@@ -85,7 +96,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
             lm,
             out,
             description=describe_run(
-                program, method, arguments.data, examples, lm, arguments.samples
+                program,
+                method,
+                arguments.data,
+                examples,
+                lm,
+                arguments.samples,
+                arguments.settings,
             ),
             samples=arguments.samples,
             threads=count_threads(arguments),

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from dspy.utils.exceptions import (
 )
 
 from scale_dspy.data.load import digest
+from scale_dspy.evaluation.run_folder import announce
 from scale_dspy.evaluation.summary import ROLLOUTS, Summary, sum_tokens, summarise
 from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
@@ -175,8 +176,12 @@ def finish_pairs(
         for record in read_rollouts(path):
             if pairs.pop((record["id"], record["sample"]), None) is not None:
                 enter(record)
+        done = len(examples) * samples - len(pairs)
         # Half a character, which UTF-8 has no bytes for, then stands there as JSON's escape of it.
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with (
+            announce(path.parent, done),
+            path.open("a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
 
             def keep(record: Rollout) -> None:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -197,9 +202,15 @@ def describe_run(
     examples: Sequence[dspy.Example],
     lm: MeteredLM,
     samples: int,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What run.json says of a run, enough to repeat it; no key and no URL among it."""
+    """What run.json says of a run, enough to repeat it; no key and no URL among it.
+
+    Args:
+        settings: the flags of the command line, as a run file holds them.
+    """
     return {
+        **({"settings": dict(settings)} if settings else {}),
         "method": method,
         "threshold": program.threshold.value if isinstance(program, SCALE) else None,
         "split": program.split.value if isinstance(program, SCALE) else None,
@@ -380,7 +391,7 @@ def match_description(path: Path, description: dict[str, Any]) -> None:
             }
         except (ValueError, TypeError, RecursionError):
             raise ValueError(f"{path} cannot be read: choose another --out") from None
-        for key in sorted(differing - {"versions", "samples"})[:1]:
+        for key in sorted(differing - {"versions", "samples", "settings"})[:1]:
             raise ValueError(
                 f"{path.parent} holds another run: its {key} is {there.get(key)!r}, "
                 f"not {description.get(key)!r}; choose another --out"
