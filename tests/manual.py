@@ -30,7 +30,7 @@ def write_manual() -> str:
     helps = {each.dest: each.help for each in _find_choices(parser)}
     parts = [HEAD]
     for name, command in commands.items():
-        parts.append(f"\n## {name}\n\n{_capitalise(helps.get(name) or '')}.\n")
+        parts.append(f"\n## {name}\n\n{_capitalise(helps.get(name) or '')}.\n\n")
         parts.append("| | |\n|---|---|\n" + "".join(_write_rows(command)))
     return "".join(parts)
 
@@ -47,7 +47,7 @@ def _write_rows(command: argparse.ArgumentParser) -> Iterator[str]:
         names = ", ".join(action.option_strings) or str(action.metavar or action.dest).upper()
         if action.option_strings and action.nargs != 0:
             names += f" {_name_value(action)}"
-        yield f"| `{names.replace('|', chr(92) + '|')}` | {_escape(action.help or '')} |\n"
+        yield f"| `{_escape(names)}` | {_escape(action.help or '')} |\n"
 
 
 def _name_value(action: argparse.Action) -> str:
