@@ -23,14 +23,10 @@ from dspy.utils.exceptions import (
 )
 from typing_extensions import Unpack
 
-from scale_dspy.evaluation.description import (
-    RUN,
-    match_description,
-    read_versions,
-    write_json,
-)
 from scale_dspy.evaluation.description import describe_run as describe_run
-from scale_dspy.evaluation.description import name_folder as name_folder
+from scale_dspy.evaluation.description import read_versions
+from scale_dspy.evaluation.folder import RUN, match_description, write_json
+from scale_dspy.evaluation.folder import name_folder as name_folder
 from scale_dspy.evaluation.rollout import ROLLOUTS, F, Finished, Rollout, read_lines, read_pairs
 from scale_dspy.evaluation.rollout import read_rollouts as read_rollouts
 from scale_dspy.evaluation.summary import Summary, summarise
@@ -38,7 +34,8 @@ from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.event_loop import run
 from scale_dspy.lm.redact import hide_server
-from scale_dspy.lm.usage import CostLimitError, Tally, track
+from scale_dspy.lm.tally import Tally
+from scale_dspy.lm.usage import CostLimitError, track
 from scale_dspy.method import Solver
 from scale_dspy.utils.files import hold_folder, write_whole
 from scale_dspy.utils.records import parse_json, write_record
@@ -240,9 +237,7 @@ def watch_failures() -> Callable[[Finished], None]:
         nonlocal failures
         failures = failures + 1 if record.error else 0
         if failures >= GIVE_UP:
-            raise RuntimeError(
-                f"{failures} rollouts in a row failed, the last with {record.error}"
-            )
+            raise RuntimeError(f"{failures} rollouts in a row failed, the last with {record.error}")
 
     return look
 

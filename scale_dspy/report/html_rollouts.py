@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from scale_dspy.evaluation.rollout import Rollout
-from scale_dspy.lm.usage import Tally
+from scale_dspy.lm.tally import Tally
 from scale_dspy.report.mathml import render_answer, render_text
 from scale_dspy.report.run_reader import Run, read_texts
 from scale_dspy.step import Step
