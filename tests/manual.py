@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from scale_dspy.cli.main import _make_parser
+from scale_dspy.cli.main import make_parser
+from scale_dspy.cli.run_file import find_commands
 
 HEAD = """# The command line
 
@@ -26,7 +27,8 @@ Completion needs `pip install ".[completion]"`: `source <(scale-dspy completion 
 
 def write_manual() -> str:
     """The whole page, in Markdown."""
-    parser, commands = _make_parser()
+    parser = make_parser()
+    commands = find_commands(parser)
     helps = {each.dest: each.help for each in _find_choices(parser)}
     parts = [HEAD]
     for name, command in commands.items():

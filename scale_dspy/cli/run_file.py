@@ -26,13 +26,13 @@ def expand(argv: Sequence[str], commands: Mapping[str, argparse.ArgumentParser])
     Args:
         argv: the arguments as typed; the file is the first one after the command that is no
             flag's value and ends in .toml or is called run.json.
-        commands: the parsers of the commands that take such a file.
+        commands: the parsers of all commands; those that may run long take such a file.
 
     Raises:
         ValueError: the file cannot be read, or a key or value in it is none of the command's.
     """
     parser = commands.get(argv[0]) if argv else None
-    if parser is None:
+    if parser is None or not any(action.dest == "detach" for action in parser._actions):
         return list(argv)
     flags = {flag: action for action in parser._actions for flag in action.option_strings}
     for place, each in enumerate(argv[1:], 1):
@@ -49,14 +49,14 @@ def expand(argv: Sequence[str], commands: Mapping[str, argparse.ArgumentParser])
 
 
 def describe_settings(
-    arguments: argparse.Namespace, parser: argparse.ArgumentParser
+    arguments: argparse.Namespace, commands: Mapping[str, argparse.ArgumentParser]
 ) -> dict[str, Any]:
     """The settings of a command that differ from its defaults, as a run file holds them.
 
     Keys and addresses stay out, and so does what belongs to one call, such as --out.
     """
     told: dict[str, Any] = {}
-    for action in parser._actions:
+    for action in commands[arguments.command]._actions:
         name = action.dest
         value = getattr(arguments, name, None)
         if name in PRIVATE | PASSING or value is None or action.default == argparse.SUPPRESS:
@@ -64,6 +64,13 @@ def describe_settings(
         if not action.option_strings or value != action.default:
             told[name.replace("_", "-")] = value
     return {"command": arguments.command, **told}
+
+
+def find_commands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """The parser of each command, by its name."""
+    (choices,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+    found: Mapping[str, argparse.ArgumentParser] = choices.choices
+    return found
 
 
 def _read_settings(path: Path, command: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import dspy
 
 from scale_dspy.baselines import ChainOfThought, InftyThink, MajorityVote
-from scale_dspy.evaluation.run_folder import count_tokens, read_finished
+from scale_dspy.evaluation.run_status import count_tokens, read_finished
 from scale_dspy.method import Solver
 from scale_dspy.program import SCALE
 from scale_dspy.utils.lists import MAX_SUBPROBLEMS

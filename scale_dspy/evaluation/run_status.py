@@ -207,7 +207,8 @@ def count_tokens(record: Mapping[str, Any]) -> int:
 
 
 def _multiply(problems: Any, samples: Any) -> int | None:
-    return problems * samples if isinstance(problems, int) and isinstance(samples, int) else None
+    both = isinstance(problems, int) and isinstance(samples, int)
+    return problems * samples or None if both else None
 
 
 def _measure_rate(worker: Worker | None, done: int) -> float | None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from scale_dspy.cli.steer import detach
-from scale_dspy.evaluation.run_folder import (
+from scale_dspy.cli.detach import detach
+from scale_dspy.evaluation.run_status import (
     RunStatus,
     announce,
     find_runs,
