@@ -58,9 +58,7 @@ def test_cot_sends_240_requests_for_30_problems_and_8_samples(tmp_path: Path) ->
 def test_accuracy_and_ledger_are_the_worlds_own(tmp_path: Path, method: str) -> None:
     with fake_vllm(WORLD) as server:
         summary = run(server, tmp_path, 6, program=make_program(method), samples=3)
-        used = [
-            each.tokens for each in read_rollouts(tmp_path / "rollouts.jsonl")
-        ]
+        used = [each.tokens for each in read_rollouts(tmp_path / "rollouts.jsonl")]
         assert sum(used) == server.totals().completion_tokens
         if method == "scale":
             right = sum(sum(verdicts) for verdicts in server.right.values())

@@ -163,10 +163,7 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4))
 def test_a_response_has_one_box_at_its_end(parts: list[tuple[str, str]]) -> None:
-    steps = [
-        Step("Find it.", 0.5, 1, solution, reasoning, 9)
-        for reasoning, solution in parts
-    ]
+    steps = [Step("Find it.", 0.5, 1, solution, reasoning, 9) for reasoning, solution in parts]
     response = join_steps(steps, "42")
     assert response.count(r"\boxed") == 1
     assert find_answer(response) == "42"

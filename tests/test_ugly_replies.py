@@ -17,9 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scale_dspy import SCALE, connect
+from scale_dspy import SCALE, connect, methods
 from scale_dspy.baselines import make_program
-from scale_dspy.cli.main import METHODS
 from scale_dspy.data.load import load
 from scale_dspy.evaluation.runner import evaluate, read_rollouts
 from scale_dspy.grading.answers import accepts, equal, find_answer, normalise, read_integer, vote
@@ -35,6 +34,7 @@ from tests.fake_vllm import Fault, fake_vllm
 from tests.ugly import INJECTIONS, PIECES, REPLIES
 from tests.world import World
 
+METHODS = tuple(methods.METHODS)
 MEGABYTE = 1_000_000
 READERS: dict[str, Callable[[str], Any]] = {
     "find_answer": find_answer,

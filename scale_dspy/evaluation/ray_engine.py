@@ -12,32 +12,18 @@ import json
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import dspy
 
 from scale_dspy.evaluation.rollout import Rollout
 from scale_dspy.evaluation.runner import HOPELESS, Draw, Engine, solve_once, watch_failures
-from scale_dspy.lm.connect import TIMEOUT, connect
+from scale_dspy.lm.backend import Backend
 from scale_dspy.lm.event_loop import run
 from scale_dspy.method import Solver
 from scale_dspy.utils.records import parse_record, write_record
 
 FEWEST = 8  # rollouts at once for which another worker process is worth its memory
-
-
-@dataclass(frozen=True)
-class Backend:
-    """What each worker makes its LM of; the arguments of `connect`. It travels in memory only."""
-
-    model: str | None = None
-    api_base: str | None = field(default=None, repr=False)
-    api_key: str | None = field(default=None, repr=False)
-    seed: int | None = None
-    system_1: str | None = None
-    system_1_api_base: str | None = field(default=None, repr=False)
-    timeout: float = TIMEOUT
 
 
 def make_engine(program: Solver, backend: Backend, threads: int = 64) -> Engine:
@@ -71,7 +57,7 @@ class Worker:
     def __init__(self, program: Solver, backend: Backend) -> None:
         dspy.configure_cache(enable_memory_cache=False)
         self.program = program
-        self.lm = connect(**asdict(backend))
+        self.lm = backend.connect()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         """One rollout. Ray calls this from as many threads as rollouts are wanted at once."""

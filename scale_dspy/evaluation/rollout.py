@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import dspy
-
-from scale_dspy.lm.usage import Tally
+from scale_dspy.lm.tally import Tally
 from scale_dspy.step import Step
 from scale_dspy.utils.records import parse_record
+
+if TYPE_CHECKING:
+    import dspy
 
 ROLLOUTS = "rollouts.jsonl"  # of a run's folder, a rollout a line
 

@@ -24,22 +24,20 @@ from dspy.utils.exceptions import (
 from typing_extensions import Unpack
 
 from scale_dspy.data.registry import GROUPS
-from scale_dspy.evaluation.description import (
-    RUN,
-    match_description,
-    read_versions,
-    write_json,
-)
 from scale_dspy.evaluation.description import describe_run as describe_run
-from scale_dspy.evaluation.description import name_folder as name_folder
+from scale_dspy.evaluation.description import read_versions
+from scale_dspy.evaluation.folder import RUN, match_description, write_json
+from scale_dspy.evaluation.folder import name_folder as name_folder
 from scale_dspy.evaluation.rollout import ROLLOUTS, F, Finished, Rollout, read_lines, read_pairs
 from scale_dspy.evaluation.rollout import read_rollouts as read_rollouts
+from scale_dspy.evaluation.run_status import announce
 from scale_dspy.evaluation.summary import Summary, summarise
 from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.event_loop import run
 from scale_dspy.lm.redact import hide_server
-from scale_dspy.lm.usage import CostLimitError, Tally, track
+from scale_dspy.lm.tally import Tally
+from scale_dspy.lm.usage import CostLimitError, track
 from scale_dspy.method import Solver
 from scale_dspy.utils.files import hold_folder, write_whole
 from scale_dspy.utils.records import parse_json, write_record
@@ -160,7 +158,8 @@ def finish_pairs(
     draws = {
         (str(example.id), sample): example for example in examples for sample in range(samples)
     }
-    enter = count_up(len(draws), effort.get("report"))
+    total = len(draws)
+    enter = count_up(total, effort.get("report"))
     with hold_folder(path.parent):
         match_description(path.parent / RUN, {**description, "versions": read_versions()})
         _mend(path, drop_errors=effort.get("retry_errors", False))
@@ -168,7 +167,10 @@ def finish_pairs(
             if draws.pop((record.id, record.sample), None) is not None:
                 enter(record)
         # Half a character, which UTF-8 has no bytes for, then stands there as JSON's escape of it.
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with (
+            announce(path.parent, total - len(draws)),
+            path.open("a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
 
             def keep(record: Finished) -> None:
                 file.write(write_record(record))
@@ -242,9 +244,7 @@ def watch_failures() -> Callable[[Finished], None]:
         nonlocal failures
         failures = failures + 1 if record.error else 0
         if failures >= GIVE_UP:
-            raise RuntimeError(
-                f"{failures} rollouts in a row failed, the last with {record.error}"
-            )
+            raise RuntimeError(f"{failures} rollouts in a row failed, the last with {record.error}")
 
     return look
 

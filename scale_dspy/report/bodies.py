@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from scale_dspy.data.registry import GROUPS
 from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout
-from scale_dspy.lm.usage import Tally
+from scale_dspy.lm.tally import Tally
 from scale_dspy.report.mathml import render_answer
 from scale_dspy.report.names import order_name
 from scale_dspy.report.prose import render_text

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout
-from scale_dspy.lm.usage import Tally
+from scale_dspy.lm.tally import Tally
 from scale_dspy.report.names import clean_line
 from scale_dspy.report.run_reader import Run, read_text
 from scale_dspy.utils.files import write_whole

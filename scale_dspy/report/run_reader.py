@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from scale_dspy.evaluation.description import RUN, read_description
+from scale_dspy.evaluation.folder import RUN, read_description
 from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout
 from scale_dspy.evaluation.summary import Summary, summarise
 from scale_dspy.report.flags import Flags, find_flags, read_caps

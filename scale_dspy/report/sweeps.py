@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scale_dspy.evaluation.description import RUN, read_description
+from scale_dspy.evaluation.folder import RUN, read_description
 from scale_dspy.tuning.threshold_sweep import WALKS
 from scale_dspy.utils.records import Share, parse_json, read_record
 

@@ -33,7 +33,6 @@ from scale_dspy.utils.files import write_whole
 from scale_dspy.utils.records import write_record
 
 AGAINST = ("aime24", "aime25", "amc23", "math500")
-JOINABLE = ("scale", "last_step", "cot", "routing")  # their steps, joined, are one solution
 SUFFIXES = (".jsonl", ".parquet")
 UNFINISHED = ("cut off", "no solution in any reply")  # in a prediction's notes
 

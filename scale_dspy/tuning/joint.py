@@ -16,11 +16,14 @@ from typing import Any
 import dspy
 
 from scale_dspy.data.load import digest, drop_folder
-from scale_dspy.evaluation.description import describe_run, match_description
+from scale_dspy.evaluation.description import describe_run
+from scale_dspy.evaluation.folder import match_description
+from scale_dspy.evaluation.run_status import announce
 from scale_dspy.evaluation.runner import Progress
 from scale_dspy.grading.metrics import PRICE
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.lm.usage import CostLimitError, Tally
+from scale_dspy.lm.tally import Tally
+from scale_dspy.lm.usage import CostLimitError
 from scale_dspy.program import SCALE, load_program, save_program
 from scale_dspy.tuning.costs import COSTS, pay, read_costs, sum_costs
 from scale_dspy.tuning.frontier import (
@@ -80,7 +83,7 @@ def compile_program(
         key: {"name": drop_folder(name), "digest": digest(examples), "problems": len(examples)}
         for key, name, examples in zip(("train", "val"), names, (trainset, valset), strict=True)
     }
-    with hold_folder(folder):
+    with hold_folder(folder), announce(folder, 0):
         _match_folder(folder, program, lm, data, plan)
         first = search_thresholds("threshold", program, valset, lm, folder, plan, report)
         last: Found | None = None

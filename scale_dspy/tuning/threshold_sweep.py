@@ -24,7 +24,8 @@ from scale_dspy.evaluation.rollout import Rollout, read_pairs, sum_usage
 from scale_dspy.evaluation.runner import Effort, finish_pairs, solve_once
 from scale_dspy.grading.labels import Label, ScoreReport, make_label, measure_scores
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.lm.usage import Tally, track
+from scale_dspy.lm.tally import Tally
+from scale_dspy.lm.usage import track
 from scale_dspy.program import SCALE
 from scale_dspy.utils.records import Share
 
