@@ -386,3 +386,16 @@ def test_local_copies_tell_exceptions(monkeypatch):
 
 def test_mini_ships_with_the_package():
     assert {(e.kind, e.source) for e in load("mini")} == {("integer", "mini")}
+
+
+def test_what_groups_problems_is_kept_through_loading(tmp_path: Path) -> None:
+    rows = [
+        {"question": "q", "answer": "a <<1+1=2>>\nb\nc <<2+2=4>>\n#### 4"},
+        {"problem": "p", "answer": 7, "Year": 2023, "Level": "Level 5", "type": "Algebra"},
+    ]
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second = load(str(path))
+    assert first.steps == "2"
+    assert (second.year, second.level, second.subject) == ("2023", "Level 5", "Algebra")
+    assert "steps" not in second

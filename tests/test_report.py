@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 
 from scale_dspy.report import bodies, report
 from scale_dspy.report.comparisons import calibrate, compare_groups, compare_runs, count_positions
+from scale_dspy.report.figures import Panel, draw_accuracy, draw_caps
 from scale_dspy.report.html_page import POLICY, SCRIPT
 from scale_dspy.report.mathml import render_answer
 from scale_dspy.report.names import name_runs
+from scale_dspy.report.paper import METHODS
 from scale_dspy.report.prose import render_text
 from scale_dspy.report.report import render_comparisons, render_table, write_report
 from scale_dspy.report.run_reader import Run, read_run
@@ -529,3 +531,43 @@ def test_settings_are_told_without_digests_or_python(tmp_path: Path) -> None:
     assert "ff519ea6" not in text
     assert "{&#39;" not in text
     assert 'class="word">scale τ=0.5, a<' in text
+
+
+def test_rollouts_load_as_a_dataset(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    folder = make_run(tmp_path / "a", "110100")
+    path = folder / "rollouts.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["usage"], lines[0]["steps"], lines[0]["error"] = {}, [], "Timeout"
+    lines[-1]["groups"] = {"level": "3"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    cache = str(tmp_path / "cache")
+    found = load_dataset("json", data_files=str(path), split="train", cache_dir=cache)
+    assert len(found) == 6
+    assert found[1]["steps"][1]["system"] == 2
+    assert found[5]["groups"] == {"level": "3"}
+
+
+def test_the_paper_stands_beside_runs_on_its_sets_alone(tmp_path: Path) -> None:
+    pictures = {
+        name: draw_accuracy([read_run(make_run(tmp_path / name, told={"data": name}))])
+        for name in ("aime24", "mine")
+    }
+    assert all(pictures.values())
+    assert len({picture.wide for picture in pictures.values() if picture}) == 2
+    panels = [Panel(name, [], []) for name in pictures]
+    assert [len(METHODS.get(panel.set, ())) for panel in panels] == [4, 0]
+
+
+def test_runs_that_differ_in_system_2s_limit_have_a_picture(tmp_path: Path) -> None:
+    runs = [
+        read_run(
+            make_run(
+                tmp_path / f"{cap}", told={"requests": {"solve.system_2": {"max_tokens": cap}}}
+            )
+        )
+        for cap in (4096, 32768)
+    ]
+    assert draw_caps(runs) is not None
+    assert draw_caps(runs[:1]) is None

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from scale_dspy.evaluation.folder import RUN, read_description
-from scale_dspy.tuning.threshold_sweep import WALKS
 from scale_dspy.utils.records import Share, parse_json, read_record
 
-FRONTIER = "frontier.json"
+FRONTIER, WALKS = "frontier.json", "walks.jsonl"  # importing the sweep itself would load DSPy
 
 
 @dataclass(frozen=True)
