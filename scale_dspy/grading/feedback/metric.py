@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dspy
@@ -20,6 +20,7 @@ from scale_dspy.grading.feedback.trajectory import (
     tell_reply,
     tell_worked,
 )
+from scale_dspy.stages.registry import find_asker
 
 
 def tell(
@@ -61,17 +62,23 @@ def _read_call(pred_trace: Any) -> tuple[Mapping[str, Any], Any]:
 def _speak(run: Run, name: str | None, pred_trace: Any) -> str:
     """What to tell about the predictor of this name."""
     inputs, outputs = _read_call(pred_trace)
-    if name and name.endswith("assess.rate"):
-        lines = speak_of_rating(run, inputs, outputs)
-    elif name and name.endswith("decompose.propose"):
-        lines = speak_of_list(run, outputs)
-    elif name and name.endswith("decompose.select"):
-        lines = speak_of_choice(run, inputs, outputs)
-    elif name and name.endswith(("solve.system_1", "solve.system_2")):
-        lines = speak_of_solving(run, inputs, outputs)
-    else:
+    stage = find_asker(name)
+    if stage is None:
         lines = _speak_of_run(run, outputs)
+    elif stage.name in _SPEAKERS:
+        lines = _SPEAKERS[stage.name](run, inputs, outputs)
+    else:
+        lines = [stage.hint, *_speak_of_run(run, outputs)]
     return "\n".join(line for line in lines if line)
+
+
+_SPEAKERS: dict[str, Callable[[Run, Mapping[str, Any], Any], list[str]]] = {
+    "decompose": lambda run, _, outputs: speak_of_list(run, outputs),
+    "select": speak_of_choice,
+    "assess": speak_of_rating,
+    "solve_1": speak_of_solving,
+    "solve_2": speak_of_solving,
+}
 
 
 def _speak_of_run(run: Run, outputs: Any) -> list[str]:
