@@ -12,8 +12,8 @@ from scale_dspy.grading.feedback.rating import speak_of_rating
 from scale_dspy.grading.feedback.solving import speak_of_solving
 from scale_dspy.grading.feedback.trajectory import (
     Labels,
-    Run,
-    read_run,
+    Trajectory,
+    read_trajectory,
     tell_cost,
     tell_notes,
     tell_outcome,
@@ -46,7 +46,7 @@ def tell(
         budget: for a run; None where there is none.
         labels: see `Labels`.
     """
-    run = read_run(example, prediction, right, tokens, budget, labels)
+    run = read_trajectory(example, prediction, right, tokens, budget, labels)
     return _speak(run, name, pred_trace)
 
 
@@ -59,7 +59,7 @@ def _read_call(pred_trace: Any) -> tuple[Mapping[str, Any], Any]:
     return {}, None
 
 
-def _speak(run: Run, name: str | None, pred_trace: Any) -> str:
+def _speak(run: Trajectory, name: str | None, pred_trace: Any) -> str:
     """What to tell about the predictor of this name."""
     inputs, outputs = _read_call(pred_trace)
     stage = find_asker(name)
@@ -72,7 +72,7 @@ def _speak(run: Run, name: str | None, pred_trace: Any) -> str:
     return "\n".join(line for line in lines if line)
 
 
-_SPEAKERS: dict[str, Callable[[Run, Mapping[str, Any], Any], list[str]]] = {
+_SPEAKERS: dict[str, Callable[[Trajectory, Mapping[str, Any], Any], list[str]]] = {
     "decompose": lambda run, _, outputs: speak_of_list(run, outputs),
     "select": speak_of_choice,
     "assess": speak_of_rating,
@@ -81,7 +81,7 @@ _SPEAKERS: dict[str, Callable[[Run, Mapping[str, Any], Any], list[str]]] = {
 }
 
 
-def _speak_of_run(run: Run, outputs: Any) -> list[str]:
+def _speak_of_run(run: Trajectory, outputs: Any) -> list[str]:
     """For the predictors of baselines, and where none is named."""
     hard = sum(step.system == 2 for step in run.steps)
     solved = f"{len(run.steps)} sub-problems were solved, {hard} of them by System 2."
