@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dspy
 from dspy.utils.callback import BaseCallback
 from rich.console import Console
 from rich.markup import escape
@@ -27,6 +28,7 @@ from scale_dspy.lm.connect import count_in_flight
 from scale_dspy.lm.doctor import Finding
 from scale_dspy.stages.assess import Assess
 from scale_dspy.stages.decompose import Decompose
+from scale_dspy.stages.registry import find_stage
 from scale_dspy.stages.solve import Solve
 
 if TYPE_CHECKING:
@@ -47,21 +49,21 @@ class Watch(BaseCallback):
         self.status = console.status("waiting for the model")
         self._calls: dict[str, tuple[Any, dict[str, Any]]] = {}
         self._difficulties: dict[str, float] = {}
-        self._solved = 0
+        self._solved, self._place = 0, ""
         self._total: int | None = None
         self._lock = threading.Lock()
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         arguments = inputs.get("kwargs", inputs)
-        if isinstance(instance, Decompose):
-            self.status.update("splitting the problem")
-        elif isinstance(instance, Assess):
-            self.status.update("rating a sub-problem")
-        elif isinstance(instance, Solve):
+        if isinstance(instance, dspy.Predict):
+            stage = find_stage(dspy.settings.get("scale_stage"))
+            if stage is not None:
+                self.status.update(f"{self._place}{stage.doing}")
+            return
+        if isinstance(instance, Solve):
             of = f" of {self._total}" if self._total else ""
-            thinking = "thinking" if arguments["system"] == 2 else "without thinking"
-            self.status.update(f"solving sub-problem {self._solved + 1}{of}, {thinking}")
-        else:
+            self._place = f"sub-problem {self._solved + 1}{of}: "
+        elif not isinstance(instance, (Decompose, Assess)):
             return
         with self._lock:
             self._calls[call_id] = (instance, arguments)
@@ -80,6 +82,7 @@ class Watch(BaseCallback):
             self._difficulties[arguments["subproblem"]] = outputs.difficulty
         else:
             self._solved += 1
+            self._place = ""
             self._show_step(arguments, outputs)
 
     def _show_step(self, arguments: dict[str, Any], solved: Any) -> None:
