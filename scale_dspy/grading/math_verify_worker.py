@@ -166,7 +166,7 @@ def _reply(replies: TextIO, value: bool | str) -> None:
 
 
 def _rehearse() -> bool | str:
-    """Import and warm up math-verify; True, or what went wrong."""
+    """Import and warm up the comparison; True, or what went wrong."""
     try:
         return _verify("\\frac{1}{2}", "0.5")
     except Exception as error:
@@ -174,19 +174,9 @@ def _rehearse() -> bool | str:
 
 
 def _verify(pred: str, gold: str) -> bool:
-    """Ask math-verify, without its own time limits."""
-    from math_verify import LatexExtractionConfig, parse, verify
+    from scale_dspy.grading.comparison import compare
 
-    parsed = [
-        parse(
-            f"${text}$",
-            extraction_config=[LatexExtractionConfig()],
-            fallback_mode="no_fallback",
-            parsing_timeout=None,
-        )
-        for text in (gold, pred)
-    ]
-    return bool(verify(*parsed, timeout_seconds=None))
+    return compare(pred, gold)
 
 
 def _limit(name: str, value: int) -> None:
@@ -205,4 +195,5 @@ def _limit(name: str, value: int) -> None:
 if __name__ == "__main__":
     with contextlib.suppress(ValueError):  # the modules beside this file are not top-level ones
         sys.path.remove(str(Path(__file__).parent))
+    sys.path.append(str(Path(__file__).parents[2]))
     _serve()
