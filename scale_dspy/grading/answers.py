@@ -64,6 +64,7 @@ def vote(answers: Sequence[str | None]) -> str | None:
 
 
 _PLAIN = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_LETTER = re.compile(r"(?:\\text\s*\{)?\(?[A-J]\)?\}?")
 _DIGIT = re.compile(r"[0-9]")
 
 
@@ -130,7 +131,7 @@ def _equal_integers(pred: str, gold: str) -> bool:
 def _equal_choices(pred: str, gold: str) -> bool:
     """Compare by letter where both have one or one is nothing but one, else by value."""
     (letter, value), (wanted, answer) = split_choice(pred), split_choice(gold)
-    if letter is None and wanted is None:
+    if letter is None and wanted is None and not (_LETTER.fullmatch(gold) and len(pred) <= 3):
         return _equal_prepared(pred, gold)
     letters = letter or normalise(pred), wanted or normalise(gold)
     if all(len(each) == 1 for each in letters):

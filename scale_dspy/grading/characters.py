@@ -95,6 +95,7 @@ _LOWERED = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
 _VULGAR = re.compile(r"[¼-¾⅐-⅞↉]")
 _ROOT = re.compile(r"([√∛∜])\s*(\([^()]*\)|\d+(?:\.\d+)?|[A-Za-z]|\\[A-Za-z]+ ?)?")
 _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
+_RANGE = re.compile(r"(?<=[0-9])[–—](?=[0-9])")
 _WIDE = re.compile(r"[\uff01-\uff5e]|[\U0001d400-\U0001d7ff]")
 
 
@@ -112,6 +113,7 @@ def to_latex(text: str) -> str:
     if text.isascii():
         return text
     text = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    text = _RANGE.sub(r" \\text{to} ", text)
     text = _VULGAR.sub(_write_fraction, text)
     text = _RAISED.sub(lambda run: "^{" + "".join(map(_SUPERSCRIPTS.get, run[0])) + "}", text)  # type: ignore[arg-type]
     text = _LOWERED.sub(lambda run: "_{" + "".join(map(_SUBSCRIPTS.get, run[0])) + "}", text)  # type: ignore[arg-type]
@@ -195,15 +197,14 @@ def undress(text: str) -> str:
 
     `\text{...}` stays: whether letters are a word or variables is told by it.
     """
-    text = unwrap(_FONT, unwrap(_BOX, text))
+    text = unwrap(_FONT, unwrap(_BOX, text), mark=True)
     return apply_rules(_DRESS, text)
 
 
-def unwrap(opening: re.Pattern[str], text: str) -> str:
+def unwrap(opening: re.Pattern[str], text: str, *, mark: bool = False) -> str:
     """Replace every `opening...}` by what stands inside, up to one that is never closed.
 
-    A font around words becomes `\\text`, as letters in it are no variables. Linear in the text but
-    for its depth.
+    With `mark`, what was around words becomes `\\text`, as letters in it are no variables.
     """
     done, rest = [], text
     while match := opening.search(rest):
@@ -212,7 +213,7 @@ def unwrap(opening: re.Pattern[str], text: str) -> str:
             break
         inside = rest[match.end() : end]
         before = rest[: match.start()]
-        if re.search(r"[A-Za-z]{2}", re.sub(r"\\[A-Za-z]+", "", inside)) and "box" not in match[0]:
+        if mark and re.search(r"[A-Za-z]{2}", re.sub(r"\\[A-Za-z]+", "", inside)):
             inside = f"\\text{{{inside}}}"
         done.append(before + (" " if _COMMAND_END.search(before) else ""))
         rest = inside + rest[end + 1 :]

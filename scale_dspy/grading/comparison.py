@@ -172,11 +172,10 @@ def _is_compound(number: Number) -> bool:
 
 def same_value(one: sympy.Expr, other: sympy.Expr) -> bool:
     """Whether two formulas have the same value, wherever both have one."""
+    if one.has(sympy.nan, sympy.zoo) or other.has(sympy.nan, sympy.zoo):
+        return False
     if one == other:
         return True
-    for value in (one, other):
-        if value.has(sympy.nan, sympy.zoo):
-            return False
     if one.has(sympy.oo, -sympy.oo) or other.has(sympy.oo, -sympy.oo):
         return False
     symbols = one.free_symbols | other.free_symbols

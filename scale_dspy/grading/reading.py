@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from scale_dspy.grading.characters import repair
-from scale_dspy.grading.phrases import MARKER, PHRASES, read_statement
+from scale_dspy.grading.phrases import MARKER, PHRASES, Statement, read_statement
 from scale_dspy.grading.values import DRESS, find_last_value
 
 WINDOW = 3000
@@ -22,11 +22,11 @@ TRIES = 50
 
 
 class Span(NamedTuple):
-    """An answer and where it stands."""
+    """Where a box stands, and where its content."""
 
     start: int
     end: int
-    answer: str
+    content: tuple[int, int]
 
 
 def find_answer(text: str) -> str | None:
@@ -164,11 +164,11 @@ def _add_box(
         return
     while found and found[-1].start >= start:  # it stands inside
         found.pop()
-    found.append(Span(start, end if after is None else after, text[content:end].strip()))
+    found.append(Span(start, end if after is None else after, (content, end)))
 
 
-def _join_last(text: str, boxes: Sequence[Span]) -> Span:
-    """The last box, with those before it that are joined to it as one answer."""
+def _join_last(text: str, boxes: Sequence[Span]) -> str:
+    """What the last box holds, with those before it that are joined to it as one answer."""
     group = [boxes[-1]]
     named = []
     for box in reversed(boxes[:-1]):
@@ -178,14 +178,14 @@ def _join_last(text: str, boxes: Sequence[Span]) -> Span:
             break
         named.append(match["name"] or "")
         group.insert(0, box)
-    answers = [box.answer for box in group]
+    answers = [text[slice(*box.content)].strip() for box in group]
     if len(group) == 1 or len(set(answers)) == 1:
-        return boxes[-1]
+        return answers[-1]
     if any(named):
         before = _NAME_BEFORE.search(text, max(0, group[0].start - 20), group[0].start)
         names = [before["name"] if before else "", *reversed(named)]
         answers = [name + answer for name, answer in zip(names, answers, strict=True)]
-    return Span(group[0].start, group[-1].end, ", ".join(dict.fromkeys(answers)))
+    return ", ".join(dict.fromkeys(answers))
 
 
 # ---- phrases and the last value -------------------------------------------------------------
@@ -201,14 +201,13 @@ def _find_explicit(text: str) -> str | None:
     boxes = _find_boxes(text)
     if not boxes:
         return _find_phrase(text)
-    box = _join_last(text, boxes)
-    rest = text[box.end :]
+    rest = text[boxes[-1].end :]
     for start, statement in _read_statements(rest):
         line = rest[max(0, rest.rfind("\n", 0, start) + 1, start - 120) : start]
         sentence = re.split(r"[.!?:]\s", line)[-1]
         if statement.value and not _DOUBT.search(sentence):
             return statement.answer
-    return box.answer
+    return _join_last(text, boxes)
 
 
 def _find_phrase(text: str) -> str | None:
@@ -220,7 +219,7 @@ def _find_phrase(text: str) -> str | None:
     return wordy
 
 
-def _read_statements(text: str) -> Iterator[tuple[int, read_statement]]:  # type: ignore[valid-type]
+def _read_statements(text: str) -> Iterator[tuple[int, Statement]]:
     """What is said after each phrase, the last one first, and where the phrase starts."""
     end = len(text)
     for phrase in reversed(list(PHRASES.finditer(text))):

@@ -192,7 +192,7 @@ _DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\\circ\s*\})\s*(?:[CF](?![A-Za-z]))?
 _WORD_START = re.compile(r"\\text\s*\{|\\[A-Za-z]+|\\.|[^\W\d_]+(?:\.?/[a-z]+)?")
 _POWER = re.compile(r"\s*\^\s*(?:\{\s*([23])\s*\}|([23]))")
 _TAIL_BAR = frozenset("or and half million billion thousand trillion percent".split())
-_SHORT_WORDS = frozenset("of in at by as if is we on so he us my to per km cm mm kg ft lb lbs oz yd".split())
+_SHORT_WORDS = frozenset("of in at by as if is we on so he us my to per sq cu km cm mm kg ft lb lbs oz yd".split())
 _WORDS = re.compile(r"[^\W\d_]+(?:\.[a-z]\.?)?")
 _FUNCTIONS = frozenset(
     "sqrt cbrt sin cos tan cot sec csc log exp arcsin arccos arctan theta alpha beta gamma binom"
@@ -230,7 +230,9 @@ def split_value(text: str) -> Value:
     start = _find_words(text)
     if start is None:
         return Value(text, unit)
-    head, tail = text[:start].rstrip(" ~,"), text[start:]
+    opening = re.search(r"\([\s~]*\Z", text[:start])
+    start = opening.start() if opening else start
+    head, tail = text[:start], text[start:]
     head = re.sub(r"(?:\s|\\[,;:! ]|~|\\q?quad|,|\()+\Z", "", head)
     spoken, power = _speak(tail)
     if not head or not re.search(r"[0-9]|\\(?:pi|frac|sqrt)", head) or not _droppable(spoken, tail):
@@ -285,7 +287,7 @@ def _droppable(spoken: str, tail: str) -> bool:
     if not words or re.search(r"[0-9=<>+*^_|\\]", spoken):
         return False
     if spoken.startswith("(") or tail.startswith("("):
-        return "or" not in words and "mod" not in words and "base" not in words
+        return not {"or", "mod", "base", "and"}.intersection(words)
     if len(words) == 1 and len(words[0]) == 1 and words[0].isascii():
         return words[0] in UNITS
     first = words[0].rstrip(".")
