@@ -64,6 +64,8 @@ def vote(answers: Sequence[str | None]) -> str | None:
 
 
 _PLAIN = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_COMMA_DECIMAL = re.compile(r"-?[0-9]+,[0-9]+")
+_DECIMAL = re.compile(r"-?[0-9]+\.[0-9]+")
 _LETTER = re.compile(r"(?:\\text\s*\{)?\(?[A-J]\)?\}?")
 _DIGIT = re.compile(r"[0-9]")
 
@@ -155,9 +157,16 @@ def _compare_spelling(pred: str, gold: str) -> bool | None:
     words = spell_words(pred), spell_words(gold)
     if None not in words and words[0] == words[1]:
         return True
-    spelled = respell(pred), respell(gold)
+    spelled = respell(_decimal_comma(pred, gold)), respell(_decimal_comma(gold, pred))
     if not all(spelled):
         return False
     if spelled[0] == spelled[1] and words == (None, None):
         return True
     return False if all(map(_PLAIN.fullmatch, spelled)) else None
+
+
+def _decimal_comma(text: str, other: str) -> str:
+    """`1,22` beside a decimal: the comma is the decimal one, since a list would be no decimal."""
+    if _COMMA_DECIMAL.fullmatch(text) and _DECIMAL.fullmatch(other):
+        return text.replace(",", ".")
+    return text

@@ -31,6 +31,11 @@ def apply_rules(rules: Rules, text: str) -> str:
 
 # JSON reads \b and \f as control characters, and so corrupts \boxed, \fbox and \frac.
 _CORRUPTED = re.compile(r"\x08(?=oxed|inom)|\x0c(?=box|rac)")
+# A backslash that was escaped twice; a row of a matrix starts with no such word.
+_DOUBLED = re.compile(
+    r"(?<!\\)\\\\(?=(?:left|right|[dt]?frac|sqrt|pi|text|le|ge|leq|geq|cdot|times|infty|in|cup|cap|pm|boxed"
+    r"|begin|end|sin|cos|tan|log|ln|quad|binom|circ|approx|theta|alpha|beta)(?![A-Za-z]))"
+)
 
 _GREEK = {
     unicodedata.lookup(f"GREEK SMALL LETTER {name.upper()}"): rf"\{name} "
@@ -96,11 +101,13 @@ _VULGAR = re.compile(r"[¼-¾⅐-⅞↉]")
 _ROOT = re.compile(r"([√∛∜])\s*(\([^()]*\)|\d+(?:\.\d+)?|[A-Za-z]|\\[A-Za-z]+ ?)?")
 _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
 _RANGE = re.compile(r"(?<=[0-9])[–—](?=[0-9])")
+_SQUARE_UNIT = re.compile(r"(?<=[0-9])\s*([ckmd]?m)([²³])")
 _WIDE = re.compile(r"[\uff01-\uff5e]|[\U0001d400-\U0001d7ff]")
 
 
 def repair(text: str) -> str:
     r"""Give `\boxed`, `\fbox` and `\frac` back the backslash that JSON read as an escape."""
+    text = _DOUBLED.sub(r"\\", text)
     return _CORRUPTED.sub(lambda match: "\\b" if match[0] == "\x08" else "\\f", text)
 
 
@@ -113,6 +120,7 @@ def to_latex(text: str) -> str:
     if text.isascii():
         return text
     text = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    text = _SQUARE_UNIT.sub(lambda m: rf" \\text{{{m[1]}}}^{_SUPERSCRIPTS[m[2]]}", text)
     text = _RANGE.sub(r" \\text{to} ", text)
     text = _VULGAR.sub(_write_fraction, text)
     text = _RAISED.sub(lambda run: "^{" + "".join(map(_SUPERSCRIPTS.get, run[0])) + "}", text)  # type: ignore[arg-type]
@@ -170,6 +178,7 @@ _DRESS = compile_rules(
         (r"\\(?:neq)(?![A-Za-z])|\\not\s*=", r"\\ne"),
         (r"\\lt(?![A-Za-z])|&lt;", "<"),
         (r"\\gt(?![A-Za-z])|&gt;", ">"),
+        (r"\\(q?quad)(?=[A-Za-z])", r"\\\1 "),
         (r"<=", r"\\le "),
         (r">=", r"\\ge "),
         (r"!=(?!=)", r"\\ne "),
@@ -251,7 +260,7 @@ _FRACTIONS = compile_rules(
 _GAP = r"(?:\\[,;:! ]|~|['`]|\\thinspace(?![A-Za-z]))"
 _THOUSANDS = compile_rules(
     [
-        (r"(?<=[0-9])(?:,(?:\\!\s*)+|\{,(?:\\!)?\}|\\text\{[ ,]\})(?=[0-9]{3}(?![0-9]))", ""),
+        (r"(?<=[0-9])(?:,(?:\\!\s*)+|\s*\{\s*,\s*(?:\\!)?\}\s*|\\text\{[ ,]\})(?=[0-9]{3}(?![0-9]))", ""),
         (rf"(?<=[0-9])\s*(?:{_GAP}\s*)+(?=[0-9]{{3}}(?![0-9]))", ""),
         (
             r"(?<![0-9.,\\^_/])\b([1-9][0-9]{0,2})((?: [0-9]{3})+)(?![0-9:/]|[.,][0-9]|\s*[0-9])",

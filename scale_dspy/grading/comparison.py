@@ -159,10 +159,21 @@ def _same_numbers(pred: Number, gold: Number) -> bool:
         return False
     if same_value(pred.value, gold.value):
         return True
+    if (pred.double or gold.double) and _same_doubles(pred, gold):
+        return True
     if pred.percent != gold.percent:
         percent, plain = (pred, gold) if pred.percent else (gold, pred)
         return same_value(percent.value / 100, plain.value)
     return False
+
+
+def _same_doubles(pred: Number, gold: Number) -> bool:
+    """Whether one is the other as a computer prints it: all of its 15 to 17 digits are right."""
+    printed, exact = (pred, gold) if pred.double else (gold, pred)
+    if exact.double or exact.value.free_symbols or not exact.value.is_real:
+        return False
+    last = Rational(1, 10 ** len(printed.double.partition(".")[2]))
+    return bool(abs(sympy.N(exact.value - printed.value, 30)) <= last * Rational(6, 10))
 
 
 def _is_compound(number: Number) -> bool:
@@ -283,8 +294,6 @@ def _same_several(pred: Shape, gold: Shape) -> bool:
         several, other = (pred, gold) if isinstance(pred, Several) else (gold, pred)
         assert isinstance(several, Several)
         return several.brackets == "{}" and len(several.items) == 1 and same(several.items[0], other)
-    if len(pred.items) != len(gold.items):
-        return False
     ordered = [bool(each.brackets) and each.brackets != "{}" for each in (pred, gold)]
     if all(ordered):
         return _same_brackets(pred, gold) and _same_in_order(pred.items, gold.items)
@@ -296,7 +305,7 @@ def _same_several(pred: Shape, gold: Shape) -> bool:
         return _same_in_order(points, (pred if ordered[0] else gold).items)
     if Word("...") in pred.items or Word("...") in gold.items:
         return _same_in_order(pred.items, gold.items)
-    return _same_in_any_order(pred.items, gold.items)
+    return _same_in_any_order(_drop_repeated(pred.items), _drop_repeated(gold.items))
 
 
 def _as_point(several: Several) -> Sequence[Shape]:
@@ -315,9 +324,18 @@ def _same_in_order(pred: Sequence[Shape], gold: Sequence[Shape]) -> bool:
     return len(pred) == len(gold) and all(map(same, pred, gold))
 
 
+def _drop_repeated(items: Sequence[Shape]) -> Sequence[Shape]:
+    """Of points each once: they are solutions, of which a repeated one is no other."""
+    if not all(isinstance(item, Several) and item.brackets for item in items):
+        return items
+    return list(dict.fromkeys(items))
+
+
 def _same_in_any_order(pred: Sequence[Shape], gold: Sequence[Shape]) -> bool:
     """Whether the items pair off. Greedy is enough: equality is an equivalence but for names."""
     left = list(gold)
+    if len(left) != len(pred):
+        return False
     for item in pred:
         place = next((i for i, other in enumerate(left) if same(item, other)), None)
         if place is None:

@@ -70,6 +70,7 @@ _TYPED = frozenset({*_FUNCTIONS, "sqrt", "cbrt", "log", "lg", "pi", "theta", "al
 _SPACES = frozenset(["\\,", "\\;", "\\:", "\\!", "\\ ", "~", "\\quad", "\\qquad"])
 _TIMES = frozenset(["*", "\\cdot", "\\times", "\\ast"])
 _OVER = frozenset(["/", "\\div"])
+_CELL_ENDS = frozenset(["\\\\", "\\end"])
 _CLOSERS = {"(": ")", "[": "]", "{": "}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil", "|:": ":|"}
 _APPLIED = frozenset("f g h F G H P T C".split())
 _ADVANCED = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])")
@@ -250,7 +251,7 @@ def _starts_factor(tokens: Tokens) -> bool:
     if token == "\\degree":
         return True
     if token.startswith("\\") and len(token) > 1:
-        return token not in _TIMES | _OVER and token not in (*_CLOSERS.values(), "\\%")
+        return token not in _TIMES | _OVER | _CELL_ENDS and token not in (*_CLOSERS.values(), "\\%")
     return token in ("(", "[", "{", "|:") or token.isalnum() or bool(_NUMBER.fullmatch(token))
 
 
@@ -393,6 +394,8 @@ def _read_command(name: str, tokens: Tokens, depth: int) -> sympy.Expr:
         if over.is_Integer and abs(over) > 100_000:
             raise UnreadableError("too large a binomial coefficient")
         return sympy.binomial(over, under)
+    if name == "begin":
+        return _read_matrix(tokens, depth)
     if name == "pi":
         return pi
     if name == "infty":
@@ -410,6 +413,25 @@ def _read_command(name: str, tokens: Tokens, depth: int) -> sympy.Expr:
     if name in _GREEK:
         return Symbol(name + _read_marks(tokens))
     raise UnreadableError(f"not understood: \\{name}")
+
+
+def _read_matrix(tokens: Tokens, depth: int) -> sympy.Expr:
+    """A matrix as part of a formula."""
+    if "matrix" not in _take_group(tokens):
+        raise UnreadableError("an environment")
+    rows: list[list[sympy.Expr]] = [[]]
+    while tokens:
+        rows[-1].append(_read_sum(tokens, depth + 1))
+        mark = tokens.popleft() if tokens else ""
+        if mark == "\\\\" and tokens and tokens[0] != "\\end":
+            rows.append([])
+        elif mark != "&":
+            break
+    if mark == "\\\\" and tokens:
+        mark = tokens.popleft()
+    if mark != "\\end" or not _take_group(tokens) or len({len(row) for row in rows}) > 1:
+        raise UnreadableError("no matrix")
+    return sympy.ImmutableMatrix(rows)
 
 
 def _read_argument(tokens: Tokens, depth: int) -> sympy.Expr:

@@ -117,7 +117,15 @@ def _find_value(sentence: str) -> str | None:
         sentence = parts[-1].strip()
     if "\ue000" <= sentence[:1] <= "\uf8ff" and not _JOINT.match(sentence[1:]):
         return sentence[0]
-    return _drop_aside(sentence)
+    return _take_only(_drop_aside(sentence))
+
+
+def _take_only(sentence: str) -> str:
+    """Of a sentence of many words and one value, the value and what stands behind it."""
+    runs = find_runs(sentence)
+    if len(runs) == 1 and len(sentence[: runs[0].start].split()) >= 4:
+        return sentence[runs[0].start :]
+    return sentence
 
 
 _ASIDE = re.compile(r",\s+(?:[a-z]+\s*){1,8}\Z")

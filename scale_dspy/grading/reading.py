@@ -46,14 +46,16 @@ def find_answer(text: str) -> str | None:
         The answer as written, without blanks around it, or None where there is none.
     """
     spoken = repair(drop_stops(drop_thinking(text)))
-    found = _find_tagged(spoken) or _find_explicit(spoken) or _find_last(spoken)
+    found = (
+        _find_tagged(spoken) or _find_explicit(spoken) or _find_bare(spoken) or _find_last(spoken)
+    )
     return (found.strip().strip(DRESS) or None) if found else None
 
 
 # ---- thinking and stop tokens ---------------------------------------------------------------
 
 _THOUGHT = re.compile(
-    r"</(?:think|thinking|thought|thoughts|reasoning|reason|analysis|reflection|scratchpad"
+    r"</(?:\w{0,20}(?:reason|think|thought)\w{0,20}|think|thinking|thought|thoughts|reasoning|reason|analysis|reflection|scratchpad"
     r"|seed:think|internal_monologue|longcat_think|ponder|plan)>|\[/THINK\]|◁/think▷"
     r"|<\|(?:END_THINKING|end_of_thought|end_of_think|thought_end)\|>|<channel\|>"
     r"|<\|channel\|>final[^<>|]{0,40}<\|message\|>",
@@ -121,8 +123,9 @@ _BOX_OR_BRACE = re.compile(
 )
 _BOX = re.compile(r"(?:\\|(?<![A-Za-z\\]))(?:boxed|fbox)(?![A-Za-z])|<\|begin_of_box\|>")
 _VISIBLE = re.compile(r"\S")
+_CURRENCY_PAIR = re.compile(r"\$[0-9][^$]*\$[0-9]")
 _JOINER = re.compile(
-    r"(?:[\s$,;()*]|\\[()\[\],;:! ]|\\q?quad(?![A-Za-z])|\\text\s*\{|[{}])*"
+    r"(?:\s*(?:\\text\s*\{)?\s*for\s+(?:part\s+|case\s+)?\(?\w{1,8}\)?\s|(?:\s[a-z]{2,15}){1,2}(?=\s+(?:and|or)\s))?(?:[\s$,;()*]|\\[()\[\],;:! ]|\\q?quad(?![A-Za-z])|\\text\s*\{|[{}])*"
     r"(?P<joint>,|;|\band\b|\bor\b|&|和|或|、)"
     r"(?:[\s$,;()*]|\\[()\[\],;:! ]|\\q?quad(?![A-Za-z])|\band\b|\bor\b|[{}])*"
     r"(?P<name>[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?[\s$]*"
@@ -228,6 +231,25 @@ def _read_statements(text: str) -> Iterator[tuple[int, Statement]]:
         if statement is not None and not _BOX.search(statement.answer):  # empty or broken off
             yield phrase.start(), statement
         end = phrase.start()
+
+
+_PROSE = re.compile(r"(?<![\\A-Za-z])(?!(?:sqrt|sin|cos|tan|log|and|or[A-Z]?|pi)(?![A-Za-z]))[^\W\d_]{2,}|[.?!]\s|\n|[–—#]")
+_MATHEMATICS = re.compile(r"[0-9\\$]")
+_ONE_FORMULA = re.compile(r"\s*(\${1,2})([^$\n]+)\1\s*\.?\s*")
+_TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf|operatorname|begin|end)\s*\{[^{}]*\}")
+
+
+def _find_bare(text: str) -> str | None:
+    """The whole text, where it is one formula and no prose."""
+    if len(text) > WINDOW or not _MATHEMATICS.search(text):
+        return None
+    one = _ONE_FORMULA.fullmatch(text)
+    if one:
+        return one[2]
+    bare = text.strip().strip("$").rstrip(". ")
+    if _PROSE.search(_TEXT.sub("", bare)) or "$" in bare or _CURRENCY_PAIR.search(text):
+        return None
+    return bare
 
 
 def _find_last(text: str) -> str | None:

@@ -14,6 +14,7 @@ from typing import Literal, Union
 
 import sympy
 from sympy import Interval, S, Symbol
+from sympy.core.function import AppliedUndef
 
 from scale_dspy.grading.characters import find_closing_brace
 from scale_dspy.grading.formula import UnreadableError, read_formula
@@ -31,11 +32,15 @@ from scale_dspy.grading.words import (
 
 @dataclass(frozen=True)
 class Number:
-    """A formula, with its unit and whether a per cent sign stood behind it."""
+    """A formula, with its unit and whether a per cent sign stood behind it.
+
+    `double` is its text where it has the digits of a binary double, and may be one that was printed.
+    """
 
     value: sympy.Expr
     unit: Unit | None = None
     percent: bool = False
+    double: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,9 +122,9 @@ DEEPEST = 12
 # ---- splitting at the top level -------------------------------------------------------------
 
 _JOINT = (
-    r"(?P<and>\\text\s*\{\s*,?\s*(?:and|&|und|et|y|и|和)\s*,?\s*\}|(?<![A-Za-z\\])and(?![A-Za-z])|\\land(?![A-Za-z])|\\wedge(?![A-Za-z])|和|及)"
-    r"|(?P<or>\\text\s*\{\s*,?\s*(?:or|oder|ou|o|или|或)\s*,?\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|\\lor(?![A-Za-z])|\\vee(?![A-Za-z])|或)"
-    r"|(?P<comma>[,;]|\\\\(?!text)|\n)"
+    r"(?P<semi>;)|(?P<and>\\text\s*\{\s*,?\s*(?:and|&|und|et|y|и|和)\s*,?\s*\}|(?<![A-Za-z\\])and(?![A-Za-z])|\\land(?![A-Za-z])|\\wedge(?![A-Za-z])|和|及)"
+    r"|(?P<or>\\text\s*\{\s*,?\s*(?:or|oder|ou|o|или|或)\s*,?\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|(?<=[0-9)}\]])or(?=[A-Z(\\0-9-])|\\lor(?![A-Za-z])|\\vee(?![A-Za-z])|或)"
+    r"|(?P<comma>,|\\\\(?!text)|\n)"
 )
 _OPEN = r"(?P<open>\\\{|\\langle(?![A-Za-z])|\\[lb]egin\{\w+\*?\}|[({\[])"
 _CLOSE = r"(?P<close>\\\}|\\rangle(?![A-Za-z])|\\end\{\w+\*?\}|[)}\]])"
@@ -239,13 +244,17 @@ def _read_word(text: str, depth: int) -> Shape | None:
 
 
 def _read_list(text: str, depth: int) -> Shape | None:
-    parts, joints = _split(text, ("comma", "and", "or"))
+    for kinds_first in (("semi",), ("and", "or")):  # x=1, y=2; x=2, y=1
+        groups, joints = _split(text, kinds_first)
+        if joints and len(groups) > 1 and all("=" in each and "," in each for each in groups):
+            return Several(tuple(read_shape(group, depth + 1) for group in groups))
+    parts, joints = _split(text, ("comma", "semi", "and", "or"))
     if not joints:
         return None
     kept = [part for part in map(_strip, parts) if part]
     if len(kept) == 1:
         return read_shape(kept[0], depth + 1)
-    kinds = {kind for kind, _ in joints} - {"comma"}
+    kinds = {kind for kind, _ in joints} - {"comma", "semi"}
     items = list(_read_items(kept, depth))
     joined: Literal["", "and", "or"] = "or" if "or" in kinds else "and" if "and" in kinds else ""
     return _gather(items, joined)
@@ -298,7 +307,7 @@ def _join_regions(regions: list[sympy.Set], joined: str) -> Region:
 _PAIRS = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle"}
 _BRACKETED = re.compile(r"(\\\{|\\langle(?![A-Za-z])|[(\[\]])(.*)(\\\}|\\rangle|[)\]\[])", re.S)
 _MATRIX = re.compile(
-    r"\\begin\{(?P<kind>[pbvBV]?matrix|smallmatrix|array)\}\s*(?:\{[lcr| ]*\})?(?P<body>.*)\\end\{(?P=kind)\}", re.S
+    r"\\begin\{(?P<kind>[pbvBV]?matrix|smallmatrix|array)\}\s*(?:\{[lcr| ]*\})?(?P<body>(?:(?!\\begin).)*)\\end\{(?P=kind)\}", re.S
 )
 
 
@@ -314,7 +323,7 @@ def _read_brackets(text: str, depth: int) -> Shape | None:
         return _read_set(inside, depth)
     if not inside:
         return None
-    parts, joints = _split(inside, ("comma",))
+    parts, joints = _split(inside, ("comma", "semi"))
     if not joints:
         if opening + closing in ("()", "[]") and (_MATRIX.fullmatch(inside) or not _is_formula(text)):
             return read_shape(inside, depth + 1)
@@ -355,7 +364,7 @@ def _read_set(inside: str, depth: int) -> Shape:
         shape = read_shape(condition, depth + 1)
         if isinstance(shape, (Relation, Named, Region)):
             return shape
-    parts, joints = _split(inside, ("comma",))
+    parts, joints = _split(inside, ("comma", "semi"))
     return Several(tuple(_read_items([part for part in parts if part], depth)), "{}")
 
 
@@ -396,6 +405,8 @@ def _read_relation(text: str, depth: int) -> Shape | None:
         return Named(spell_name(parts[0]), read_shape(parts[1], depth + 1))
     if set(signs) == {"="}:
         return _read_equation(parts, depth)
+    if signs == ["\\approx"] and is_name(parts[0]):
+        return Named(spell_name(parts[0]), read_shape(parts[1], depth + 1))
     if signs[0] == "=" and is_name(parts[0]) and "\\approx" in signs:
         return read_shape(text[: text.rindex("\\approx")], depth + 1)
     if set(signs) <= {"<", ">", "\\le", "\\ge", "\\ne"}:
@@ -453,7 +464,7 @@ def _settle_chain(values: list[Shape]) -> Shape:
         return last
     if last.value.is_Rational and apart < abs(sympy.N(first.value)) / 100 * scale:
         return first
-    raise UnreadableError("a chain that does not hold")
+    return last
 
 
 # ---- sets of real numbers -------------------------------------------------------------------
@@ -510,6 +521,11 @@ _RELATIONS = {"<": sympy.Lt, ">": sympy.Gt, "\\le": sympy.Le, "\\ge": sympy.Ge, 
 
 def as_region(relation: Relation) -> sympy.Set | None:
     """What an inequality in one variable leaves of the real numbers; None for any other."""
+    applied = set().union(*(side.atoms(AppliedUndef) for side in relation.sides))
+    if len(applied) == 1:  # 0 < f(x) < 1
+        (function,) = applied
+        sides = tuple(side.subs(function, Symbol("f")) for side in relation.sides)
+        return as_region(Relation(sides, relation.signs))
     symbols = set().union(*(side.free_symbols for side in relation.sides))
     if len(symbols) != 1 or "=" in relation.signs:
         return None
@@ -598,13 +614,30 @@ def _read_ratio(text: str, depth: int) -> Shape | None:
     return Ratio(tuple(read_formula(part) for part in spoken), clock, unit)
 
 
-def _read_leaf(text: str, depth: int) -> Number:
+_DOUBLE = re.compile(r"-?(?=[0-9.]{16,20}\Z)(?:0\.0{0,3}[1-9][0-9]{14,}|[1-9][0-9]*\.[0-9]+)")
+
+
+def _read_worked_matrix(text: str) -> Shape:
+    try:
+        matrix = read_formula(text)
+    except (TypeError, ValueError, AttributeError) as error:  # shapes that don't go together
+        raise UnreadableError(str(error)) from error
+    if not isinstance(matrix, sympy.MatrixBase):
+        raise UnreadableError("no matrix")
+    return Grid(tuple(tuple(Number(cell) for cell in row) for row in matrix.tolist()))
+
+
+def _read_leaf(text: str, depth: int) -> Shape:
     compound = read_compound(text)
     if compound:
         return Number(sympy.Rational(compound[0].numerator, compound[0].denominator), compound[1])
+    if "matrix}" in text:
+        return _read_worked_matrix(text)
     text = spell_scales(drop_lead(drop_explanation(drop_estimate(text))))
     value = split_value(text)
     inner = _strip(value.text)
+    if _DOUBLE.fullmatch(inner):
+        return Number(read_formula(inner), value.unit, value.percent, inner)
     if inner != text and depth < DEEPEST and re.search(r"[=<>,;]|\\(?:cup|in|pm)(?![A-Za-z])", inner):
         shape = read_shape(inner, depth + 1)
         if isinstance(shape, Number):

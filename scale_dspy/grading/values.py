@@ -17,8 +17,9 @@ DRESS = "$*`" + "".join(filter(str.isspace, map(chr, range(0x3001))))
 # second; or blanks on both sides. Other dollars are currency.
 FORMULA = re.compile(
     r"\$\$(?P<display>[^$]+)\$\$|\\\[(?P<bracket>.+?)\\\]|\\\((?P<paren>.+?)\\\)"
-    r"|(?<!\\)\$(?P<inline>[^\s$](?:[^$\n]*[^\s$\\])?)\$(?![0-9])"
-    r"|(?<!\\)\$(?P<spaced>[ \t][^$\n]*[ \t])\$",
+    r"|(?<!\\)\$(?P<inline>[^\s$](?:(?:[^$\n\\]|\\.)*[^\s$\\])?)\$(?![0-9])"
+    r"|(?<!\\)\$(?P<spaced>[ \t](?:[^$\n\\]|\\.)*[ \t])\$"
+    r"|(?<!\\)\$(?P<loose>[^\s$](?:[^$\n\\]|\\.){0,200}(?<![-+=*/ ])[ \t])\$(?![0-9])",
     re.DOTALL,
 )
 _PROSE = re.compile(r"[ ,.;](?!\\)[A-Za-z]{4,}[ ,.;](?:[^\\]*[ ,.;][A-Za-z]{2,}[ ,.;]|$)")
@@ -47,7 +48,7 @@ def hide_formulas(text: str) -> Line:
 
     def hide(match: re.Match[str]) -> str:
         content = next(filter(None, match.groups()), "")
-        if match["inline"] and _PROSE.search(content) or len(formulas) > 6000:
+        if (match["inline"] or match["loose"]) and _PROSE.search(content) or len(formulas) > 6000:
             return match[0]
         formulas.append(content.strip())
         return chr(_BASE + len(formulas) - 1)

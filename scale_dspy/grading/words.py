@@ -176,8 +176,8 @@ class Value(NamedTuple):
 
 
 _PERCENT = re.compile(
-    r"(?:\s|\\[,;:! ]|~)*(?:%|\\text\s*\{\s*(?:per\s?cent(?:age)?(?:\s+points?)?|%)\s*\}"
-    r"|(?<![A-Za-z])per\s?cent(?:age)?(?:\s+points?)?)\s*\}?\s*\Z",
+    r"(?:\s|\\[,;:! ]|~)*(?:%|\\text\s*\{\s*(?:per\s?cent(?:age)?(?:\s+points?)?|pct|%)\s*\}"
+    r"|(?<![A-Za-z])(?:per\s?cent(?:age)?(?:\s+points?)?|pct))\s*\}?\s*\Z",
     re.IGNORECASE,
 )
 _ORDINAL = re.compile(
