@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, get_args
 
 from scale_dspy import __version__
-from scale_dspy.cli import run, serve, tune
+from scale_dspy.cli import regrade, run, serve, tune
 from scale_dspy.cli.options import FAILED
 from scale_dspy.lm.modes import Style
 from scale_dspy.tuning import OPTIMIZERS
@@ -67,6 +67,7 @@ def _make_parser() -> argparse.ArgumentParser:
         _add_export_command,
         _add_traces_command,
         _add_report_command,
+        regrade.add_command,
         _add_serve_command,
         _add_doctor_command,
         _add_completion_command,

@@ -27,7 +27,9 @@ from dspy.utils.exceptions import (
 )
 
 from scale_dspy.data.load import digest
+from scale_dspy.evaluation.regrade import read_graders
 from scale_dspy.evaluation.summary import ROLLOUTS, Summary, sum_tokens, summarise
+from scale_dspy.grading.answers import GRADER
 from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.event_loop import run
@@ -387,6 +389,10 @@ def match_description(path: Path, description: dict[str, Any]) -> None:
             )
         if "versions" in differing:
             logger.warning("%s was begun with other versions: %s", path.parent, there["versions"])
+        graders = list(dict.fromkeys([*read_graders(there), *read_graders(description)]))
+        if len(graders) > 1:  # the rollouts that are there were graded by the older one
+            versions = {**description["versions"], "grader": ", ".join(graders)}
+            description = {**description, "versions": versions}
     write_json(path, description)
 
 
@@ -401,4 +407,5 @@ def _digest_instructions(program: Solver) -> str:
 
 
 def _read_versions() -> dict[str, str]:
-    return {name: version(name) for name in ("scale-dspy", "dspy", "litellm")}
+    packages = {name: version(name) for name in ("scale-dspy", "dspy", "litellm")}
+    return {**packages, "grader": str(GRADER)}

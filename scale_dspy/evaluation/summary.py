@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from scale_dspy.grading.answers import vote
+from scale_dspy.grading.flags import flag_rollout
 from scale_dspy.utils.statistics import (
     bound_accuracy,
     bound_tokens,
@@ -29,6 +30,8 @@ class Outcome(NamedTuple):
         hard: those of them that System 2 solved.
         seconds: wall-clock; None where unknown.
         failed: whether an error ended it.
+        unread: whether it is wrong though the right value stands at the end of its text.
+        cut_off: whether the token limit ended a reply of it.
     """
 
     correct: int
@@ -39,6 +42,8 @@ class Outcome(NamedTuple):
     hard: int
     seconds: float | None
     failed: bool
+    unread: bool = False
+    cut_off: bool = False
 
 
 class Summary(TypedDict):
@@ -59,6 +64,8 @@ class Summary(TypedDict):
         calls: model calls a rollout.
         seconds: wall-clock seconds a rollout.
         errors: failed rollouts.
+        unread: wrong ones at whose end the right value stands, but was not read as the answer.
+        cut_off: those that hit the token limit.
     """
 
     problems: int
@@ -75,6 +82,8 @@ class Summary(TypedDict):
     calls: float | None
     seconds: float | None
     errors: int
+    unread: int
+    cut_off: int
 
 
 def collect(rollouts: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, Outcome]]:
@@ -106,6 +115,7 @@ def _measure(record: Mapping[str, Any]) -> Outcome:
     failed = record["error"] is not None
     steps = record["steps"] or ()
     stages = (record["usage"] or {}).values()
+    unread, cut_off = record.get("flags") or flag_rollout(record)
     return Outcome(
         correct=int(bool(record["correct"]) and not failed),
         answer=None if failed else record["answer"],
@@ -115,6 +125,8 @@ def _measure(record: Mapping[str, Any]) -> Outcome:
         hard=sum(step["system"] == 2 for step in steps),
         seconds=record["seconds"],
         failed=failed,
+        unread=bool(unread),
+        cut_off=bool(cut_off),
     )
 
 
@@ -173,6 +185,8 @@ def summarise(rollouts: Iterable[Mapping[str, Any]]) -> Summary:
         calls=_mean_known(one.calls for one in outcomes),
         seconds=_mean_known(one.seconds for one in outcomes),
         errors=sum(one.failed for one in outcomes),
+        unread=sum(one.unread for one in outcomes),
+        cut_off=sum(one.cut_off for one in outcomes),
     )
 
 

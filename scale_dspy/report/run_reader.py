@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from scale_dspy.evaluation.summary import ROLLOUTS, Summary, summarise
+from scale_dspy.grading.flags import flag_rollout
 
 Record = dict[str, Any]
 """A rollout without texts: id, sample, answer, correct, error, seconds, usage, steps, offset."""
@@ -147,6 +148,7 @@ def _trim(rollout: dict[str, Any], offset: int) -> Record:
             {"difficulty": _read_difficulty(step["difficulty"]), "system": int(step["system"])}
             for step in rollout["steps"] or ()
         ],
+        "flags": flag_rollout(rollout),
         "offset": offset,
     }
 
