@@ -152,6 +152,8 @@ _FONT = re.compile(
 )
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox|displaylines|bbox)\s*\{")
 
+_TABLE_LIKE = re.compile(r"matrix|array|cases")
+
 _DRESS = compile_rules(
     [
         (r"<\|(?:begin|end)_of_box\|>", ""),
@@ -192,6 +194,7 @@ _DRESS = compile_rules(
         (r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])", "|"),
         (r"\\(?:dots|cdots|dotsc|dotsb)(?![A-Za-z])", r"\\ldots"),
         (r"\\backslash(?![A-Za-z])|\\smallsetminus(?![A-Za-z])", r"\\setminus"),
+        (r"\\over(?:right)?arrow(?![A-Za-z])", r"\\vec"),
         (r"\\varphi(?![A-Za-z])", r"\\phi"),
         (r"\\degrees?(?![A-Za-z])", r"^\\circ"),
         (r"\{\s*\\circ\s*\}", r"\\circ "),
@@ -207,7 +210,8 @@ def undress(text: str) -> str:
     `\text{...}` stays: whether letters are a word or variables is told by it.
     """
     text = unwrap(_FONT, unwrap(_BOX, text), mark=True)
-    return apply_rules(_DRESS, text)
+    text = apply_rules(_DRESS, text)
+    return text if "&" not in text or _TABLE_LIKE.search(text) else text.replace("&", "")
 
 
 def unwrap(opening: re.Pattern[str], text: str, *, mark: bool = False) -> str:

@@ -88,7 +88,7 @@ def read_statement(window: str, *, marker: bool = False) -> Statement | None:
     if _VALUE.search(answer) or _CHOICE.fullmatch(answer):
         return Statement(spelled, True)
     words = spelled.casefold().split()
-    if words[0].strip(".,!") in _VERDICTS or len(words) > WORDS or words[0] == "not":
+    if marker or words[0].strip(".,!") in _VERDICTS or len(words) > WORDS or words[0] == "not":
         return None
     return Statement(spelled, False)
 

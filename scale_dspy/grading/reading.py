@@ -7,6 +7,7 @@ Everything but the search for boxes, tags and phrases, which is linear, looks at
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ WINDOW = 3000
 """Characters behind a phrase, or of a line, that are looked at for a value."""
 
 TRIES = 50
-"""Lines from the end that are searched for a last value."""
+"""Phrases, tags and lines, from the end, that are searched for a value."""
 
 
 class Span(NamedTuple):
@@ -88,7 +89,7 @@ _TAG = re.compile(r"<(?P<end>/?)(?P<name>answer|final_answer|final|solution)>", 
 
 def _find_tagged(text: str) -> str | None:
     """What stands in the last pair of answer tags, if no box follows it."""
-    tags = list(_TAG.finditer(text))
+    tags = deque(_TAG.finditer(text), maxlen=TRIES)
     while tags:
         closing = tags.pop()
         content = closing.end() if not closing["end"] else None
@@ -225,7 +226,7 @@ def _find_phrase(text: str) -> str | None:
 def _read_statements(text: str) -> Iterator[tuple[int, Statement]]:
     """What is said after each phrase, the last one first, and where the phrase starts."""
     end = len(text)
-    for phrase in reversed(list(PHRASES.finditer(text))):
+    for phrase in reversed(deque(PHRASES.finditer(text), maxlen=TRIES)):
         window = text[phrase.end() : min(end, phrase.end() + WINDOW)]
         statement = read_statement(window, marker=phrase[0].lstrip().startswith(MARKER))
         if statement is not None and not _BOX.search(statement.answer):  # empty or broken off

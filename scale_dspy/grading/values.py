@@ -62,7 +62,7 @@ def hide_formulas(text: str) -> Line:
 _TOKEN = re.compile(
     r"(?P<place>[\ue000-\uf8ff])|(?P<number>[0-9]+(?:[,'][0-9]{3}(?![0-9]))*(?:\.[0-9]+)?|\.[0-9]+)"
     r"|(?P<command>\\(?:[A-Za-z]+|.))|(?P<word>[^\W\d_]+)|(?P<blank>[\s\u00a0\u202f\u2009]+)"
-    r"|(?P<bracket>[(\[{}\])|])|(?P<sign>[-+*/^=<>:%!_−–×·÷√²³⁴½¼¾⅓⅔≤≥±°∞]|\.(?=[0-9])|,(?=[0-9]))"
+    r"|(?P<bracket>[(\[{}\])|])|(?P<sign>[-+*/^=<>:%!_−–—×·÷√²³⁴½¼¾⅓⅔≤≥±°∞]|\.(?=[0-9])|,(?=[0-9]))"
     r"|(?P<currency>[$€£¥₹])|(?P<other>.)"
 )
 _LIST_MARK = re.compile(r"\A\s*(?:[-*•]\s+)?(?:\(?[0-9]{1,2}[.)]\s+(?=\S)|#{1,6}\s+)")
@@ -127,6 +127,7 @@ def find_runs(prose: str) -> list[Run]:
     runs: list[Run] = []
     start = end = -1
     last = ""  # kind of the last token of the run
+    opened = 0  # brackets of the run that are not closed
     tokens = list(_TOKEN.finditer(prose))
     for index, token in enumerate(tokens):
         kind = str(token.lastgroup)
@@ -137,18 +138,24 @@ def find_runs(prose: str) -> list[Run]:
             if start < 0:
                 continue
             kind = "sign"
+        if kind == "bracket":
+            opened += 1 if token[0] in "([{" else -1
+        if token[0] == "," and start >= 0 and opened > 0:
+            kind = "sign"
         if kind == "blank" and start >= 0:
+            if last == "sign" and prose[end - 1] == "," and opened > 0:
+                continue
             if after is None or not _continues(last, str(after.lastgroup), after[0], prose, after.end()):
                 start = _close(runs, prose, start, end)
             continue
         if kind in ("word", "other", "blank") or (kind == "sign" and token[0] == "!" and _exclaims(prose, token)):
             start = _close(runs, prose, start, end)
-            last = ""
+            last, opened = "", 0
             continue
         if kind == "place" and last == "place":
             start = _close(runs, prose, start, end)
         if start < 0:
-            start = token.start()
+            start, opened = token.start(), int(token[0] in "([{")
         end, last = token.end(), kind
     _close(runs, prose, start, end)
     return runs

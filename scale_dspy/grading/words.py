@@ -96,6 +96,12 @@ _LEAD_BAR = re.compile(
     re.IGNORECASE,
 )
 _SIGN_WORD = re.compile(r"\A(?:negative|minus)\s+(?=[0-9.])", re.IGNORECASE)
+_SAID_TWICE = re.compile(
+    r"(?:\\text\s*\{)?\s*(?:(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thir|fif"
+    r"|eigh|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million"
+    r"|teen|and)[\s-]*)+\(([0-9][0-9,]*)\)\s*\}?",
+    re.IGNORECASE,
+)
 _ABOUT = re.compile(r"\A\s*(?:\\approx|\\simeq|\\cong|\\sim(?![A-Za-z])|~|≈)\s*(?=\S)")
 _CURRENCY_BEFORE = re.compile(
     r"\A(?:(?P<minus>-)\s*)?(?:\\text\s*\{\s*)?(?:US\s*|AU\s*|CA\s*|HK\s*)?"
@@ -110,6 +116,9 @@ def drop_lead(text: str) -> str:
 
     Only one that ends in a verb, a colon or the like: `row 3` stays, and so does `at least 3`.
     """
+    said_twice = _SAID_TWICE.fullmatch(text.strip())
+    if said_twice:
+        return said_twice[1]
     text = _ABOUT.sub("", _SIGN_WORD.sub("-", text.strip()))
     match = _LEAD.match(text)
     if match is None:
