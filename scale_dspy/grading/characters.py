@@ -171,7 +171,10 @@ _DRESS = compile_rules(
             r"|center|displaymath|math|flalign|eqnarray)\*?\}",
             "",
         ),
-        (r"\\(?:left|right)(?![A-Za-z])\s*\.?|\\[bB]igg?[lrm]?(?![A-Za-z])|\\middle(?![A-Za-z])", ""),
+        (
+            r"\\(?:left|right)(?![A-Za-z])\s*\.?|\\[bB]igg?[lrm]?(?![A-Za-z])|\\middle(?![A-Za-z])",
+            "",
+        ),
         (r"\\(?:[dtc]|nice|s|x)frac(?![A-Za-z])", r"\\frac"),
         (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
         (r"\\operatorname\*?\s*\{([A-Za-z]+)\}", r"\\\1 "),
@@ -264,7 +267,11 @@ _FRACTIONS = compile_rules(
 _GAP = r"(?:\\[,;:! ]|~|['`]|\\thinspace(?![A-Za-z]))"
 _THOUSANDS = compile_rules(
     [
-        (r"(?<=[0-9])(?:,(?:\\!\s*)+|\s*\{\s*,\s*(?:\\!)?\}\s*|\\text\{[ ,]\})(?=[0-9]{3}(?![0-9]))", ""),
+        (
+            r"(?<=[0-9])(?:,(?:\\!\s*)+|\s*\{\s*,\s*(?:\\!)?\}\s*"
+            r"|\\text\{[ ,]\})(?=[0-9]{3}(?![0-9]))",
+            "",
+        ),
         (rf"(?<=[0-9])\s*(?:{_GAP}\s*)+(?=[0-9]{{3}}(?![0-9]))", ""),
         (
             r"(?<![0-9.,\\^_/])\b([1-9][0-9]{0,2})((?: [0-9]{3})+)(?![0-9:/]|[.,][0-9]|\s*[0-9])",

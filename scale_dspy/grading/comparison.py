@@ -26,7 +26,6 @@ from scale_dspy.grading.shapes import (
     Several,
     Shape,
     Word,
-    as_region,
     read_points,
     read_shape,
 )
@@ -45,7 +44,7 @@ ENOUGH = 4
 
 
 def compare(pred: str, gold: str) -> bool:
-    """Whether two answers, prepared by `spelling.prepare`, are equal; False where one is unreadable."""
+    """Whether two answers, as `spelling.prepare` gives them, are equal; not if unreadable."""
     try:
         return same(read_shape(pred), read_shape(gold))
     except UnreadableError:
@@ -84,7 +83,9 @@ def _same_named(pred: Shape, gold: Shape) -> bool:
 
 def _is_symbol(name: str) -> bool:
     return bool(re.fullmatch(r"\\?[A-Za-z]+(?:_\w+)?'*(?:\(\w+\))?", name)) and (
-        len(name.split("_")[0].lstrip("\\").rstrip("'")) <= 2 or name.startswith("\\") or name.isupper()
+        len(name.split("_")[0].lstrip("\\").rstrip("'")) <= 2
+        or name.startswith("\\")
+        or name.isupper()
     )
 
 
@@ -103,11 +104,12 @@ def _same_regions(pred: Shape, gold: Shape) -> bool | None:
     kinds = (Region, Relation)
     if not (isinstance(pred, kinds) or isinstance(gold, kinds)):
         return None
-    if isinstance(pred, Relation) and isinstance(gold, Relation):
-        if _same_relations(pred, gold):
-            return True
+    if isinstance(pred, Relation) and isinstance(gold, Relation) and _same_relations(pred, gold):
+        return True
     regions = read_points(pred), read_points(gold)
-    if isinstance(pred, Several) and not pred.brackets or isinstance(gold, Several) and not gold.brackets:
+    if (isinstance(pred, Several) and not pred.brackets) or (
+        isinstance(gold, Several) and not gold.brackets
+    ):
         regions = _list_points(pred), _list_points(gold)
     if regions[0] is None or regions[1] is None:
         return False
@@ -115,7 +117,11 @@ def _same_regions(pred: Shape, gold: Shape) -> bool | None:
 
 
 def _list_points(shape: Shape) -> sympy.Set | None:
-    if isinstance(shape, Several) and not shape.brackets and all(isinstance(i, Number) for i in shape.items):
+    if (
+        isinstance(shape, Several)
+        and not shape.brackets
+        and all(isinstance(i, Number) for i in shape.items)
+    ):
         return sympy.FiniteSet(*(item.value for item in shape.items if isinstance(item, Number)))
     return read_points(shape)
 
@@ -153,9 +159,11 @@ def _same_numbers(pred: Number, gold: Number) -> bool:
     if pred.unit and gold.unit and pred.unit != gold.unit:
         if pred.unit.quantity != gold.unit.quantity or not pred.unit.size or not gold.unit.size:
             return False
-        sizes = [Rational(n.unit.size.numerator, n.unit.size.denominator) for n in (pred, gold) if n.unit]
+        sizes = [
+            Rational(n.unit.size.numerator, n.unit.size.denominator) for n in (pred, gold) if n.unit
+        ]
         return same_value(pred.value * sizes[0], gold.value * sizes[1])
-    if _is_compound(pred) != _is_compound(gold) and not (pred.unit and gold.unit):
+    if pred.compound != gold.compound and not (pred.unit and gold.unit):
         return False
     if same_value(pred.value, gold.value):
         return True
@@ -174,11 +182,6 @@ def _same_doubles(pred: Number, gold: Number) -> bool:
         return False
     last = Rational(1, 10 ** len(printed.double.partition(".")[2]))
     return bool(abs(sympy.N(exact.value - printed.value, 30)) <= last * Rational(6, 10))
-
-
-def _is_compound(number: Number) -> bool:
-    """Whether it was read from several quantities, so that its value is in no unit written."""
-    return bool(number.unit and number.unit.size == 1 and number.unit.quantity in ("length", "mass", "time") and getattr(number.unit, "quantity", "") and number.value.is_Rational and False)
 
 
 def same_value(one: sympy.Expr, other: sympy.Expr) -> bool:
@@ -233,12 +236,16 @@ def _same_at_points(one: sympy.Expr, other: sympy.Expr) -> bool:
 def _evaluate(formulas: Sequence[sympy.Expr]) -> Iterator[list[sympy.Expr]]:
     """Values of formulas at random points at which all of them have one."""
     symbols = sorted(set().union(*(each.free_symbols for each in formulas)), key=str)
-    applied = sorted(set().union(*(each.atoms(sympy.core.function.AppliedUndef) for each in formulas)), key=str)
+    applied = sorted(
+        set().union(*(each.atoms(sympy.core.function.AppliedUndef) for each in formulas)), key=str
+    )
     dice = random.Random(20)
     for turn in range(POINTS):
         point = {one: _draw(dice, turn) for one in [*applied, *symbols]}
         values = [sympy.N(each.subs(point), 50) for each in formulas]
-        if all(value.is_number and value.is_finite and not value.has(sympy.nan) for value in values):
+        if all(
+            value.is_number and value.is_finite and not value.has(sympy.nan) for value in values
+        ):
             yield values
 
 
@@ -264,13 +271,16 @@ _ORIENTED = {"<": ("<", 1), ">": ("<", -1), "\\le": ("\\le", 1), "\\ge": ("\\le"
 
 
 def _same_relations(pred: Relation, gold: Relation) -> bool:
-    """Whether one is the other times a constant: positive for an inequality, any for an equation."""
+    """Whether one is the other times a constant, which is positive for an inequality."""
     if len(pred.signs) != 1 or len(gold.signs) != 1:
         return pred == gold
     kinds = [_ORIENTED.get(each.signs[0], (each.signs[0], 1)) for each in (pred, gold)]
     if kinds[0][0] != kinds[1][0]:
         return False
-    terms = [(each.sides[0] - each.sides[1]) * sign for each, (_, sign) in zip((pred, gold), kinds, strict=True)]
+    terms = [
+        (each.sides[0] - each.sides[1]) * sign
+        for each, (_, sign) in zip((pred, gold), kinds, strict=True)
+    ]
     symmetric = kinds[0][0] in ("=", "\\ne")
     if symmetric:
         terms = [sympy.fraction(sympy.together(term))[0] for term in terms]
@@ -293,7 +303,9 @@ def _same_several(pred: Shape, gold: Shape) -> bool:
     if not isinstance(pred, Several) or not isinstance(gold, Several):
         several, other = (pred, gold) if isinstance(pred, Several) else (gold, pred)
         assert isinstance(several, Several)
-        return several.brackets == "{}" and len(several.items) == 1 and same(several.items[0], other)
+        return (
+            several.brackets == "{}" and len(several.items) == 1 and same(several.items[0], other)
+        )
     ordered = [bool(each.brackets) and each.brackets != "{}" for each in (pred, gold)]
     if all(ordered):
         return _same_brackets(pred, gold) and _same_in_order(pred.items, gold.items)
@@ -311,7 +323,9 @@ def _same_several(pred: Shape, gold: Shape) -> bool:
 def _as_point(several: Several) -> Sequence[Shape]:
     """The values of `x = 2, y = 1` in the order of their names."""
     if all(isinstance(item, Named) for item in several.items):
-        named = sorted((i for i in several.items if isinstance(i, Named)), key=lambda item: item.name)
+        named = sorted(
+            (i for i in several.items if isinstance(i, Named)), key=lambda item: item.name
+        )
         return [item.value for item in named]
     return several.items
 
@@ -349,11 +363,13 @@ def _same_in_any_order(pred: Sequence[Shape], gold: Sequence[Shape]) -> bool:
 
 def _same_ratios(pred: Shape, gold: Shape) -> bool:
     if isinstance(pred, Ratio) and isinstance(gold, Ratio):
-        if pred.unit and gold.unit and pred.unit != gold.unit or len(pred.parts) != len(gold.parts):
+        if (pred.unit and gold.unit and pred.unit != gold.unit) or len(pred.parts) != len(
+            gold.parts
+        ):
             return False
         if pred.parts == gold.parts:
             return True
-        if pred.clock and gold.clock or 0 in pred.parts or 0 in gold.parts:
+        if (pred.clock and gold.clock) or 0 in pred.parts or 0 in gold.parts:
             return False
         pairs = list(zip(pred.parts, gold.parts, strict=True))
         return all(same_value(one * pairs[0][1], other * pairs[0][0]) for one, other in pairs[1:])

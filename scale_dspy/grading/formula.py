@@ -66,7 +66,9 @@ _GREEK = frozenset(
     " rho sigma tau phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell hbar"
     " aleph angle triangle".split()
 )
-_TYPED = frozenset({*_FUNCTIONS, "sqrt", "cbrt", "log", "lg", "pi", "theta", "alpha", "beta", "binom", "infty"})
+_TYPED = frozenset(
+    {*_FUNCTIONS, "sqrt", "cbrt", "log", "lg", "pi", "theta", "alpha", "beta", "binom", "infty"}
+)
 _SPACES = frozenset(["\\,", "\\;", "\\:", "\\!", "\\ ", "~", "\\quad", "\\qquad"])
 _TIMES = frozenset(["*", "\\cdot", "\\times", "\\ast"])
 _OVER = frozenset(["/", "\\div"])
@@ -74,10 +76,16 @@ _CELL_ENDS = frozenset(["\\\\", "\\end"])
 _CLOSERS = {"(": ")", "[": "]", "{": "}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil", "|:": ":|"}
 _APPLIED = frozenset("f g h F G H P T C".split())
 _ADVANCED = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])")
-_REPEATING = re.compile(r"([0-9]*)\.([0-9]*)(?:\\overline\{([0-9]+)\}|\\dot\{?([0-9])\}?(?:([0-9]*)\\dot\{?([0-9])\}?)?)")
+_REPEATING = re.compile(
+    r"([0-9]*)\.([0-9]*)(?:\\overline\{([0-9]+)\}|\\dot\{?([0-9])\}?(?:([0-9]*)\\dot\{?([0-9])\}?)?)"
+)
 _TRAILING_DOTS = re.compile(r"\A([-+]?[0-9]*)\.([0-9]{3,})(?:\.\.\.|\\ldots)\s*\Z")
-_SCIENTIFIC = re.compile(r"(?<![0-9A-Za-z.])([0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,4})(?![0-9A-Za-z.])")
-_MIXED = re.compile(r"(?<![0-9.^_{}A-Za-z])([0-9]+)\s*(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|\s([0-9]+)/([0-9]+)(?![0-9]))")
+_SCIENTIFIC = re.compile(
+    r"(?<![0-9A-Za-z.])([0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,4})(?![0-9A-Za-z.])"
+)
+_MIXED = re.compile(
+    r"(?<![0-9.^_{}A-Za-z])([0-9]+)\s*(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|\s([0-9]+)/([0-9]+)(?![0-9]))"
+)
 _DEGREE = re.compile(r"\s*\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})")
 _TRIGONOMETRIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc|cis)")
 
@@ -492,7 +500,12 @@ def _read_operand(tokens: Tokens, depth: int) -> sympy.Expr:
         return _read_power(tokens, depth + 1)
     sign = -1 if tokens and tokens[0] == "-" and tokens.popleft() else 1
     product = _read_power(tokens, depth + 1)
-    while tokens and _starts_factor(tokens) and tokens[0][1:] not in (*_FUNCTIONS, "log", "lg") and tokens[0] not in ("(", "["):
+    while (
+        tokens
+        and _starts_factor(tokens)
+        and tokens[0][1:] not in (*_FUNCTIONS, "log", "lg")
+        and tokens[0] not in ("(", "[")
+    ):
         product = product * _read_power(tokens, depth + 1)
     if len(tokens) > 1 and tokens[0] == "/" and _NUMBER.fullmatch(tokens[1]):
         tokens.popleft()

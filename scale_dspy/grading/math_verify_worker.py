@@ -24,7 +24,7 @@ TIME_LIMIT = 3.0
 """Seconds of processor time that one comparison may take."""
 
 PATIENCE = 60.0
-"""Seconds by the clock after which a worker that does not reply is killed: it is stopped or starved."""
+"""Seconds by the clock after which a worker that does not reply is killed: it was stopped."""
 
 START_LIMIT = 60.0
 """Seconds that the worker process may take to start; it imports sympy."""

@@ -7,6 +7,7 @@ import re
 # ---- words ----------------------------------------------------------------------------------
 
 _WORDS_ONLY = re.compile(r"[^\W\d_](?:[^\W\d_]|[\s'.,!?:;/()-])*")
+_POINTS_IN_A_ROW = frozenset("abc abd abe ace ade".split())
 _PAIRED = frozenset(
     "is si up pu to ot no on it at in of or by we he me my us go do if so as an am be ok hi".split()
 )
@@ -27,11 +28,16 @@ def spell_words(text: str) -> str | None:
     if len(letters) == 1 and letters.isascii():
         return None
     if not marked and letters.isascii() and plain.isalpha() and len(letters) <= 3:
-        if lower not in _PAIRED and not (len(letters) == 3 and re.search(r"[aeiou]", lower) and not plain.isupper() and lower not in ("abc", "abd", "abe", "ace", "ade")):
-            return None if lower not in ("yes",) else lower
+        spoken = len(letters) == 3 and re.search(r"[aeiou]", lower) and not plain.isupper()
+        if lower not in _PAIRED and (not spoken or lower in _POINTS_IN_A_ROW):
+            return None
     if not marked and re.search(r"(?<![A-Za-z])[a-zA-Z](?![A-Za-z'])", plain) and "," in plain:
         return None  # a list of letters
-    if not marked and re.fullmatch(r"(?:[A-Za-z]\s*(?:,|and|or)?\s*)+", plain) and re.search(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", plain):
+    if (
+        not marked
+        and re.fullmatch(r"(?:[A-Za-z]\s*(?:,|and|or)?\s*)+", plain)
+        and re.search(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", plain)
+    ):
         return None
     if re.match(r"(?:sqrt|sin|cos|tan|log|ln|exp|pi)\b", lower):
         return None
@@ -40,8 +46,13 @@ def spell_words(text: str) -> str | None:
 
 # ---- names ----------------------------------------------------------------------------------
 
-_SYMBOL = r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|phi|psi|omega|lambda|mu|rho|sigma|tau|ell|Delta|epsilon)(?![A-Za-z]))"
-_INDEX = r"(?:\s*_\s*(?:\w|\{[^{}]*\}|\\[A-Za-z]+))?'{0,3}(?:\s*\^\s*\{?(?:\\prime|\(\w\)|\\ast|\*)\}?)?"
+_SYMBOL = (
+    r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|phi|psi|omega|lambda|mu|rho|sigma|tau|ell"
+    r"|Delta|epsilon)(?![A-Za-z]))"
+)
+_INDEX = (
+    r"(?:\s*_\s*(?:\w|\{[^{}]*\}|\\[A-Za-z]+))?'{0,3}(?:\s*\^\s*\{?(?:\\prime|\(\w\)|\\ast|\*)\}?)?"
+)
 _POINTS = r"(?:[A-Z]'?(?:_\{?\w\}?)?){2,6}"
 _NAME = re.compile(
     rf"(?:{_SYMBOL}{_INDEX}"
@@ -60,14 +71,20 @@ _NAME = re.compile(
     r")"
 )
 # What a problem asks for, as `m + n` of a fraction; x, y and z are coordinates in an equation.
-_ASKED = re.compile(r"(?:[A-Za-z](?:_\{?\w\}?)?(?:\s*[+*-]\s*[A-Za-z](?:_\{?\w\}?)?)+|[a-wA-W]{2,5}|[A-Z]{2}(?:\s*[+*-]\s*[A-Z]{2})+)")
+_ASKED = re.compile(
+    r"(?:[A-Za-z](?:_\{?\w\}?)?(?:\s*[+*-]\s*[A-Za-z](?:_\{?\w\}?)?)+|[a-wA-W]{2,5}|[A-Z]{2}(?:\s*[+*-]\s*[A-Z]{2})+)"
+)
 _COORDINATES = frozenset("xyz")
+
+
 def is_name(text: str) -> bool:
     """Whether a left side is the name of something, or a sum of names that a problem asks for."""
     text = text.strip()
     if _NAME.fullmatch(text):
         return True
-    return bool(_ASKED.fullmatch(text)) and not _COORDINATES.issuperset(re.findall("[A-Za-z]", text))
+    return bool(_ASKED.fullmatch(text)) and not _COORDINATES.issuperset(
+        re.findall("[A-Za-z]", text)
+    )
 
 
 def spell_name(text: str) -> str:

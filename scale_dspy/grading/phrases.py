@@ -11,14 +11,19 @@ MARKER = "####"
 """What stands before the answer in gsm8k; in Markdown, before a heading."""
 
 PHRASES = re.compile(
-    r"(?i:\b(?:the|final|correct|my|our|your)[ \t]{1,8}(?:final[ \t]{1,4}|correct[ \t]{1,4})?answer[*_ \t]{0,8}"
-    r"(?:is|should[ \t]be|would[ \t]be|must[ \t]be|will[ \t]be|equals|was|comes[ \t](?:out[ \t])?to|=)(?!\w)"
+    r"(?i:\b(?:the|final|correct|my|our|your)[ \t]{1,8}(?:final[ \t]{1,4}"
+    r"|correct[ \t]{1,4})?answer[*_ \t]{0,8}"
+    r"(?:is|should[ \t]be|would[ \t]be|must[ \t]be|will[ \t]be|equals|was"
+    r"|comes[ \t](?:out[ \t])?to|=)(?!\w)"
     r"|\b(?:answer|final[ \t]{1,4}result)[*_ \t]{0,8}[:：]"
     r"|\bfinal[ \t]{1,4}(?:result|value)[ \t]{1,4}is\b"
     r"|^[ \t]{0,8}[*_#]{0,6}[ \t]{0,4}(?:final[ \t]{1,4})?(?:answer|result)[*_ \t]{0,8}(?:[:：]|$)"
-    r"|答案(?:就?是|为|為|：|:)|答えは|정답[은:]|(?:la|the)[ \t]respuesta[ \t](?:final[ \t])?es\b|respuesta[ \t]?:"
-    r"|\bla[ \t]réponse(?:[ \t]finale)?[ \t]est\b|\bréponse[ \t]?:|\bdie[ \t]antwort[ \t](?:ist|lautet)\b|\bantwort[ \t]?:"
-    r"|ответ[ \t]?:|\bresposta[ \t](?:final[ \t])?(?:é\b|:)|\bla[ \t]risposta[ \t]è\b|\brisposta[ \t]?:)"
+    r"|答案(?:就?是|为|為|：|:)|答えは|정답[은:]|(?:la|the)[ \t]respuesta[ \t](?:final[ \t])?es\b"
+    r"|respuesta[ \t]?:"
+    r"|\bla[ \t]réponse(?:[ \t]finale)?[ \t]est\b|\bréponse[ \t]?:"
+    r"|\bdie[ \t]antwort[ \t](?:ist|lautet)\b|\bantwort[ \t]?:"
+    r"|ответ[ \t]?:|\bresposta[ \t](?:final[ \t])?(?:é\b|:)|\bla[ \t]risposta[ \t]è\b"
+    r"|\brisposta[ \t]?:)"
     r"[\s*_:]{0,16}|^[ \t]{0,8}####(?!#)[ \t]{0,16}",
     re.MULTILINE,
 )
@@ -32,7 +37,10 @@ class Statement(NamedTuple):
 
 
 _STOP = re.compile(r"[.?](?=\s|\Z|[*\"')\]])|[。！？]|!(?=\s*\Z|\s*\n|\s+[A-Z]|[*\"])|\n|\Z")
-_HEADING = re.compile(r"\A\s*[0-9]+[.):]\s+\S|\A\s*(?:step|part|case|verification|check|solution|note)\b", re.IGNORECASE)
+_HEADING = re.compile(
+    r"\A\s*[0-9]+[.):]\s+\S|\A\s*(?:step|part|case|verification|check|solution|note)\b",
+    re.IGNORECASE,
+)
 _BULLET = re.compile(r"\A[\s:]*(?:[-•*]\s+)+")
 _OPENING = re.compile(
     r"\A(?:[\s,:*_]|(?:therefore|thus|hence|then|simply|just|indeed|clearly|obviously|of\s+course|now|also"
@@ -48,14 +56,20 @@ _CONCLUSION = re.compile(
     r"(?:[,;]|\s)\s*\b(?:so|therefore|thus|hence|but|i\.e\.|that\s+is|giving|namely|rather)\b,?\s+",
     re.IGNORECASE,
 )
-_COPULA = re.compile(r"\s(?:is|are|equals|equal|be|es|est|ist)\s+(?:equal\s+to\s+|exactly\s+)?", re.IGNORECASE)
+_COPULA = re.compile(
+    r"\s(?:is|are|equals|equal|be|es|est|ist)\s+(?:equal\s+to\s+|exactly\s+)?", re.IGNORECASE
+)
 _VALUE = re.compile(r"[0-9\ue000-\uf8ff½√∞]|\\(?:frac|sqrt|pi|text)|\b[A-Z]\b")
 _CHOICE = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 _VERDICTS = frozenset(
-    "right correct wrong incorrect verified confirmed reasonable consistent clear obvious simple unique"
+    "right correct wrong incorrect verified confirmed reasonable consistent clear "
+    "obvious simple unique"
     " found given below above follows valid invalid unclear unknown here this that yes".split()
 ) - {"yes"}
-_JOINT = re.compile(r"\A\s*(?:,|or|and|times|plus|minus|to|[-+*/^:=<>%!×·±°'\"(]|\\|million|billion|thousand|hundred|percent|per|half|dozen|st|nd|rd|th|mod|a\.?m|p\.?m)", re.IGNORECASE)
+_JOINT = re.compile(
+    r"\A\s*(?:,|or|and|times|plus|minus|to|[-+*/^:=<>%!×·±°'\"(]|\\|million|billion|thousand|hundred|percent|per|half|dozen|st|nd|rd|th|mod|a\.?m|p\.?m)",
+    re.IGNORECASE,
+)
 WORDS = 6
 """Words of the longest answer that has no value in it."""
 
@@ -72,7 +86,11 @@ def read_statement(window: str, *, marker: bool = False) -> Statement | None:
     """
     line = hide_formulas(_BULLET.sub("", window))
     prose = line.prose
-    prose = prose[len(prose) - len(prose.lstrip(" \t\r\n*_:>")) :] if not marker else prose.lstrip(" \t*_")
+    prose = (
+        prose[len(prose) - len(prose.lstrip(" \t\r\n*_:>")) :]
+        if not marker
+        else prose.lstrip(" \t*_")
+    )
     if marker and _HEADING.match(prose):
         return None
     stop = _STOP.search(prose)
@@ -134,6 +152,10 @@ _ASIDE = re.compile(r",\s+(?:[a-z]+\s*){1,8}\Z")
 def _drop_aside(sentence: str) -> str:
     """Drop `, altogether` behind a value."""
     match = _ASIDE.search(sentence)
-    if match and _VALUE.search(sentence[: match.start()]) and not re.match(r",\s+(?:or|and)\b", match[0]):
+    if (
+        match
+        and _VALUE.search(sentence[: match.start()])
+        and not re.match(r",\s+(?:or|and)\b", match[0])
+    ):
         return sentence[: match.start()]
     return sentence

@@ -1,4 +1,4 @@
-r"""Find the answer that a model's text ends in: in tags, in a box, behind a phrase, or the last value.
+r"""Find the answer a model's text ends in: in tags, a box, behind a phrase, or the last value.
 
 Everything but the search for boxes, tags and phrases, which is linear, looks at a window of
 `WINDOW` characters.
@@ -108,7 +108,12 @@ def _find_tagged(text: str) -> str | None:
             continue
         if _find_boxes(text[end:]):
             return None
-        if "\n" not in inside and len(inside) <= WINDOW and not _BOX.search(inside) and not PHRASES.search(inside):
+        if (
+            "\n" not in inside
+            and len(inside) <= WINDOW
+            and not _BOX.search(inside)
+            and not PHRASES.search(inside)
+        ):
             return inside
         return _find_explicit(inside) or _find_last(inside)
     return None
@@ -126,7 +131,9 @@ _BOX = re.compile(r"(?:\\|(?<![A-Za-z\\]))(?:boxed|fbox)(?![A-Za-z])|<\|begin_of
 _VISIBLE = re.compile(r"\S")
 _CURRENCY_PAIR = re.compile(r"\$[0-9][^$]*\$[0-9]")
 _JOINER = re.compile(
-    r"(?:\s*(?:\\text\s*\{)?\s*for\s+(?:part\s+|case\s+)?\(?\w{1,8}\)?\s|(?:\s[a-z]{2,15}){1,2}(?=\s+(?:and|or)\s))?(?:[\s$,;()*]|\\[()\[\],;:! ]|\\q?quad(?![A-Za-z])|\\text\s*\{|[{}])*"
+    r"(?:\s*(?:\\text\s*\{)?\s*for\s+(?:part\s+|case\s+)?\(?\w{1,8}\)?\s"
+    r"|(?:\s[a-z]{2,15}){1,2}(?=\s+(?:and|or)\s))?(?:[\s$,;()*]|\\[()\[\],;:! ]"
+    r"|\\q?quad(?![A-Za-z])|\\text\s*\{|[{}])*"
     r"(?P<joint>,|;|\band\b|\bor\b|&|和|或|、)"
     r"(?:[\s$,;()*]|\\[()\[\],;:! ]|\\q?quad(?![A-Za-z])|\band\b|\bor\b|[{}])*"
     r"(?P<name>[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?[\s$]*"
@@ -234,7 +241,9 @@ def _read_statements(text: str) -> Iterator[tuple[int, Statement]]:
         end = phrase.start()
 
 
-_PROSE = re.compile(r"(?<![\\A-Za-z])(?!(?:sqrt|sin|cos|tan|log|and|or[A-Z]?|pi)(?![A-Za-z]))[^\W\d_]{2,}|[.?!]\s|\n|[–—#]")
+_PROSE = re.compile(
+    r"(?<![\\A-Za-z])(?!(?:sqrt|sin|cos|tan|log|and|or[A-Z]?|pi)(?![A-Za-z]))[^\W\d_]{2,}|[.?!]\s|\n|[–—#]"
+)
 _MATHEMATICS = re.compile(r"[0-9\\$]")
 _ONE_FORMULA = re.compile(r"\s*(\${1,2})([^$\n]+)\1\s*\.?\s*")
 _TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf|operatorname|begin|end)\s*\{[^{}]*\}")

@@ -34,13 +34,15 @@ from scale_dspy.grading.words import (
 class Number:
     """A formula, with its unit and whether a per cent sign stood behind it.
 
-    `double` is its text where it has the digits of a binary double, and may be one that was printed.
+    `double` is its text where it has the digits of a binary double, and may be one that was
+    printed. It is `compound` where it was summed up from several units, so that it has none.
     """
 
     value: sympy.Expr
     unit: Unit | None = None
     percent: bool = False
     double: str = ""
+    compound: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,10 @@ _SIGN = (
     r"(?P<sign>\\(?:le|ge|ne|in|approx|equiv|neq|subset|to|rightarrow|mapsto|Rightarrow|implies|iff"
     r"|Leftrightarrow|sim|cong|propto|perp|parallel)(?![A-Za-z])|[=<>])"
 )
-_SET_SIGN = r"(?P<setsign>\\(?:cup|cap|setminus)(?![A-Za-z])|(?<=\\\})\s*-\s*(?=\\\{)|(?<=\})\s*-\s*(?=\\\{))"
-_SCAN = re.compile("|".join((_OPEN, _CLOSE, _JOINT, _SIGN, _SET_SIGN, r"(?P<colon>:)", r"\\[A-Za-z]+|\\.")))
+_SET_SIGN = r"(?P<setsign>\\(?:cup|cap|setminus)(?![A-Za-z])|(?<=\})\s*-\s*(?=\\\{))"
+_SCAN = re.compile(
+    "|".join((_OPEN, _CLOSE, _JOINT, _SIGN, _SET_SIGN, r"(?P<colon>:)", r"\\[A-Za-z]+|\\."))
+)
 
 
 def _split(text: str, kinds: tuple[str, ...]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -174,8 +178,14 @@ def read_shape(text: str, depth: int = 0) -> Shape:
     if depth > DEEPEST or not text:
         raise UnreadableError("there is nothing, or too deep")
     for read in (
-        _read_word, _read_list, _read_relation, _read_region, _read_plus_minus, _read_brackets,
-        _read_based, _read_ratio,
+        _read_word,
+        _read_list,
+        _read_relation,
+        _read_region,
+        _read_plus_minus,
+        _read_brackets,
+        _read_based,
+        _read_ratio,
     ):
         shape = read(text, depth)
         if shape is not None:
@@ -183,7 +193,9 @@ def read_shape(text: str, depth: int = 0) -> Shape:
     return _read_leaf(text, depth)
 
 
-_SPACING = re.compile(r"\A(?:\s|\\[,;:! ]|~|\\q?quad(?![A-Za-z]))+|(?:\s|(?<!\\)\\[,;:! ]|~|\\q?quad(?![A-Za-z]))+\Z")
+_SPACING = re.compile(
+    r"\A(?:\s|\\[,;:! ]|~|\\q?quad(?![A-Za-z]))+|(?:\s|(?<!\\)\\[,;:! ]|~|\\q?quad(?![A-Za-z]))+\Z"
+)
 
 
 def _strip(text: str) -> str:
@@ -196,7 +208,9 @@ def _strip(text: str) -> str:
         match = re.match(r"\\text\s*\{", text)
         if match and find_closing_brace(text, match.end()) == len(text) - 1:
             inside = text[match.end() : -1]
-            if not re.search(r"[^\W\d_]{2}", re.sub(r"\\[A-Za-z]+", "", inside)) or re.search(r"[0-9$]", inside):
+            if not re.search(r"[^\W\d_]{2}", re.sub(r"\\[A-Za-z]+", "", inside)) or re.search(
+                r"[0-9$]", inside
+            ):
                 text = inside
     return text
 
@@ -206,24 +220,37 @@ def _strip(text: str) -> str:
 EMPTY = frozenset(
     "no solution|no solutions|no real solution|no real solutions|no such numbers|none exist"
     "|there is no solution|there are no solutions|empty set|the empty set|no roots|no real roots"
-    "|no integer solutions|no values|no real numbers|there are no real solutions|no such values".split("|")
+    "|no integer solutions|no values|no real numbers|there are no real solutions"
+    "|no such values".split("|")
 )
-UNDEFINED = frozenset("undefined|does not exist|dne|not defined|doesn't exist|limit does not exist|diverges|divergent".split("|"))
+UNDEFINED = frozenset(
+    "undefined|does not exist|dne|not defined|doesn't exist|limit does not exist"
+    "|diverges|divergent".split("|")
+)
 _REALS = frozenset(
-    "all real numbers|all reals|all real|every real number|any real number|all real values|the real numbers"
-    "|all real values of x|all real x|real numbers|the set of all real numbers|all x|all real numbers x".split("|")
+    "all real numbers|all reals|all real|every real number|any real number"
+    "|all real values|the real numbers"
+    "|all real values of x|all real x|real numbers|the set of all real numbers|all x"
+    "|all real numbers x".split("|")
 )
 _INFINITE = frozenset(["infinity", "inf", "oo", "+infinity", "positive infinity"])
-_MONTHS = "january february march april may june july august september october november december".split()
+_MONTHS = (
+    "january february march april may june july august september october november december".split()
+)
 _MONTH = "|".join(f"{name}|{name[:3]}" for name in _MONTHS)
-_DATE = re.compile(rf"(?:(?P<a>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?)?(?P<month>{_MONTH})\.?(?:\s+(?P<b>\d{{1,2}})(?:st|nd|rd|th)?)?(?:,?\s+(?P<year>\d{{4}}))?", re.I)
+_DATE = re.compile(
+    rf"(?:(?P<a>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?)?(?P<month>{_MONTH})\.?(?:\s+(?P<b>\d{{1,2}})(?:st|nd|rd|th)?)?(?:,?\s+(?P<year>\d{{4}}))?",
+    re.I,
+)
 _AGREEMENT = re.compile(r"\A(yes|no|true|false)\s*[,.;:!](?!\S)", re.I)
 
 
 def _read_word(text: str, depth: int) -> Shape | None:
     date = _DATE.fullmatch(re.sub(r"\\text\s*\{|[{}]", " ", text).strip())
     if date and (date["a"] or date["b"]):
-        month = next(i for i, name in enumerate(_MONTHS) if name.startswith(date["month"].lower()[:3]))
+        month = next(
+            i for i, name in enumerate(_MONTHS) if name.startswith(date["month"].lower()[:3])
+        )
         return Word(f"{month + 1}-{int(date['a'] or date['b'])}-{date['year'] or ''}")
     words = spell_words(text)
     if words is None:
@@ -307,7 +334,9 @@ def _join_regions(regions: list[sympy.Set], joined: str) -> Region:
 _PAIRS = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle"}
 _BRACKETED = re.compile(r"(\\\{|\\langle(?![A-Za-z])|[(\[\]])(.*)(\\\}|\\rangle|[)\]\[])", re.S)
 _MATRIX = re.compile(
-    r"\\begin\{(?P<kind>[pbvBV]?matrix|smallmatrix|array)\}\s*(?:\{[lcr| ]*\})?(?P<body>(?:(?!\\begin).)*)\\end\{(?P=kind)\}", re.S
+    r"\\begin\{(?P<kind>[pbvBV]?matrix|smallmatrix|array)\}\s*(?:\{[lcr"
+    r"| ]*\})?(?P<body>(?:(?!\\begin).)*)\\end\{(?P=kind)\}",
+    re.S,
 )
 
 
@@ -325,7 +354,9 @@ def _read_brackets(text: str, depth: int) -> Shape | None:
         return None
     parts, joints = _split(inside, ("comma", "semi"))
     if not joints:
-        if opening + closing in ("()", "[]") and (_MATRIX.fullmatch(inside) or not _is_formula(text)):
+        if opening + closing in ("()", "[]") and (
+            _MATRIX.fullmatch(inside) or not _is_formula(text)
+        ):
             return read_shape(inside, depth + 1)
         return None
     brackets = "()" if opening == "\\langle" else opening + closing
@@ -360,11 +391,11 @@ def _read_set(inside: str, depth: int) -> Shape:
     if not inside:
         return Region(S.EmptySet)
     if re.search(r"\||(?<![0-9\s]):(?![0-9])|\s:\s", inside) and _SET_BUILDER.match(inside):
-        name, _, condition = re.sub(r"\\text\s*\{\s*\}", "", inside).replace(":", "|", 1).partition("|")
+        condition = inside.replace(":", "|", 1).partition("|")[2]
         shape = read_shape(condition, depth + 1)
         if isinstance(shape, (Relation, Named, Region)):
             return shape
-    parts, joints = _split(inside, ("comma", "semi"))
+    parts, _ = _split(inside, ("comma", "semi"))
     return Several(tuple(_read_items([part for part in parts if part], depth)), "{}")
 
 
@@ -384,7 +415,11 @@ def _read_matrix(match: re.Match[str], depth: int) -> Grid:
 # ---- relations ------------------------------------------------------------------------------
 
 _TUPLE_NAME = re.compile(r"\(\s*[A-Za-z]\w*(?:_\{?\w+\}?)?(?:\s*,\s*[A-Za-z](?:_\{?\w+\}?)?)+\s*\)")
-_MODULUS = re.compile(r"(?:\\[,;: ]|\s|~)*(?:\\pmod\s*\{?\s*|\(?\s*(?:\\bmod|\\mod|\\text\s*\{\s*\(?mod(?:ulo)?\s*\}?|mod(?:ulo)?(?![a-z]))\s*)(?P<modulus>\w+)\s*[)}]*\Z")
+_MODULUS = re.compile(
+    r"(?:\\[,;: ]|\s|~)*(?:\\pmod\s*\{?\s*|\(?\s*(?:\\bmod|\\mod"
+    r"|\\text\s*\{\s*\(?mod(?:ulo)?\s*\}?"
+    r"|mod(?:ulo)?(?![a-z]))\s*)(?P<modulus>\w+)\s*[)}]*\Z"
+)
 
 
 def _read_relation(text: str, depth: int) -> Shape | None:
@@ -429,7 +464,11 @@ def _read_equation(parts: list[str], depth: int) -> Shape:
     if _TUPLE_NAME.fullmatch(parts[0]) and len(parts) == 2:
         return read_shape(parts[1], depth + 1)
     if is_name(parts[0]):
-        values = [read_shape(part, depth + 1) for part in parts[len(names) :]] if parts[: len(names)] == names else []
+        values = (
+            [read_shape(part, depth + 1) for part in parts[len(names) :]]
+            if parts[: len(names)] == names
+            else []
+        )
         if not values:
             raise UnreadableError("a chain with names inside")
         return Named(spell_name(parts[0]), _settle_chain(values))
@@ -509,7 +548,7 @@ def read_points(shape: Shape) -> sympy.Set | None:
         return None
     if not all(value.is_extended_real for value in values):
         return None
-    if not (values[0] < values[1]) == True:  # noqa: E712  SymPy's own truth
+    if (values[0] < values[1]) is not S.true:
         return None
     opened = shape.brackets[0] == "(" or values[0] == -sympy.oo
     return Interval(*values, opened, shape.brackets[1] == ")" or values[1] == sympy.oo)
@@ -532,7 +571,9 @@ def as_region(relation: Relation) -> sympy.Set | None:
     (symbol,) = symbols
     real = Symbol("x", real=True)
     region: sympy.Set = S.Reals
-    for left, sign, right in zip(relation.sides, relation.signs, relation.sides[1:]):
+    for left, sign, right in zip(
+        relation.sides[:-1], relation.signs, relation.sides[1:], strict=True
+    ):
         pair = left.subs(symbol, real), right.subs(symbol, real)
         if pair[0] == real and not pair[1].has(real):
             region = region & _ray(sign, pair[1])
@@ -563,7 +604,9 @@ def _ray(sign: str, end: sympy.Expr) -> sympy.Set:
 
 
 def _read_plus_minus(text: str, depth: int) -> Shape | None:
-    if not re.search(r"\\[pm]p?m?(?![A-Za-z])", text) or not re.search(r"\\(?:pm|mp)(?![A-Za-z])", text):
+    if not re.search(r"\\[pm]p?m?(?![A-Za-z])", text) or not re.search(
+        r"\\(?:pm|mp)(?![A-Za-z])", text
+    ):
         return None
     upper = re.sub(r"\\mp(?![A-Za-z])", " - ", re.sub(r"\\pm(?![A-Za-z])", " + ", text))
     lower = re.sub(r"\\mp(?![A-Za-z])", " + ", re.sub(r"\\pm(?![A-Za-z])", " - ", text))
@@ -573,7 +616,9 @@ def _read_plus_minus(text: str, depth: int) -> Shape | None:
 _BASE_NAMES = {
     name: number
     for number, name in enumerate(
-        "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split(), 2
+        "two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+        "fifteen sixteen".split(),
+        2,
     )
 }
 _BASED = re.compile(
@@ -630,7 +675,11 @@ def _read_worked_matrix(text: str) -> Shape:
 def _read_leaf(text: str, depth: int) -> Shape:
     compound = read_compound(text)
     if compound:
-        return Number(sympy.Rational(compound[0].numerator, compound[0].denominator), compound[1])
+        return Number(
+            sympy.Rational(compound[0].numerator, compound[0].denominator),
+            compound[1],
+            compound=True,
+        )
     if "matrix}" in text:
         return _read_worked_matrix(text)
     text = spell_scales(drop_lead(drop_explanation(drop_estimate(text))))
@@ -638,7 +687,11 @@ def _read_leaf(text: str, depth: int) -> Shape:
     inner = _strip(value.text)
     if _DOUBLE.fullmatch(inner):
         return Number(read_formula(inner), value.unit, value.percent, inner)
-    if inner != text and depth < DEEPEST and re.search(r"[=<>,;]|\\(?:cup|in|pm)(?![A-Za-z])", inner):
+    if (
+        inner != text
+        and depth < DEEPEST
+        and re.search(r"[=<>,;]|\\(?:cup|in|pm)(?![A-Za-z])", inner)
+    ):
         shape = read_shape(inner, depth + 1)
         if isinstance(shape, Number):
             return Number(shape.value, shape.unit or value.unit, shape.percent or value.percent)

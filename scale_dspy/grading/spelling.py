@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from scale_dspy.grading.characters import (
     apply_rules,
@@ -32,6 +33,9 @@ from scale_dspy.grading.words import (
 LONGEST = 2000
 """Characters of the longest answer that is normalised and parsed."""
 
+REMEMBERED = 2048
+"""Answers whose spelling is remembered: a gold is compared with many."""
+
 _BRACKET = re.compile(r"[(\[]|\\\{")
 _MARKS = compile_rules(
     [
@@ -39,12 +43,16 @@ _MARKS = compile_rules(
         (r"(?<=.)\\\$", ""),
         (r"\\[()\[\]](?!\d*(?:pt|em|mm)\])|(?<!\\)\$", ""),
         (r"\A(?:\s|\*\*|`|\"|'(?=.*'\Z))+", ""),
-        (r"(?:\s|(?<=\s),|;|\*\*|`|\"|(?<!\\)~|\\[,;:! ]|\\q?quad|(?<!\.)\.(?=\s*\Z)|,\s*\Z)+\Z", ""),
+        (
+            r"(?:\s|(?<=\s),|;|\*\*|`|\"|(?<!\\)~|\\[,;:! ]|\\q?quad|(?<!\.)\.(?=\s*\Z)|,\s*\Z)+\Z",
+            "",
+        ),
         (r"(?<=[0-9])'\Z", ""),
     ]
 )
 
 
+@lru_cache(REMEMBERED)
 def prepare(answer: str) -> str:
     r"""Free an answer of dress and talk; the mathematics, names and units stay.
 
@@ -56,8 +64,17 @@ def prepare(answer: str) -> str:
 
 def _prepare(text: str) -> str:
     for step in (
-        repair, to_latex, _strip_marks, undress, _strip_braces, spell_fractions, join_thousands,
-        _join_commas, drop_explanation, drop_estimate, drop_lead,
+        repair,
+        to_latex,
+        _strip_marks,
+        undress,
+        _strip_braces,
+        spell_fractions,
+        join_thousands,
+        _join_commas,
+        drop_explanation,
+        drop_estimate,
+        drop_lead,
     ):
         text = step(text)
     return text.strip()
@@ -98,7 +115,10 @@ def settle(rewrite: Callable[[str], str], text: str) -> str:
 # ---- one spelling ---------------------------------------------------------------------------
 
 _TEXT = re.compile(r"\\(?:text|mathrm)\s*\{")
-_CHOICE = re.compile(r"\A(?:\\text\s*\{)?\s*(?:\(([A-Z])\)|([A-J])[.):])\s*\}?(?:\s|\\[ ,;:]|\\q?quad|~|\\text\s*\{\s*\})*(?=\S)(?![A-Z]\Z|\.\Z|\}|[,;]|=|\\(?:cup|cap|to)|and|or)")
+_CHOICE = re.compile(
+    r"\A(?:\\text\s*\{)?\s*(?:\(([A-Z])\)|([A-J])[.):])\s*\}?(?:\s|\\[ ,;:]|\\q?quad|~"
+    r"|\\text\s*\{\s*\})*(?=\S)(?![A-Z]\Z|\.\Z|\}|[,;]|=|\\(?:cup|cap|to)|and|or)"
+)
 
 
 def _shorten_decimal(match: re.Match[str]) -> str:
@@ -150,6 +170,7 @@ def split_choice(answer: str) -> tuple[str | None, str]:
     return ((match[1] or match[2]), answer[match.end() :]) if match else (None, answer)
 
 
+@lru_cache(REMEMBERED)
 def normalise(answer: str) -> str:
     r"""Give an answer its canonical spelling, for votes and for fast comparison.
 
@@ -184,10 +205,13 @@ def _normalise(text: str) -> str:
 
 
 _INTEGER = re.compile(r"-?[0-9]{1,2000}%?")
-_ARITHMETIC = re.compile(r"[-+*/^0-9.,()\s{}!%$]*(?:\\(?:cdot|times|div|frac)[-+*/^0-9.,()\s{}!%$]*)*")
+_ARITHMETIC = re.compile(
+    r"[-+*/^0-9.,()\s{}!%$]*(?:\\(?:cdot|times|div|frac)[-+*/^0-9.,()\s{}!%$]*)*"
+)
 _SUM = re.compile(r"[A-Za-z](?:_\w)?(?:\s*[-+]\s*[A-Za-z](?:_\w)?)*")
 
 
+@lru_cache(REMEMBERED)
 def read_integer(answer: str) -> int | None:
     r"""Read an answer that is an integer, however it is dressed.
 
@@ -213,6 +237,6 @@ def read_integer(answer: str) -> int | None:
 
 def _is_left_side(text: str) -> bool:
     text = text.strip()
-    if not text or re.search(r"[<>!]\Z|,", text) and not _ARITHMETIC.fullmatch(text):
+    if not text or (re.search(r"[<>!]\Z|,", text) and not _ARITHMETIC.fullmatch(text)):
         return False
     return bool(is_name(text) or _SUM.fullmatch(text) or _ARITHMETIC.fullmatch(text))

@@ -48,7 +48,7 @@ def hide_formulas(text: str) -> Line:
 
     def hide(match: re.Match[str]) -> str:
         content = next(filter(None, match.groups()), "")
-        if (match["inline"] or match["loose"]) and _PROSE.search(content) or len(formulas) > 6000:
+        if ((match["inline"] or match["loose"]) and _PROSE.search(content)) or len(formulas) > 6000:
             return match[0]
         formulas.append(content.strip())
         return chr(_BASE + len(formulas) - 1)
@@ -99,7 +99,11 @@ def find_last_value(text: str) -> str | None:
         between = prose[run.end : start]
         both_places = _PLACE.match(prose[run.start]) is not None
         compound = _COMPOUND.fullmatch(between)
-        if compound or _RANGE.fullmatch(between) or (_JOINED.fullmatch(between) and (both_places or between.strip() != ",")):
+        if (
+            compound
+            or _RANGE.fullmatch(between)
+            or (_JOINED.fullmatch(between) and (both_places or between.strip() != ","))
+        ):
             start = run.start
         else:
             break
@@ -114,7 +118,11 @@ def find_last_value(text: str) -> str | None:
 
 def _drop_mark(prose: str) -> str:
     mark = _LIST_MARK.match(prose)
-    return prose[mark.end() :] if mark and re.search(r"[\w\ue000-\uf8ff]", prose[mark.end() :]) else prose
+    return (
+        prose[mark.end() :]
+        if mark and re.search(r"[\w\ue000-\uf8ff]", prose[mark.end() :])
+        else prose
+    )
 
 
 def _is_value(text: str) -> bool:
@@ -145,10 +153,14 @@ def find_runs(prose: str) -> list[Run]:
         if kind == "blank" and start >= 0:
             if last == "sign" and prose[end - 1] == "," and opened > 0:
                 continue
-            if after is None or not _continues(last, str(after.lastgroup), after[0], prose, after.end()):
+            if after is None or not _continues(
+                last, str(after.lastgroup), after[0], prose, after.end()
+            ):
                 start = _close(runs, prose, start, end)
             continue
-        if kind in ("word", "other", "blank") or (kind == "sign" and token[0] == "!" and _exclaims(prose, token)):
+        if kind in ("word", "other", "blank") or (
+            kind == "sign" and token[0] == "!" and _exclaims(prose, token)
+        ):
             start = _close(runs, prose, start, end)
             last, opened = "", 0
             continue
@@ -165,10 +177,18 @@ def _is_variable(prose: str, token: re.Match[str], last: str, after: re.Match[st
     """Whether letters belong to a formula: `2n`, `x = 3`, `f(3)`, `sqrt(2)`."""
     if len(token[0]) > 2 and token[0] not in ("sqrt", "sin", "cos", "tan", "log"):
         return False
-    follows = after is not None and after.lastgroup in ("sign", "bracket", "number") and after[0] not in ":!"
+    follows = (
+        after is not None
+        and after.lastgroup in ("sign", "bracket", "number")
+        and after[0] not in ":!"
+    )
     if after is not None and after.lastgroup == "blank":
-        follows = bool(re.match(r"\s*(?:=|<|>|\+|\*|/|\^|≤|≥)", prose[after.start() : after.start() + 8]))
-    touching = last in ("number", "sign", "bracket", "command") and prose[token.start() - 1] not in " \t"
+        follows = bool(
+            re.match(r"\s*(?:=|<|>|\+|\*|/|\^|≤|≥)", prose[after.start() : after.start() + 8])
+        )
+    touching = (
+        last in ("number", "sign", "bracket", "command") and prose[token.start() - 1] not in " \t"
+    )
     signed = last == "sign"
     return follows or touching or signed
 
@@ -176,8 +196,8 @@ def _is_variable(prose: str, token: re.Match[str], last: str, after: re.Match[st
 def _continues(last: str, kind: str, token: str, prose: str, end: int) -> bool:
     """Whether a run goes on over a blank: beside a sign, or between the parts of `12 1/2`."""
     if kind == "sign" and token not in "!:%,":
-        return not (token in "-–−" and prose[end : end + 1].isspace() and last == "" )
-    if last == "sign" and prose[: end].rstrip()[-1:] not in "!%:":
+        return not (token in "-–−" and prose[end : end + 1].isspace() and last == "")
+    if last == "sign" and prose[:end].rstrip()[-1:] not in "!%:":
         return kind in ("number", "command", "bracket", "place", "currency") or (kind == "word")
     if last == "number" and kind == "number":
         return True
@@ -194,7 +214,11 @@ def _close(runs: list[Run], prose: str, start: int, end: int) -> int:
         return -1
     text = prose[start:end]
     trimmed = text.rstrip(" :=<>*/,_([{|-+–−")
-    while trimmed and trimmed[-1] in ")]}" and trimmed.count(trimmed[-1]) > trimmed.count({")": "(", "]": "[", "}": "{"}[trimmed[-1]]):
+    while (
+        trimmed
+        and trimmed[-1] in ")]}"
+        and trimmed.count(trimmed[-1]) > trimmed.count({")": "(", "]": "[", "}": "{"}[trimmed[-1]])
+    ):
         trimmed = trimmed[:-1]
     lead = len(trimmed) - len(trimmed.lstrip(" :=*/,)]}"))
     if lead < len(trimmed) and trimmed[lead] in "(" and ")" not in trimmed:

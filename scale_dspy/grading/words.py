@@ -32,7 +32,7 @@ def _list_units() -> dict[str, Unit]:
         ";ounce=ounces,oz,oz. 45359237/1600000;ton=tons 45359237/50;tonne=tonnes 1000000",
         "time": "second=seconds,s,sec,secs 1;minute=minutes,min,mins 60;hour=hours,h,hr,hrs 3600"
         ";day=days 86400;week=weeks 604800",
-        "long time": "month=months 1;year=years,yr,yrs 12;decade=decades 120;century=centuries 1200",
+        "long time": "month=months 1;year=years,yr,yrs 12;decade=decades 120",
         "dollars": "dollar=dollars,usd 1;cent=cents 1/100",
         "euros": "euro=euros,eur 1",
         "pence": "pence=p 1",
@@ -72,9 +72,10 @@ _NO_NOUN = frozenset(
     " or and to plus minus times over mod modulo base choose squared cubed factorial divided"
     " multiplied raised less fewer pi not but through until sqrt sin cos tan log ln"
     " am pm a.m p.m a.m. p.m. point up down above below between one two three four five six seven"
-    " eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety st nd rd th"
-    " million. digits".split()
-) - {"digits"}
+    " eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty "
+    "ninety st nd rd th"
+    " million.".split()
+)
 
 # ---- words before a value -------------------------------------------------------------------
 
@@ -143,7 +144,9 @@ _BEFORE_ESTIMATE = re.compile(
     r"(?:[\s(\[,;~]|\\[,;:! ]|\\q?quad(?![A-Za-z])|\\text\s*\{[\s(,]*(?:or|i\.e\.,?|which\s+is)?\s*"
     r"|\b(?:or|i\.e\.|which\s+is)\s*|\\\()+\Z"
 )
-_ESTIMATED = re.compile(r"(?:[-+0-9.,\s(){}\[\]%$]|\\(?:text\s*\{[^{}]*\}|times|cdot|[,;:! )])|\^|[^\W\d_]{3,})+\Z")
+_ESTIMATED = re.compile(
+    r"(?:[-+0-9.,\s(){}\[\]%$]|\\(?:text\s*\{[^{}]*\}|times|cdot|[,;:! )])|\^|[^\W\d_]{3,})+\Z"
+)
 _DECIMAL = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:\\ldots|\.\.\.)?")
 _EXPLANATION = re.compile(
     r"(?:[\s,;]|\\[,;:! ]|\\q?quad(?![A-Za-z])|\\text\s*\{)*(?<![A-Za-z\\])"
@@ -201,7 +204,9 @@ _DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\\circ\s*\})\s*(?:[CF](?![A-Za-z]))?
 _WORD_START = re.compile(r"\\text\s*\{|\\[A-Za-z]+|\\.|[^\W\d_]+(?:\.?/[a-z]+)?")
 _POWER = re.compile(r"\s*\^\s*(?:\{\s*([23])\s*\}|([23]))")
 _TAIL_BAR = frozenset("or and half million billion thousand trillion percent".split())
-_SHORT_WORDS = frozenset("of in at by as if is we on so he us my to per sq cu km cm mm kg ft lb lbs oz yd".split())
+_SHORT_WORDS = frozenset(
+    "of in at by as if is we on so he us my to per sq cu km cm mm kg ft lb lbs oz yd".split()
+)
 _WORDS = re.compile(r"[^\W\d_]+(?:\.[a-z]\.?)?")
 _FUNCTIONS = frozenset(
     "sqrt cbrt sin cos tan cot sec csc log exp arcsin arccos arctan theta alpha beta gamma binom"
@@ -222,7 +227,7 @@ def split_value(text: str) -> Value:
     before = _CURRENCY_BEFORE.match(text)
     unit = None
     if before:
-        unit = UNITS.get(_CURRENCIES.get(before["sign"].strip("\\{} text"), ""))
+        unit = UNITS.get(_CURRENCIES.get(re.sub(r"[\\{}\s]|text", "", before["sign"]), ""))
         text = (before["minus"] or "") + text[before.end() :]
     stripped = _PERCENT.sub("", text)
     if stripped != text and stripped:
@@ -269,11 +274,14 @@ def _find_words(text: str) -> int | None:
         if lower in _FUNCTIONS:
             return None
         spaced = text[match.start() - 1] in " ~}(" or text[match.start() - 2 : match.start()] in (
-            "\\ ", "\\,", "\\;", "\\:",
+            "\\ ",
+            "\\,",
+            "\\;",
+            "\\:",
         )
         if lower in _BARE_UNITS or not word.isascii():
             return match.start()
-        if spaced and (lower in _SHORT_WORDS or lower in UNITS and len(lower) > 1):
+        if spaced and (lower in _SHORT_WORDS or (lower in UNITS and len(lower) > 1)):
             return match.start()
         if _VOWEL.search(word) and len(word) >= (3 if spaced else 5):
             return match.start()
@@ -300,8 +308,12 @@ def _droppable(spoken: str, tail: str) -> bool:
     if len(words) == 1 and len(words[0]) == 1 and words[0].isascii():
         return words[0] in UNITS
     first = words[0].rstrip(".")
-    if spoken.strip(" .") in UNITS or first in ("in",) and len(words) == 1:
-        return UNITS[spoken.strip(" .")].quantity != "before or after noon" if spoken.strip(" .") in UNITS else True
+    if spoken.strip(" .") in UNITS or (first in ("in",) and len(words) == 1):
+        return (
+            UNITS[spoken.strip(" .")].quantity != "before or after noon"
+            if spoken.strip(" .") in UNITS
+            else True
+        )
     return first not in _NO_NOUN and not _TAIL_BAR.intersection(words[1:])
 
 
@@ -326,7 +338,10 @@ def _read_unit(spoken: str, power: int = 1) -> Unit | None:
     return Unit(f"{found.quantity}^{power}", found.size**power)
 
 
-_COMPOUND = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:\\[,; ]|~)*(?:\\text\s*\{\s*)?([A-Za-z]+\.?)\s*\}?[\s,~]*(?:(?:\\text\s*\{\s*)?and\s*\}?\s*)?")
+_COMPOUND = re.compile(
+    r"([0-9]+(?:\.[0-9]+)?)\s*(?:\\[,; ]"
+    r"|~)*(?:\\text\s*\{\s*)?([A-Za-z]+\.?)\s*\}?[\s,~]*(?:(?:\\text\s*\{\s*)?and\s*\}?\s*)?"
+)
 
 
 def read_compound(text: str) -> tuple[Fraction, Unit] | None:
