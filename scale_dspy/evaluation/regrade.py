@@ -8,17 +8,19 @@ rollouts hold. Verdicts of the grader before are kept in a file beside.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from scale_dspy.data.load import DataError, digest, load_local
-from scale_dspy.evaluation.summary import ROLLOUTS, summarise
+from scale_dspy.evaluation.folder import RUN, read_description, read_graders, write_json
+from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout, read_rollouts
+from scale_dspy.evaluation.summary import Summary, summarise
 from scale_dspy.grading.answers import GRADER, accepts, find_answer, read_integer
 from scale_dspy.utils.files import hold_folder, write_whole
 
-FIRST = "1"  # the grader of runs that name none
 VOTING = frozenset(["majority"])  # their answer is of several texts, of which one is kept
 
 Record = dict[str, Any]
@@ -65,17 +67,6 @@ class Regraded:
         return asdict(self)
 
 
-def read_graders(description: Mapping[str, Any]) -> list[str]:
-    """The versions of the grader that a run's description names; several where it went on later.
-
-    >>> read_graders({"versions": {"grader": "1, 2"}}), read_graders({})
-    (['1', '2'], ['1'])
-    """
-    versions = description.get("versions")
-    named = versions.get("grader") if isinstance(versions, Mapping) else None
-    return str(named).split(", ") if named else [FIRST]
-
-
 def warn_of_graders(descriptions: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A note where runs, by name, were not all graded by one version; none where they were."""
     graders = {name: ", ".join(read_graders(each)) for name, each in descriptions.items()}
@@ -97,7 +88,8 @@ def regrade_run(folder: Path) -> Regraded:
     if not path.exists():
         raise ValueError(f"{folder} holds no {ROLLOUTS}: give folders of `evaluate --out`")
     with hold_folder(folder):
-        description = _read_description(folder / "run.json")
+        description = read_description(folder / RUN)
+        old = _summarise(path, description)
         records = _read_records(path)
         golds, notes = _find_golds(description, records)
         graded = [_grade(record, golds[str(record["id"])], description) for record in records]
@@ -110,17 +102,15 @@ def regrade_run(folder: Path) -> Regraded:
                 _write_lines(kept, [_keep_verdict(record) for record in records])
             _write_lines(path, graded)
             versions = {**(description.get("versions") or {}), "grader": after}
-            _write_json(folder / "run.json", {**description, "versions": versions})
-        samples = description.get("samples")
-        old, new = (_take_samples(each, samples) for each in (records, graded))
-        summary = summarise(new)
-        _write_json(folder / "summary.json", dict(summary))
+            write_json(folder / RUN, {**description, "versions": versions})
+        summary = _summarise(path, description)
+        write_json(folder / "summary.json", dict(summary))
         return Regraded(
             folder=str(folder),
             before=before,
             after=after,
-            rollouts=len(new),
-            accuracy_before=summarise(old)["accuracy"],
+            rollouts=summary["rollouts"],
+            accuracy_before=old["accuracy"],
             accuracy=summary["accuracy"],
             changes=changes,
             kept=str(kept) if kept else None,
@@ -185,22 +175,15 @@ def _keep_verdict(record: Record) -> Record:
     return {key: record[key] for key in ("id", "sample", "answer", "correct")}
 
 
-def _take_samples(records: Sequence[Record], samples: Any) -> list[Record]:
-    if not isinstance(samples, int):
-        return list(records)
-    return [record for record in records if record["sample"] < samples]
+def _summarise(path: Path, description: Mapping[str, Any]) -> Summary:
+    """Of the samples that the run was last asked for, as `evaluate` summarises them."""
+    samples = description.get("samples")
+    most = samples if isinstance(samples, int) else math.inf
+    return summarise(_read_whole(path, most))
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: give folders of `evaluate --out`") from None
-    except (OSError, ValueError, RecursionError):
-        raise ValueError(f"{path} cannot be read as JSON") from None
-    if not isinstance(read, dict):
-        raise ValueError(f"{path} is not the description of a run")
-    return read
+def _read_whole(path: Path, samples: float) -> Iterator[Rollout]:
+    return (rollout for rollout in read_rollouts(path) if rollout.sample < samples)
 
 
 def _read_records(path: Path) -> list[Record]:
@@ -235,9 +218,3 @@ def _write_lines(path: Path, records: Sequence[Record]) -> None:
     ):
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    with write_whole(path) as draft:
-        draft.write_text(text, encoding="utf-8", errors="backslashreplace")

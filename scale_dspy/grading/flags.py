@@ -7,8 +7,7 @@ not read as the answer", and "hit the token limit".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from scale_dspy.grading.characters import find_closing_brace
 from scale_dspy.grading.spelling import normalise
@@ -42,17 +41,6 @@ def stands_unread(text: str, golds: Sequence[str], *, right: bool) -> bool:
 def hit_limit(notes: Iterable[str]) -> bool:
     """Whether the token limit ended a reply of a rollout, as its notes (`replaced`) say."""
     return any(CUT_OFF in note for note in notes)
-
-
-def flag_rollout(record: Mapping[str, Any]) -> tuple[bool, bool]:
-    """(the right value stands unread, it hit the token limit) of a record of rollouts.jsonl."""
-    steps = record.get("steps") or ()
-    text = str(steps[-1].get("solution") or "") if steps else ""
-    right = bool(record.get("correct")) or record.get("error") is not None
-    gold = record.get("gold")
-    golds = [] if gold is None else [str(gold)]
-    notes = map(str, record.get("replaced") or ())
-    return stands_unread(text, golds, right=right), hit_limit(notes)
 
 
 def _list_values(text: str) -> Iterator[str]:

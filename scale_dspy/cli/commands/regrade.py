@@ -11,20 +11,16 @@ from scale_dspy.cli.options import DONE, print_json
 if TYPE_CHECKING:
     from scale_dspy.evaluation.regrade import Regraded
 
-    _Parsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
+HELP = "grade finished runs anew, asking no model"
 SHOWN = 20  # changes of a run that the terminal shows; --json has all
 
 
-def add_command(parsers: _Parsers) -> None:
-    """Add the command to the parser."""
-    command = parsers.add_parser("regrade", help="grade finished runs anew, asking no model")
+def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("folders", nargs="+", metavar="DIR", help="folders of evaluate --out")
     command.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    command.set_defaults(run=regrade)
 
 
-def regrade(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Grade runs anew and say what changed; the old verdicts stay beside the new ones."""
     from rich.console import Console
 
