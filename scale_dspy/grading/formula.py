@@ -371,7 +371,8 @@ def _take_group(tokens: Tokens) -> str:
     """The text of a group in braces."""
     if not tokens or tokens.popleft() != "{":
         raise UnreadableError("no '{'")
-    depth, inside = 1, []
+    depth = 1
+    inside: list[str] = []
     while tokens:
         token = tokens.popleft()
         depth += {"{": 1, "}": -1}.get(token, 0)
