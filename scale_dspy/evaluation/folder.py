@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ def match_description(path: Path, description: dict[str, Any]) -> None:
         if "versions" in differing:
             began = _BRIEF.repr(there.get("versions"))
             logger.warning("%s was begun with other versions: %s", path.parent, began)
+        graders = list(dict.fromkeys([*read_graders(there), *read_graders(description)]))
+        if len(graders) > 1 and "versions" in description:  # rollouts of the older one are there
+            versions = {**description["versions"], "grader": ", ".join(graders)}
+            description = {**description, "versions": versions}
     write_json(path, description)
 
 
@@ -68,6 +73,17 @@ def read_description(path: Path) -> dict[str, Any]:
     if not isinstance(there, dict):
         raise ValueError(f"{path} is not the description of a run")
     return there
+
+
+def read_graders(description: Mapping[str, Any]) -> list[str]:
+    """The versions of the grader that a run's description names; several where it went on later.
+
+    >>> read_graders({"versions": {"grader": "1, 2"}}), read_graders({})
+    (['1', '2'], ['1'])
+    """
+    versions = description.get("versions")
+    named = versions.get("grader") if isinstance(versions, Mapping) else None
+    return str(named).split(", ") if named else ["1"]
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
