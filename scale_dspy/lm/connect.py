@@ -27,7 +27,7 @@ from dspy.clients.execution import IGNORED_CACHE_KEYS, prepare
 from dspy.utils.exceptions import LMConfigurationError, LMError
 
 from scale_dspy.lm.event_loop import run_on_shared_loop
-from scale_dspy.lm.modes import PARTNER
+from scale_dspy.lm.modes import PARTNER, take_words
 from scale_dspy.lm.routing import (
     Replica,
     find_replicas,
@@ -95,6 +95,7 @@ class MeteredLM(dspy.LM):
         other = self.find_lm(kwargs)
         if other is not self:
             return other(prompt, messages=messages, **self._hand_over(kwargs))
+        messages, kwargs = take_words(messages, kwargs)
         kwargs = self._seeded(prompt, messages, kwargs)
         need = self._price(prompt, messages, kwargs, asynchronous=False)
         while not _may_send(need):
@@ -113,6 +114,7 @@ class MeteredLM(dspy.LM):
         other = self.find_lm(kwargs)
         if other is not self:
             return await other.acall(prompt, messages=messages, **self._hand_over(kwargs))
+        messages, kwargs = take_words(messages, kwargs)
         kwargs = self._seeded(prompt, messages, kwargs)
         need = self._price(prompt, messages, kwargs, asynchronous=True)
         while not _may_send(need):  # noqa: ASYNC110 - requests of other threads end the wait
