@@ -6,12 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from scale_dspy import __version__
 from scale_dspy.cli import run, serve, tune
 from scale_dspy.cli.options import FAILED
 from scale_dspy.lm.modes import Style
+from scale_dspy.lm.switches import SWITCHES
 from scale_dspy.tuning import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 BAD_USAGE, INTERRUPTED = 2, 130
 MODES = get_args(Style)
+NAMES = (*MODES, *SWITCHES)
 METHODS = ("scale", "last_step", "cot", "majority", "inftythink", "routing")
 
 
@@ -134,7 +136,11 @@ def _add_export_command(parsers: _Parsers) -> None:
     command.add_argument("--format", required=True, choices=("markdown", "messages"))
     command.add_argument("--out", required=True, metavar="PATH", help="where to write")
     command.add_argument(
-        "--modes", choices=MODES, default="hybrid", help="how requests switch thinking; hybrid"
+        "--modes",
+        choices=NAMES,
+        default="hybrid",
+        metavar="NAME",
+        help="how requests switch thinking [hybrid]; `solve --modes list` has the names",
     )
     command.set_defaults(run=tune.export)
 
@@ -296,8 +302,11 @@ def _add_backend(command: argparse.ArgumentParser) -> None:
         )
     group.add_argument(
         "--modes",
-        choices=MODES,
-        help="how System 1 and 2 differ: `scale-dspy doctor` tells which one fits the server",
+        choices=("auto", "list", *NAMES),
+        action=_ListModes,
+        metavar="NAME",
+        help="how System 1 and 2 differ: a style or a family of models; `list` has the names [auto:"
+        " the server is asked; embedded]",
     )
     group.add_argument(
         "--threads",
@@ -310,6 +319,26 @@ def _add_backend(command: argparse.ArgumentParser) -> None:
         "--timeout", type=float, metavar="SECONDS", help="for one request, each try [3600]"
     )
     group.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+class _ListModes(argparse.Action):
+    """Takes --modes; `list` prints the names and ends, as --version does."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if values == "list":
+            from rich.console import Console
+
+            from scale_dspy.cli.console import show_modes
+
+            show_modes(Console())
+            parser.exit()
+        setattr(namespace, self.dest, values)
 
 
 def _read_numbers(text: str) -> list[int]:

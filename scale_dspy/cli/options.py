@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from scale_dspy.evaluation.runner import Engine
     from scale_dspy.lm.connect import MeteredLM
-    from scale_dspy.lm.modes import Style
+    from scale_dspy.lm.detect import UndetectableError
+    from scale_dspy.lm.modes import Modes, Style
     from scale_dspy.method import Solver
 
 DONE, FAILED = 0, 1
@@ -46,6 +47,15 @@ def read_program(arguments: argparse.Namespace) -> Solver:
     return program
 
 
+def connect_program(
+    arguments: argparse.Namespace, console: Console, **options: Any
+) -> tuple[Solver, MeteredLM]:
+    """The program that the flags describe, with the modes that its server wants, and the LM."""
+    read_program(arguments)  # what is wrong with it is said before anything is started or asked
+    lm = connect_backend(arguments, console, **options)
+    return read_program(arguments), lm
+
+
 def read_engine(arguments: argparse.Namespace, program: Solver) -> Engine | None:
     if arguments.engine == "local":
         return None
@@ -63,7 +73,58 @@ def connect_backend(arguments: argparse.Namespace, console: Console, **options: 
     lm = connect(**read_backend(arguments), **options)
     if arguments.modes == "pair" and lm.partner is None:
         raise ValueError("--modes pair needs --system-1-model or --system-1-api-base")
+    if arguments.modes in (None, "auto"):
+        find_style(arguments, lm, console)
     return lm
+
+
+def find_style(arguments: argparse.Namespace, lm: MeteredLM, console: Console) -> None:
+    """Find out the modes of a backend for which none are named; put them where `choose_style`
+    looks, say them in one line, and note them for run.json.
+
+    Raises:
+        ValueError: servers of one model differ.
+        ConnectionError: there is no reply to go by.
+    """
+    from scale_dspy.lm.detect import UndetectableError, find_embedded, find_modes
+    from scale_dspy.lm.hosted import find_hosted
+
+    address = lm.kwargs.get("api_base")
+    if lm.partner is not None:
+        arguments.modes = "pair"
+        console.print("modes: pair, as System 1 is a model of its own", markup=False)
+        return
+    if _is_embedded(arguments):
+        found = find_embedded(str(address))
+    elif address:
+        try:
+            found = find_modes(lm.model, address, lm.kwargs.get("api_key"))
+        except UndetectableError as error:
+            raise ConnectionError(_explain_silence(error, address, lm.model)) from None
+    else:
+        found = find_hosted(lm.model)
+    arguments.found_modes = found.modes()
+    lm.found = found.describe()
+    asked = f" ({found.requests} requests, {found.seconds:.1f} s)" if found.requests else ""
+    console.print(f"modes: {found.tell()}{asked}", markup=False, soft_wrap=True)
+
+
+def _explain_silence(error: UndetectableError, api_base: str, model: str) -> str:
+    """Why a server could not be asked for its modes, and what to do, in one line."""
+    from scale_dspy.lm.routing import split_addresses
+
+    addresses = split_addresses(api_base)
+    where = addresses[0] if len(addresses) == 1 else f"each of {', '.join(addresses)}"
+    if error.status in (401, 403):
+        return f"{where} refused the key: give --api-key or SCALE_API_KEY"
+    if error.status == 404:
+        name = model.removeprefix("hosted_vllm/")
+        return f"{where} does not serve {name}: `scale-dspy doctor` tells what it serves"
+    if error.status == 0 and len(addresses) > 1:
+        return f"none of {', '.join(addresses)} can be reached: are the servers running?"
+    if error.status == 0:
+        return f"{where} cannot be reached: is the server running? ({error})"
+    return f"{where} gave no reply to go by, so its modes are not known: {error}"
 
 
 def read_backend(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -98,9 +159,13 @@ def start_embedded(model: str | None, console: Console) -> Any:
         )
 
 
-def choose_style(arguments: argparse.Namespace) -> Style:
-    style: Style = arguments.modes or ("embedded" if _is_embedded(arguments) else "hybrid")
-    return style
+def choose_style(arguments: argparse.Namespace) -> Modes | Style:
+    """The modes that are named or were found; until then a stand-in."""
+    named: Style | None = arguments.modes
+    if named is not None and arguments.modes != "auto":
+        return named
+    found: Modes | None = getattr(arguments, "found_modes", None)
+    return found or ("embedded" if _is_embedded(arguments) else "hybrid")
 
 
 def count_threads(arguments: argparse.Namespace) -> int:

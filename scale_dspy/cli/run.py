@@ -12,7 +12,7 @@ from scale_dspy.cli.options import (
     DONE,
     FAILED,
     check_counts,
-    connect_backend,
+    connect_program,
     count_threads,
     end_run,
     open_cache,
@@ -33,8 +33,7 @@ def solve(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True, highlight=False)
     if not arguments.problem.strip():
         raise ValueError("the problem is empty: give its text in quotes")
-    program = read_program(arguments)
-    lm = connect_backend(arguments, console)
+    program, lm = connect_program(arguments, console)
     watch = Watch(console)
     started = time.perf_counter()
     with watch.status, dspy.context(lm=lm, callbacks=[watch]):
@@ -72,8 +71,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True, highlight=False)
     check_counts(arguments, "samples", "threads")
     examples = load(arguments.data, limit=arguments.limit)
-    program = read_program(arguments)
-    lm = connect_backend(arguments, console)
+    program, lm = connect_program(arguments, console)
     engine = read_engine(arguments, program)
     method = arguments.method
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, method)}")
@@ -118,11 +116,11 @@ def traces(arguments: argparse.Namespace) -> int:
             "steps are no solution when they are joined"
         )
     examples = load(arguments.data, limit=arguments.limit)
-    program = read_program(arguments)
+    read_program(arguments)
     against, unchecked = _load_against(arguments.against)
     for name in unchecked:
         console.print(f"note: {name} cannot be loaded, so nothing is checked against it")
-    lm = connect_backend(arguments, console)
+    program, lm = connect_program(arguments, console)
     engine = read_engine(arguments, program)
     open_cache()
     with RunBar(console, out.with_name(f"{out.name}.run")) as bar:

@@ -39,17 +39,21 @@ def serve(arguments: argparse.Namespace) -> int:
     check_key(key, arguments.host)
     check_extra()
     with open_socket(arguments.host, arguments.port) as listener:
-        from scale_dspy.serve.models import list_names, read_catalogue
+        from scale_dspy.serve.models import Catalogue, list_names, read_catalogue
         from scale_dspy.serve.provider import Offer
         from scale_dspy.serve.proxy import serve as run
 
-        catalogue = read_catalogue(
-            arguments.program,
-            arguments.frontier,
-            style=choose_style(arguments),
-            candidates=count_candidates(arguments),
-        )
+        def read() -> Catalogue:
+            return read_catalogue(
+                arguments.program,
+                arguments.frontier,
+                style=choose_style(arguments),
+                candidates=count_candidates(arguments),
+            )
+
+        read()  # what is wrong with it is said before anything is started or asked
         lm = connect_backend(arguments, console, cache=False)
+        catalogue = read()
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         url = f"http://{host}:{listener.getsockname()[1]}/v1"
         names = list_names(catalogue)

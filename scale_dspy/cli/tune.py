@@ -43,8 +43,9 @@ def frontier(arguments: argparse.Namespace) -> int:
     if len(_read_options(arguments)) > 1:
         raise ValueError("frontier measures one program: give --candidates and --caps one number")
     examples = load(arguments.data, limit=arguments.limit)
-    program = _make_start(arguments)
+    _make_start(arguments)  # what is wrong with it is said before anything is started or asked
     lm = connect_backend(arguments, console)
+    program = _make_start(arguments)
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, 'frontier')}")
     open_cache()
     with RunBar(console, out) as bar:
@@ -83,8 +84,9 @@ def compile(arguments: argparse.Namespace) -> int:
     if out.suffix != ".json" or not out.parent.is_dir():
         raise ValueError(f"--out is a .json file in a folder that exists, not {arguments.out}")
     trainset, valset = _load_sets(arguments, plan.seed)
-    program = _make_start(arguments)
+    _make_start(arguments)  # what is wrong with it is said before anything is started or asked
     lm = connect_backend(arguments, console)
+    program = _make_start(arguments)
     open_cache()
     folder = out.with_suffix(".compile")
     # DSPy's optimizers print, and standard output is for --json alone.

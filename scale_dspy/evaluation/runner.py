@@ -213,6 +213,7 @@ def describe_run(
         "problems": len(examples),
         "samples": samples,
         "seed": lm.seed,
+        **({"modes": lm.found} if lm.found else {}),
     }
 
 
@@ -367,7 +368,8 @@ def _tells_error(line: bytes) -> bool:
 def match_description(path: Path, description: dict[str, Any]) -> None:
     """Write the description of some work, or make sure that what the file tells of is the same.
 
-    More samples may be added to a run; other versions of the software are logged.
+    More samples may be added to a run; other versions of the software are logged. How its modes
+    were found may differ, as long as the requests are the same.
 
     Raises:
         ValueError: the file cannot be read, or tells of other work.
@@ -380,7 +382,7 @@ def match_description(path: Path, description: dict[str, Any]) -> None:
             }
         except (ValueError, TypeError, RecursionError):
             raise ValueError(f"{path} cannot be read: choose another --out") from None
-        for key in sorted(differing - {"versions", "samples"})[:1]:
+        for key in sorted(differing - {"versions", "samples", "modes"})[:1]:
             raise ValueError(
                 f"{path.parent} holds another run: its {key} is {there.get(key)!r}, "
                 f"not {description.get(key)!r}; choose another --out"

@@ -87,6 +87,7 @@ class MeteredLM(dspy.LM):
         self.seed = seed
         self.partner = partner
         self.retries = num_retries
+        self.found: dict[str, Any] | None = None  # how its modes were found, for run.json
         self._learned: dict[str, int] = {}  # shared with the LM's copies
 
     def __call__(

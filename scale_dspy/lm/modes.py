@@ -6,6 +6,7 @@ reset and swap a program's LM, but they keep a predictor's config.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -124,7 +125,7 @@ def _apply_switch(chosen: Modes, style: Style, switch: Switch) -> None:
             continue  # another model, which always thinks
         if style != "embedded":
             _sample(config, switch.thinking if thinks else switch.plain)
-        _put(config, switch.on if thinks else switch.off)
+        _put(config, copy.deepcopy(dict(switch.on if thinks else switch.off)))
     if style == "embedded":
         chosen["solve_2"]["max_tokens"] = _THINKING_ON_CPU
 
