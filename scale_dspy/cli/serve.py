@@ -83,7 +83,8 @@ def doctor(arguments: argparse.Namespace) -> int:
     console = Console(stderr=bool(arguments.json), highlight=False)
     model = (arguments.model or "").removeprefix("hosted_vllm/") or None
     api_base = arguments.api_base
-    if uses_embedded(model, api_base):
+    embedded = uses_embedded(model, api_base)
+    if embedded:
         server = start_embedded(model, console)
         model, api_base = server.model, server.api_base
     addresses = split_addresses(api_base)
@@ -94,7 +95,7 @@ def doctor(arguments: argparse.Namespace) -> int:
         for number, address in enumerate(addresses, 1):
             if len(addresses) > 1:
                 console.print(f"server {number}: {address}", markup=False)
-            for finding in examine(address, model, arguments.api_key):
+            for finding in examine(address, model, arguments.api_key, embedded=embedded):
                 finding = _hide_key(finding, arguments.api_key)
                 place = {"server": number} if len(addresses) > 1 else {}
                 rows.append({**place, **asdict(finding)})

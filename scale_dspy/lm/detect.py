@@ -169,7 +169,7 @@ def explain(switch: Switch) -> str:
     >>> explain(SWITCHES["smollm3"])
     'system message /no_think or /think'
     """
-    off, on = _flatten(switch.off), _flatten(switch.on)
+    off, on = flatten(switch.off), flatten(switch.on)
     if WORDS in off:
         return f"system message {off[WORDS]} or {on[WORDS]}"
     if switch.style == "prefill":
@@ -364,7 +364,7 @@ def _ask(
     seed: int = 0,
 ) -> Reply:
     """One reply with these settings; asked for again where it says nothing at all."""
-    body = _flatten(settings)
+    body = flatten(settings)
     words = body.pop(WORDS, "")
     if thought is not None and chat.limits_thought:
         try:
@@ -379,7 +379,7 @@ def _ask(
     return reply
 
 
-def _flatten(settings: Any) -> dict[str, Any]:
+def flatten(settings: Any) -> dict[str, Any]:
     """Settings as the fields of a request's body."""
     body = dict(settings)
     extra = body.pop("extra_body", {})

@@ -65,12 +65,18 @@ class Chat:
 
     Args:
         seconds: for all requests together; None for no limit.
+        tries: of a request that is met by a passing failure.
     """
 
     def __init__(
-        self, client: httpx.Client, api_base: str, model: str, seconds: float | None = None
+        self,
+        client: httpx.Client,
+        api_base: str,
+        model: str,
+        seconds: float | None = None,
+        tries: int = TRIES,
     ) -> None:
-        self.client, self.model = client, model
+        self.client, self.model, self.tries = client, model, tries
         self.url = f"{api_base.rstrip('/')}/chat/completions"
         self.ends = None if seconds is None else time.monotonic() + seconds
         self.requests = 0
@@ -92,8 +98,8 @@ class Chat:
         if words:
             messages.insert(0, {"role": "system", "content": words})
         request = {"model": self.model, "messages": messages, **body}
-        for left in reversed(range(TRIES)):
-            wait = WAIT * 2.0 ** (TRIES - 1 - left)
+        for left in reversed(range(self.tries)):
+            wait = WAIT * 2.0 ** (self.tries - 1 - left)
             try:
                 answer = self.client.post(self.url, json=request, **self._find_time())
             except httpx.TransportError as error:
