@@ -308,9 +308,10 @@ def uses_embedded(model: str | None, api_base: str | None) -> bool:
         return False
     if not model or Path(model).suffix == ".gguf":
         return True
+    from scale_dspy.lm.embedded.hub import HUB
     from scale_dspy.lm.embedded.weights import MODELS
 
-    return model in MODELS
+    return model in MODELS or model in HUB
 
 
 def _ask_for_model(api_base: str, api_key: str | None = None) -> str:
