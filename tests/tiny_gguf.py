@@ -69,9 +69,7 @@ def _list_bytes() -> list[str]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     shown = {byte: chr(byte) for byte in printable}
-    return [
-        shown[byte] if byte in shown else chr(256 + others.index(byte)) for byte in range(256)
-    ]
+    return [shown[byte] if byte in shown else chr(256 + others.index(byte)) for byte in range(256)]
 
 
 def _list_tensors(vocabulary: int) -> dict[str, tuple[int, ...]]:

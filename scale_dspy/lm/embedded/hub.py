@@ -1,18 +1,28 @@
 """Weights from the Hugging Face hub: a publisher's GGUF file at a pinned revision, checked.
 
-The file lies in the hub's own cache, where other programs find it too. HF_ENDPOINT, HF_HUB_CACHE,
-HF_HUB_OFFLINE and HF_TOKEN mean what they mean everywhere.
+It lies beside the joined weights. HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN mean what they mean to
+all of the hub's programs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from scale_dspy.lm.embedded.weights import CHUNK, EmbeddedError, Progress, cache_folder
+import filelock
+
+from scale_dspy.lm.embedded.weights import (
+    CHUNK,
+    EmbeddedError,
+    Progress,
+    cache_folder,
+    digest_record,
+)
 
 
 @dataclass(frozen=True)
@@ -61,76 +71,106 @@ HUB: dict[str, HubFile] = {
 
 
 def fetch(wanted: HubFile, progress: Progress | None = None) -> Path:
-    """The file in the hub's cache, downloaded if it isn't there; one that was cut off goes on.
+    """The file in the cache, downloaded if it isn't there; a download that was cut off goes on.
+
+    Processes that ask at once download once. A file that the hub's own cache holds is taken there.
 
     Raises:
         EmbeddedError: it cannot be had, or it is not the expected one; then it is removed.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
+    target = cache_folder() / "weights" / f"{wanted.name}.gguf"
+    if _is_checked(target, wanted):
+        return target
     try:
-        path = Path(
-            hf_hub_download(
-                wanted.repo,
-                wanted.file,
-                revision=wanted.revision,
-                library_name="scale-dspy",
-                tqdm_class=_make_bar(progress),
-            )
-        )
-    except LocalEntryNotFoundError as error:
-        raise EmbeddedError(
-            f"{wanted.name} is not on this machine and the hub cannot be reached "
-            f"({_shorten(error.__cause__ or error)}): fetch it where there is a network, set "
-            "HF_ENDPOINT to a mirror, or leave --model out for the model that needs no hub"
-        ) from None
-    except HfHubHTTPError as error:
-        raise EmbeddedError(f"the hub does not give {wanted.name}: {_shorten(error)}") from None
-    except Exception as error:  # httpx's and the disk's; whatever is there stays, to go on from
-        raise EmbeddedError(
-            f"{wanted.name} was not fetched to its end: {_shorten(error)}; the same command goes "
-            f"on where this one stopped ({wanted.bytes / 1e9:.2f} GB in all)"
-        ) from error
-    if not _is_checked(path, wanted):
-        _check(path, wanted)
-    return path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(target.with_suffix(".lock")):
+            if not _is_checked(target, wanted):
+                _fetch_whole(target, wanted, progress)
+    except EmbeddedError:
+        raise
+    except Exception as error:  # the hub's own, httpx's and the disk's
+        raise EmbeddedError(_explain(error, wanted)) from error
+    return target
 
 
-def _check(path: Path, wanted: HubFile) -> None:
-    """Compare size and digest, and note that they are right; EmbeddedError where they are not."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
+def _fetch_whole(target: Path, wanted: HubFile, progress: Progress | None) -> None:
+    """Write `target`, which appears whole and checked or not at all."""
+    from huggingface_hub import try_to_load_from_cache
+
+    partial = target.with_suffix(".gguf.part")
+    there = try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
+    if isinstance(there, str):
+        shutil.copyfile(there, partial)
+    else:
+        _download(partial, wanted, progress)
+    with partial.open("rb") as file:
+        digest = hashlib.sha256()
         while chunk := file.read(CHUNK):
             digest.update(chunk)
-    size, found = path.stat().st_size, digest.hexdigest()
+    size, found = partial.stat().st_size, digest.hexdigest()
     if (size, found) != (wanted.bytes, wanted.sha256):
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        partial.unlink()
         raise EmbeddedError(
             f"what the hub gave for {wanted.name} is not the expected file: {size} bytes of sha256 "
             f"{found} instead of {wanted.bytes} of {wanted.sha256}; it is removed"
         )
-    record = _find_record(wanted)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(_stamp(path) + "\n", encoding="ascii")
+    partial.replace(target)
+    # Last, so that the record never stands beside a file that wasn't checked.
+    digest_record(target).write_text(found + "\n", encoding="ascii")
 
 
-def _is_checked(path: Path, wanted: HubFile) -> bool:
-    """Whether this very file was checked before."""
+def _download(partial: Path, wanted: HubFile, progress: Progress | None) -> None:
+    """Download to `partial`, from where an earlier download stopped. The hub's own function for a
+    whole file would begin anew."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    url = hf_hub_url(wanted.repo, wanted.file, revision=wanted.revision)
+    headers = build_hf_headers(library_name="scale-dspy")
+    location = get_hf_file_metadata(url, headers=headers).location
+    if urlsplit(location).netloc != urlsplit(url).netloc:
+        headers.pop("authorization", None)  # the hub's token is not for where the bytes lie
+    partial.touch()
+    if partial.stat().st_size > wanted.bytes:
+        partial.write_bytes(b"")
+    with partial.open("r+b") as file:
+        done = file.seek(0, io.SEEK_END)
+        http_get(
+            location,
+            file,
+            resume_size=done,
+            headers=headers,
+            expected_size=wanted.bytes,
+            displayed_filename=wanted.file,
+            tqdm_class=_make_bar(progress),
+        )
+
+
+def _is_checked(target: Path, wanted: HubFile) -> bool:
+    """Whether `target` has the right size and a record that its digest was checked."""
     try:
-        return _find_record(wanted).read_text(encoding="ascii").strip() == _stamp(path)
-    except (OSError, UnicodeDecodeError):
+        record = digest_record(target).read_text(encoding="ascii", errors="replace").strip()
+        return record == wanted.sha256 and target.stat().st_size == wanted.bytes
+    except OSError:
         return False
 
 
-def _stamp(path: Path) -> str:
-    there = path.stat()
-    return f"{there.st_size} {there.st_mtime_ns}"
+def _explain(error: Exception, wanted: HubFile) -> str:
+    """Why a file could not be had, and what to do, in one line. What is there of it stays."""
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-
-def _find_record(wanted: HubFile) -> Path:
-    return cache_folder() / "weights" / f"{wanted.sha256}.checked"
+    again = f"the same command goes on where this one stopped ({wanted.bytes / 1e9:.2f} GB in all)"
+    if isinstance(error, (OfflineModeIsEnabled, httpx.ConnectError)):
+        return (
+            f"{wanted.name} is not on this machine and the hub cannot be reached "
+            f"({_shorten(error)}): fetch it where there is a network, set HF_ENDPOINT to a mirror, "
+            "or leave --model out for the model that needs no hub"
+        )
+    if isinstance(error, HfHubHTTPError):
+        return f"the hub does not give {wanted.name}: {_shorten(error)}; {again}"
+    return f"{wanted.name} was not fetched to its end: {_shorten(error)}; {again}"
 
 
 def _make_bar(progress: Progress | None) -> Any:
