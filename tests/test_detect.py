@@ -17,6 +17,7 @@ from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
 
 ENABLE = {"enable_thinking": False, "thinking": False}
+SPOKEN = {"chat_template_kwargs": {"enable_thinking": False}}  # for the parser, beside words
 HANDFUL = 13  # requests that finding takes at most
 
 
@@ -38,9 +39,9 @@ def first_off(found: Found) -> dict[str, Any]:
         ({"switch": "thinking"}, "hybrid", {"chat_template_kwargs": ENABLE}),
         ({"switch": "thinking", "thinks": False}, "hybrid", {"chat_template_kwargs": ENABLE}),
         ({"switch": "reasoning_effort"}, "hybrid", {"reasoning_effort": "none"}),
-        ({"switch": "/no_think"}, "system", {WORDS: "/no_think"}),
-        ({"switch": "/no_think", "thinks": False}, "system", {WORDS: "/no_think"}),
-        ({"switch": "detailed thinking off"}, "system", {WORDS: "detailed thinking off"}),
+        ({"switch": "/no_think"}, "system", {WORDS: "/no_think", **SPOKEN}),
+        ({"switch": "/no_think", "thinks": False}, "system", {WORDS: "/no_think", **SPOKEN}),
+        ({"switch": "detailed thinking off"}, "system", {WORDS: "detailed thinking off", **SPOKEN}),
         ({"thinking": "always"}, "prefill", {"thinking_token_budget": 0}),
         ({"switch": "levels", "closes": False}, "effort", {"reasoning_effort": "low"}),
         ({"thinking": "never"}, "prompt", {}),

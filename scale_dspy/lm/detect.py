@@ -31,13 +31,14 @@ QUESTIONS = (
     "A train of 14 cars with 31 seats each is two thirds full. How many more people can sit?",
 )
 SHORT = "What is 2 + 3? Reply with the number."
-ROOM = 48  # response tokens that show whether a reply begins with reasoning
+ROOM = 32  # response tokens that show whether a reply begins with reasoning
 LONG = 1024  # response tokens in which the thinking about SHORT comes to its end
 LEVEL = 1024  # response tokens in which low and high effort differ
-THOUGHT = 16  # reasoning tokens after which a server that can ends the thinking of a probe
+THOUGHT = 12  # reasoning tokens after which a server that can ends the thinking of a probe
 RATIO = 1.5  # high effort thinks so much longer than low
 REPEATS = 3  # times that a reply is asked for which says nothing
 FRESH = 24 * 3600.0  # seconds that a finding is kept for
+STAGES = ("decompose", "select", "assess", "solve_1", "solve_2")
 DEFAULT_PARSER = "qwen3"  # reads <think>; the name that is told where the family is not known
 
 
@@ -60,6 +61,8 @@ class Found:
         parser: the --reasoning-parser to start vLLM with, where thinking was left in the content;
             else empty.
         always: whether no setting keeps the model from thinking.
+        surplus: whether the model does not think, and a parser takes its answers for reasoning
+            unless `switch` tells it not to.
         requests: how many it took.
         seconds: how long it took.
     """
@@ -69,6 +72,7 @@ class Found:
     default: str = "off"
     parser: str = ""
     always: bool = False
+    surplus: bool = False
     requests: int = 0
     seconds: float = 0.0
     sampling: tuple[str, ...] | None = field(default=None, repr=False)
@@ -79,6 +83,9 @@ class Found:
             found = modes("prompt")
             for stage, config in modes("effort").items():  # small replies need room to think in
                 found[stage]["max_tokens"] = config["max_tokens"]
+        elif self.surplus and self.switch:
+            quiet = {"extra_body": dict(self.switch.off.get("extra_body", {}))}
+            found = modes("prompt", **dict.fromkeys(STAGES, quiet))  # type: ignore[arg-type]
         else:
             found = modes(self.style, switch=self.switch)
         if self.sampling is None:
@@ -97,6 +104,9 @@ class Found:
         if self.style == "prompt" and self.always:
             said = ("prompt: it thinks whatever it is told, so System 1 thinks too; "
                     "--modes pair --system-1-model NAME gives it another System 1")  # fmt: skip
+        elif self.surplus:
+            said = ("prompt: the model does not think; start vLLM without --reasoning-parser, "
+                    "which takes its answers for reasoning")  # fmt: skip
         elif self.style == "embedded" and self.switch is None:
             said = "embedded: the systems differ by prompt, length and grammar"
         elif self.switch is None:
@@ -170,7 +180,7 @@ def explain(switch: Switch) -> str:
     'system message /no_think or /think'
     """
     off, on = flatten(switch.off), flatten(switch.on)
-    if WORDS in off:
+    if switch.style == "system":
         return f"system message {off[WORDS]} or {on[WORDS]}"
     if switch.style == "prefill":
         return "it always thinks; thinking_token_budget 0 closes the block at once"
@@ -186,7 +196,7 @@ def _show(value: Any) -> str:
 
 
 def _key(found: Found) -> tuple[Any, ...]:
-    return found.style, found.switch, found.parser, found.always
+    return found.style, found.switch, found.parser, found.always, found.surplus
 
 
 def _name(found: Found) -> str:
@@ -236,14 +246,17 @@ def _search(chat: Chat) -> Found:
     candidates = [family] if family else []
     candidates += [switch for switch in GENERIC if not family or switch.off != family.off]
     read: list[Switch] = []  # templates that render differently, though no reasoning is told
+    surplus: list[Switch] = []  # only the parser reads them
     for switch in candidates:
         if switch.style in ("prefill", "effort"):
             continue
         with contextlib.suppress(RefusedError):
-            leaked = _try_switch(chat, switch, thinks, read)
+            leaked = _try_switch(chat, switch, thinks, read, surplus)
             if leaked is not None:
                 parser = _name_parser(family) if leaked else ""
                 return Found(switch.style, switch, "on" if thinks else "off", parser)
+    if thinks and surplus:
+        return Found("prompt", surplus[0], "off", surplus=True)
     if thinks:
         return _search_always(chat, family, plain)
     return _search_hidden(chat, family, read)
@@ -253,51 +266,76 @@ def _name_parser(family: Switch | None) -> str:
     return (family.parser if family else "") or DEFAULT_PARSER
 
 
-def _try_switch(chat: Chat, switch: Switch, thinks: bool, read: list[Switch]) -> bool | None:
+def _try_switch(
+    chat: Chat, switch: Switch, thinks: bool, read: list[Switch], surplus: list[Switch]
+) -> bool | None:
     """None where the switch makes no difference; else whether thinking was left in the content.
 
     The setting that should change what the server does by itself is tried first.
     """
     if thinks:
-        off = _ask(chat, switch.off, QUESTIONS[0])
-        if _thinks(off):
+        off = _ask(chat, switch.off, QUESTIONS[0], thought=THOUGHT)
+        if _thinks(off) or not off.content:
             return None
-        on, proven = _ask_for_thought(chat, switch)
-        if not proven:
-            return None
+        on = _ask(chat, switch.on, QUESTIONS[0], thought=THOUGHT)
     else:
-        on, proven = _ask_for_thought(chat, switch)
-        if not proven and switch.style == "system":
+        on = _ask(chat, switch.on, QUESTIONS[0], thought=THOUGHT)
+        if not _thinks(on) and switch.style == "system":
             return None
-        off = _ask(chat, switch.off, QUESTIONS[0])
-        if not proven:
-            _note_rendering(switch, off, on, read)
-            return None
-    again = _ask(chat, switch.off, QUESTIONS[1])  # a model may not think about every question
-    if _thinks(off) or _thinks(again) or not off.content or not again.content:
+        off = _ask(chat, switch.off, QUESTIONS[0], thought=THOUGHT)
+    if not _thinks(on):
+        _note_rendering(switch, off, on, read)
         return None
-    return on.leaks
+    if not off.content or _thinks(off):
+        return None
+    if not _is_proven(chat, switch, off, on):
+        surplus.append(switch)
+        return None
+    return on.leaks if _is_quiet(chat, switch, off, on) else None
 
 
-def _ask_for_thought(chat: Chat, switch: Switch) -> tuple[Reply, bool]:
-    """A reply with the switch on, and whether it proves that the model then thinks.
+def _is_quiet(chat: Chat, switch: Switch, off: Reply, on: Reply) -> bool:
+    """Whether the model really does not think with the switch off, a second question included: it
+    may not think about every one.
 
-    Reasoning that ends with no content at all proves nothing: a parser that believes in a switch
-    which the template does not read takes a plain answer for it.
+    A parser may believe in a switch that the template does not read, and leave the thinking in the
+    content. Then a closing tag follows, soon where the server limits thinking, else late.
     """
-    for number in range(REPEATS):
-        reply = _ask(chat, switch.on, QUESTIONS[0], thought=THOUGHT, seed=number)
-        if not _thinks(reply):
-            return reply, False
-        if reply.content or reply.finish == "length":
-            return reply, True
-    return reply, False
+    replies = [_ask(chat, switch.off, QUESTIONS[1], thought=THOUGHT)]
+    if not chat.limits_thought and not _render_apart(off, on):
+        replies.append(_ask(chat, switch.off, SHORT, room=LONG))
+    return all(reply.content and not _thinks(reply) for reply in replies)
+
+
+def _render_apart(off: Reply, on: Reply) -> bool:
+    """Whether the template makes prompts of different lengths of the two settings."""
+    sizes = [reply.usage.get("prompt_tokens") for reply in (off, on)]
+    return None not in sizes and sizes[0] != sizes[1]
+
+
+def _is_proven(chat: Chat, switch: Switch, off: Reply, on: Reply) -> bool:
+    """Whether the reasoning in `on` is the model's own.
+
+    A parser may believe in a switch that the template does not read, and take a plain answer for
+    reasoning. Then no content ever follows it, and both prompts are of one length.
+    """
+    for number in range(1, REPEATS):
+        if on.content:
+            return True
+        if on.finish == "length":
+            break
+        on = _ask(chat, switch.on, QUESTIONS[0], thought=THOUGHT, seed=number)
+    if on.finish != "length":
+        return bool(on.content)
+    if switch.style != "system" and _render_apart(off, on):
+        return True
+    long = _ask(chat, switch.on, SHORT, room=LONG)
+    return bool(long.content) or long.finish == "length"
 
 
 def _note_rendering(switch: Switch, off: Reply, on: Reply, read: list[Switch]) -> None:
-    """Remember a template that makes prompts of different lengths of the two settings."""
-    sizes = [reply.usage.get("prompt_tokens") for reply in (off, on)]
-    if None not in sizes and sizes[0] != sizes[1] and off.content and on.content:
+    """Remember a template that reads the switch, though no reasoning is told."""
+    if _render_apart(off, on) and off.content and on.content:
         read.append(switch)
 
 
@@ -366,14 +404,15 @@ def _ask(
     """One reply with these settings; asked for again where it says nothing at all."""
     body = flatten(settings)
     words = body.pop(WORDS, "")
-    if thought is not None and chat.limits_thought:
-        try:
-            limited = {**body, "thinking_token_budget": thought}
-            return chat.ask(question, words=words, max_tokens=room, seed=seed, **limited)
-        except RefusedError:  # it knows no such limit, or has no parser
-            chat.limits_thought = False
     for number in range(REPEATS):
-        reply = chat.ask(question, words=words, max_tokens=room, seed=seed + number, **body)
+        request = {**body, "words": words, "max_tokens": room, "seed": seed + number}
+        if thought is not None and chat.limits_thought:
+            try:
+                reply = chat.ask(question, **request, thinking_token_budget=thought)
+            except RefusedError:  # it knows no such limit, or has no parser
+                chat.limits_thought = False
+        if thought is None or not chat.limits_thought:
+            reply = chat.ask(question, **request)
         if reply.content or reply.reasoning:
             break
     return reply

@@ -17,8 +17,9 @@ TRIES = 3  # of a request that is met by a passing failure
 WAIT = 1.0  # seconds before the second try, doubled for the third
 LONGEST_WAIT = 5.0  # seconds, however long the server asks to wait
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses that may pass
-TAGS = ("think>", "[THINK]", "[/THINK]", "<|channel>", "<|START_THINKING|>")
-"""What thinking is marked with, where no parser takes it out of the content."""
+OPENING = ("<think>", "[THINK]", "<|channel>", "<|START_THINKING|>", "<seed:think>", "<mm:think>")
+CLOSING = ("</think>", "[/THINK]", "<channel|>", "<|END_THINKING|>", "</seed:think>", "</mm:think>")
+"""What thinking stands between, where no parser takes it out of the content."""
 
 
 class RefusedError(Exception):
@@ -57,7 +58,8 @@ class Reply:
     @property
     def leaks(self) -> bool:
         """Whether thinking was left in the content."""
-        return any(tag in self.content for tag in TAGS)
+        closed = any(tag in self.content for tag in CLOSING)
+        return closed or self.content.startswith(OPENING)
 
 
 class Chat:

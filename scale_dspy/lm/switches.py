@@ -73,8 +73,14 @@ def _effort(off: str, on: str) -> dict[str, Any]:
 
 
 def _words(off: str, on: str) -> dict[str, Any]:
-    """A switch that is words of the system message."""
-    return {"style": "system", "off": {WORDS: off}, "on": {WORDS: on}}
+    """A switch that is words of the system message. The variable beside them is for the parser:
+    vLLM's qwen3 and nemotron_v3 know nothing of words, and take a plain answer for reasoning."""
+    spoken = _template(False, True, "enable_thinking")
+    return {
+        "style": "system",
+        "off": {WORDS: off, **spoken["off"]},
+        "on": {WORDS: on, **spoken["on"]},
+    }
 
 
 _ENABLE = _template(False, True, "enable_thinking")

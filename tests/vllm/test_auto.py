@@ -14,13 +14,14 @@ from scale_dspy.cli.main import main
 from scale_dspy.lm.detect import find_modes, flatten
 from scale_dspy.lm.modes import Modes
 from scale_dspy.lm.switches import WORDS
-from tests.vllm.families import TEMPLATES, serve_family
+from tests.vllm.families import TEMPLATES, TRUST, serve_family
 from tests.vllm.server import RealVLLM, make_model, need_vllm, serve
 from tests.vllm.shapes import shape
 
 pytestmark = pytest.mark.vllm
 
 PROBLEM = "A rectangle is 3 times as long as it is wide. Its perimeter is 96. What is its area?"
+SPOKEN = {"chat_template_kwargs": {"enable_thinking": False}}  # for the parser, beside words
 BOTH = {"enable_thinking": False, "thinking": False}
 
 
@@ -29,7 +30,7 @@ def turned_round(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVLLM]
     """A server that thinks only when told to, and has no parser."""
     need_vllm()
     model = make_model(tmp_path_factory.mktemp("turned") / "model", "hybrid")
-    flags = ["--reasoning-parser", "", "--default-chat-template-kwargs"]
+    flags = [TRUST, "--reasoning-parser", "", "--default-chat-template-kwargs"]
     with serve(model, *flags, '{"enable_thinking": false}', name="tiny-turned") as server:
         yield server
 
@@ -54,10 +55,10 @@ def reshape(found: Modes) -> Modes:
         ("thinking, on by itself", "hybrid", {"chat_template_kwargs": BOTH}),
         ("thinking, off by itself", "hybrid", {"chat_template_kwargs": BOTH}),
         ("effort", "hybrid", {"reasoning_effort": "none"}),
-        ("no_think", "system", {WORDS: "/no_think"}),
-        ("detailed thinking", "system", {WORDS: "detailed thinking off"}),
+        ("no_think", "system", {WORDS: "/no_think", **SPOKEN}),
+        ("detailed thinking", "system", {WORDS: "detailed thinking off", **SPOKEN}),
         ("always", "prefill", {"thinking_token_budget": 0}),
-        ("never", "prompt", {}),
+        ("never", "prompt", {"chat_template_kwargs": BOTH}),  # a parser that does not fit
     ],
 )
 def test_each_family_is_found_and_solved_on(
@@ -76,7 +77,10 @@ def test_each_family_is_found_and_solved_on(
             prediction = program(problem=PROBLEM)
     assert [step.system for step in prediction.steps] == [1, 1, 2]
     assert [step.reasoning for step in prediction.steps[:2]] == ["", ""]
-    if found.switch:
+    if style == "prompt":
+        assert found.surplus
+        assert all(r"\boxed" in step.solution for step in prediction.steps)
+    elif found.switch:
         assert prediction.steps[2].reasoning
         check_bodies(server.bodies, off, flatten(found.switch.on))
 
@@ -101,6 +105,12 @@ def test_turned_round_and_without_a_parser(
     main(["doctor", "--api-base", turned_round.api_base, "--json"])
     findings = json.loads(capsys.readouterr().out)["findings"]
     assert "--reasoning-parser qwen3" in findings[-1]["detail"]
+
+
+def test_a_model_that_cannot_think(turned_round: RealVLLM) -> None:
+    with serve_family(turned_round.api_base, TEMPLATES["never"]) as server:
+        found = find_modes(turned_round.model, server.api_base, keep=False)
+    assert (found.style, found.switch, found.parser) == ("prompt", None, "")
 
 
 def test_servers_that_differ_are_refused(
