@@ -103,11 +103,14 @@ def test_every_probe_survives_replies_that_are_none() -> None:
 
 
 UGLY = [
-    'null', '{"prompt_tokens": null}', '{"prompt_tokens": "12", "completion_tokens": "8"}', "[1, 2]",
+    "null",
+    '{"prompt_tokens": null}',
+    '{"prompt_tokens": "12", "completion_tokens": "8"}',
+    "[1, 2]",
     '{"prompt_tokens": [3], "prompt_tokens_details": [], "completion_tokens_details": 0}',
     "7",
     '{"prompt_tokens": 1e400, "prompt_tokens_details": {"cached_tokens": "all"}}',
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("usage", UGLY)
