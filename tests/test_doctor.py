@@ -166,12 +166,17 @@ def test_it_finds_what_auto_finds(server: dict[str, Any], thinking: str, modes: 
     assert findings["seed"].ok
 
 
-def test_the_command_line_that_mends_it() -> None:
-    line = diagnose(reasoning_field=None, max_model_len=8192)["command line"].detail
+def test_the_command_line_that_mends_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with fake_vllm(reasoning_field=None, max_model_len=8192) as server:
+        _, out, err = run(capsys, "doctor", "--api-base", server.api_base, "--json")
+    (line,) = json.loads(out)["command_lines"]
     assert line.startswith("vllm serve fake/Qwen3-World --")
+    assert line in err
     for flag in ("--reasoning-parser qwen3", "--max-model-len 40960"):
         assert flag in line
-    assert "command line" not in diagnose(cached_tokens=True)
+    with fake_vllm(cached_tokens=True) as server:
+        _, out, _ = run(capsys, "doctor", "--api-base", server.api_base, "--json")
+    assert json.loads(out)["command_lines"] == []
 
 
 def test_it_ends_in_time() -> None:

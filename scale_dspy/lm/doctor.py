@@ -1,16 +1,16 @@
 """What a server really does, found out by asking it. Nothing here trusts a version number.
 
-`doctor --json` prints {"model", "findings"}. A finding is {"name", "ok", "detail",
+`doctor --json` prints {"model", "findings", "command_lines"}. A finding is {"name", "ok", "detail",
 "advice", "needed", "flags"}, and of several servers also "server", counted from 1: `ok` is true,
 false or null (it could not be found out), `needed` whether SCALE cannot work where it is not true,
-`flags` what to add to the server's command line. The finding "style" says which --modes fits; the
-last one, "command line", is there where flags are missing.
+`flags` what to add to the server's command line. The finding "style" says which --modes fits.
+"command_lines" has a line of vLLM for each server where flags are missing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,7 +91,6 @@ def examine(
         seconds: after which nothing more is asked.
     """
     began = time.monotonic()
-    flags: list[str] = []
     with open_client(api_key, TIMEOUT) as client:
         try:
             listing = client.get(f"{api_base.rstrip('/')}/models")
@@ -114,13 +113,15 @@ def examine(
         left = max(1.0, seconds - (time.monotonic() - began))
         chat = Chat(client, api_base, name, left, tries=1)
         patient = _Patient(chat, engine, embedded, {})
-        for finding in (_judge_context(served[name], patient), *_probe_all(patient)):
-            yield finding
-            if finding.flags and not finding.ok:
-                flags.append(finding.flags)
-    if flags and engine.startswith("vLLM"):
-        line = f"vllm serve {name} {' '.join(dict.fromkeys(flags))}"
-        yield Finding("command line", None, line, "what is missing, beside your own flags")
+        yield _judge_context(served[name], patient)
+        yield from _probe_all(patient)
+
+
+def write_command_line(findings: Sequence[Finding]) -> str:
+    """vLLM's command line with the flags that a server's findings miss; empty where none is."""
+    flags = dict.fromkeys(each.flags for each in findings if each.flags and not each.ok)
+    name = next((each.detail for each in findings if each.name == "model" and each.ok), "MODEL")
+    return f"vllm serve {name} {' '.join(flags)}" if flags else ""
 
 
 def _probe_all(patient: _Patient) -> Iterator[Finding]:
@@ -191,7 +192,7 @@ _ADVICE = {
 def _judge_style(found: Found, patient: _Patient) -> Iterator[Finding]:
     """How thinking is switched, and which --modes that makes: what auto would take."""
     if found.parser:
-        flag = f"--reasoning-parser {found.parser}"
+        flag = f"--reasoning-parser {found.parser}"  # vLLM alone has none unless it is told
         yield Finding(
             "thinking", False, "<think> is left in the content",
             f"start vLLM with the model's reasoning parser: {flag}", flags=flag,

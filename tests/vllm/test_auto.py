@@ -103,8 +103,8 @@ def test_turned_round_and_without_a_parser(
     assert found.parser == "qwen3"
     assert "--reasoning-parser qwen3" in found.tell()
     main(["doctor", "--api-base", turned_round.api_base, "--json"])
-    findings = json.loads(capsys.readouterr().out)["findings"]
-    assert "--reasoning-parser qwen3" in findings[-1]["detail"]
+    (line,) = json.loads(capsys.readouterr().out)["command_lines"]
+    assert "--reasoning-parser qwen3" in line
 
 
 def test_a_model_that_cannot_think(turned_round: RealVLLM) -> None:
