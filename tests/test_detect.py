@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from scale_dspy.lm import detect
-from scale_dspy.lm.detect import Found, UndetectableError, find_modes
+from scale_dspy.lm.detect import UndetectableError, find_modes
+from scale_dspy.lm.found import Found, flatten
 from scale_dspy.lm.switches import FAMILIES, SWITCHES, WORDS, find_family
 from tests.command import run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
@@ -28,7 +29,7 @@ def find(**server: Any) -> tuple[Found, FakeVLLM]:
 
 def first_off(found: Found) -> dict[str, Any]:
     """The fields by which System 1 is kept from thinking."""
-    return detect.flatten(found.switch.off) if found.switch else {}
+    return flatten(found.switch.off) if found.switch else {}
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def show_finding(console: Console, finding: Finding) -> None:
 
 def show_modes(console: Console) -> None:
     """What --modes takes: the styles, and how each family's thinking is switched."""
-    from scale_dspy.lm.detect import explain
+    from scale_dspy.lm.found import explain
     from scale_dspy.lm.modes import Style
     from scale_dspy.lm.switches import CHECKED, SWITCHES
 

@@ -16,14 +16,8 @@ from typing import Any
 
 import httpx
 
-from scale_dspy.lm.detect import (
-    Found,
-    UndetectableError,
-    explain,
-    find_embedded,
-    find_on_server,
-    flatten,
-)
+from scale_dspy.lm.detect import UndetectableError, find_embedded, find_on_server
+from scale_dspy.lm.found import Found, explain, flatten
 from scale_dspy.lm.raw_chat import Chat, LateError, RefusedError, Reply, open_client, read_count
 from scale_dspy.lm.switches import WORDS
 

@@ -12,7 +12,7 @@ from typing import Any
 # Without it LiteLLM tries to fetch a price list from the internet when it is imported.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 
-from scale_dspy.lm.detect import Found
+from scale_dspy.lm.found import Found
 from scale_dspy.lm.switches import Switch, find_family
 
 MOST = "high"  # the reasoning_effort of System 2

@@ -11,7 +11,8 @@ import pytest
 
 from scale_dspy import SCALE, connect
 from scale_dspy.cli.main import main
-from scale_dspy.lm.detect import find_modes, flatten
+from scale_dspy.lm.detect import find_modes
+from scale_dspy.lm.found import flatten
 from scale_dspy.lm.modes import Modes
 from scale_dspy.lm.switches import WORDS
 from tests.vllm.families import TEMPLATES, TRUST, serve_family
