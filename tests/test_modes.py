@@ -13,7 +13,8 @@ import pytest
 from dspy.utils.exceptions import LMConfigurationError
 
 from scale_dspy import SCALE, connect, modes, track
-from scale_dspy.cli.main import MODES, main
+from scale_dspy.cli.arguments import MODES
+from scale_dspy.cli.main import main
 from scale_dspy.lm.modes import Style
 from scale_dspy.lm.usage import CostLimitError, limit_cost
 from scale_dspy.program import load_program
@@ -203,7 +204,7 @@ def test_words_stand_in_the_system_message() -> None:
     with fake_vllm(switch="/no_think") as running:
         lm = connect(running.model, running.api_base)
         with dspy.context(lm=lm):
-            SCALE(modes="smollm3")(problem=World().problem(5).text)  # type: ignore[arg-type]
+            SCALE(modes="smollm3")(problem=World().problem(5).text)
         for chat in running.chats():
             head = chat.body["messages"][0]
             assert head["role"] == "system"
@@ -227,7 +228,7 @@ def test_levels_of_effort() -> None:
     with fake_vllm(model="openai/gpt-oss-20b", switch="levels", closes=False) as running:
         problem = World().problem(5)
         with dspy.context(lm=connect(running.model, running.api_base)):
-            prediction = SCALE(modes="gpt-oss")(problem=problem.text)  # type: ignore[arg-type]
+            prediction = SCALE(modes="gpt-oss")(problem=problem.text)
         assert prediction.answer == problem.answer
         for chat in running.chats():
             thorough = chat.body["max_tokens"] == 32768

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scale_dspy.baselines import METHODS, make_program
-from scale_dspy.lm.modes import Modes, Style
+from scale_dspy.lm.modes import Modes
 from scale_dspy.method import Solver
+from scale_dspy.methods import METHODS, make_program
 from scale_dspy.program import SCALE, load_program
 
 DEFAULT = "scale"
@@ -48,7 +48,7 @@ class Catalogue:
 
     programs: Mapping[str, SCALE]
     points: Mapping[str, Sequence[Point]]
-    style: Modes | Style = "hybrid"
+    style: Modes | str = "hybrid"
     candidates: int = 8
     solvers: dict[str, Solver] = field(default_factory=dict)
 
@@ -57,7 +57,7 @@ def read_catalogue(
     paths: Sequence[str | Path] = (),
     frontier: str | Path | None = None,
     *,
-    style: Modes | Style = "hybrid",
+    style: Modes | str = "hybrid",
     candidates: int = 8,
 ) -> Catalogue:
     """The catalogue of compiled programs in files.

@@ -1,77 +1,25 @@
-"""`serve` and `doctor`: SCALE as a server, and the server behind it."""
+"""`doctor`: the server behind SCALE is examined."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from scale_dspy.cli.options import (
-    DONE,
-    FAILED,
-    check_counts,
-    choose_style,
-    connect_backend,
-    count_candidates,
-    count_threads,
-    print_json,
-    start_embedded,
-)
+from scale_dspy.cli.arguments import add_backend
+from scale_dspy.cli.options import DONE, FAILED, print_json, start_embedded
 
 if TYPE_CHECKING:
     from scale_dspy.lm.doctor import Finding
 
-
-def serve(arguments: argparse.Namespace) -> int:
-    """Serve SCALE as a model until interrupted; with --json, say where once it answers."""
-    from rich.console import Console
-
-    from scale_dspy.serve.proxy import check_extra, check_key, open_socket, read_key
-
-    console = Console(stderr=True, highlight=False)
-    check_counts(arguments, "threads", "waiting")
-    if not 0 <= arguments.port <= 65_535:
-        raise ValueError(f"--port is a whole number from 0 to 65535, not {arguments.port}")
-    key = read_key(arguments.key_file)
-    check_key(key, arguments.host)
-    check_extra()
-    with open_socket(arguments.host, arguments.port) as listener:
-        from scale_dspy.serve.models import Catalogue, list_names, read_catalogue
-        from scale_dspy.serve.provider import Offer
-        from scale_dspy.serve.proxy import serve as run
-
-        def read() -> Catalogue:
-            return read_catalogue(
-                arguments.program,
-                arguments.frontier,
-                style=choose_style(arguments),
-                candidates=count_candidates(arguments),
-            )
-
-        read()  # what is wrong with it is said before anything is started or asked
-        lm = connect_backend(arguments, console, cache=False)
-        catalogue = read()
-        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-        url = f"http://{host}:{listener.getsockname()[1]}/v1"
-        names = list_names(catalogue)
-
-        standard_output = sys.stdout
-
-        def say() -> None:
-            console.print(f"serving {', '.join(names)} at {url}", markup=False)
-            if arguments.json:
-                print(json.dumps({"url": url, "models": names}), file=standard_output, flush=True)
-
-        offer = Offer(catalogue, lm, count_threads(arguments), arguments.waiting)
-        with redirect_stdout(sys.stderr):  # the proxy prints, and standard output is for --json
-            run(offer, listener, key, say)
-    return DONE
+HELP = "what the server at --api-base really does"
 
 
-def doctor(arguments: argparse.Namespace) -> int:
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    add_backend(command)
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Probe the server with real calls and say what holds; fails if SCALE cannot work with it."""
     from rich.console import Console
 
