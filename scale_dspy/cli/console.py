@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import dspy
 from dspy.utils.callback import BaseCallback
@@ -279,6 +279,23 @@ def show_finding(console: Console, finding: Finding) -> None:
     console.print(f"{sign[finding.ok]}  [bold]{finding.name:<16}[/bold] {escape(finding.detail)}")
     if finding.advice and not finding.ok:
         console.print(Padding(Text(finding.advice, style="yellow"), (0, 0, 0, 22)))
+
+
+def show_modes(console: Console) -> None:
+    """What --modes takes: the styles, and how each family's thinking is switched."""
+    from scale_dspy.lm.found import explain
+    from scale_dspy.lm.modes import Style
+    from scale_dspy.lm.switches import CHECKED, SWITCHES
+
+    console.print(f"auto: the server is asked. Styles: {', '.join(get_args(Style))}")
+    console.print(f"Families, as their sources had them in {CHECKED}:\n")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("name", "models", "style", "off or on", "by itself", "parser"):
+        table.add_column(title, overflow="fold", no_wrap=title == "name")
+    for switch in SWITCHES.values():
+        cells = (switch.name, switch.models, switch.style, explain(switch), switch.default)
+        table.add_row(*map(escape, (*cells, switch.parser)))
+    console.print(table)
 
 
 def render_statuses(statuses: Sequence[RunStatus]) -> Table:

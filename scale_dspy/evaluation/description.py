@@ -46,6 +46,7 @@ def describe_run(
         "problems": len(examples),
         "samples": samples,
         "seed": lm.seed,
+        **({"modes": lm.found} if lm.found else {}),
     }
 
 

@@ -33,7 +33,8 @@ def name_folder(data: str, name: str) -> str:
 def match_description(path: Path, description: dict[str, Any]) -> None:
     """Write the description of some work, or make sure that what the file tells of is the same.
 
-    More samples may be added to a run; other versions of the software are logged.
+    More samples may be added to a run; other versions of the software are logged. How its modes
+    were found may differ, as long as the requests are the same.
 
     Raises:
         ValueError: the file cannot be read, or tells of other work.
@@ -43,7 +44,7 @@ def match_description(path: Path, description: dict[str, Any]) -> None:
         differing = {
             key for key in {*there, *description} if there.get(key) != description.get(key)
         }
-        for key in sorted(differing - {"versions", "samples", "settings"})[:1]:
+        for key in sorted(differing - {"versions", "samples", "settings", "modes"})[:1]:
             raise ValueError(
                 f"{path.parent} holds another run: its {key} is {_BRIEF.repr(there.get(key))}, "
                 f"not {_BRIEF.repr(description.get(key))}; choose another --out"

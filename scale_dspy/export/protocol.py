@@ -8,6 +8,7 @@ from typing import Any
 import dspy
 
 from scale_dspy.lm.modes import PARTNER
+from scale_dspy.lm.switches import WORDS
 from scale_dspy.program import SCALE
 from scale_dspy.stages.stage import Stage
 
@@ -28,6 +29,7 @@ def make_body(program: SCALE, stage: Stage) -> tuple[dict[str, Any], list[str]]:
     """A request's fields beside the messages, as LiteLLM sends them, and the names left out."""
     config = dict(find_predictor(program, stage).config)
     config.pop(PARTNER, None)
+    config.pop(WORDS, None)  # these are a message
     extra = config.pop("extra_body", None) or {}
     config["n"] = count_choices(program) if stage.name == "decompose" else 1
     if config["n"] == 1:
