@@ -25,7 +25,7 @@ def make(solution: str, gold: str = "72", **changed: Any) -> Rollout:
         ("That makes 1,072 in all.", "72", False),
         ("It is 72.5 or 172 or 2^72.", "72", False),
         ("It is 1,234 then.", "1234", True),
-        (r"We get $\left( 3, \frac{\pi}{2} \right)$.", r"(3, \frac{\pi}{2})", False),
+        (r"We get $\left( 3, \frac{\pi}{2} \right)$.", r"(3, \frac{\pi}{2})", True),
         (r"We get $\dfrac{1}{2}$.", r"\frac{1}{2}", True),
         ("72" + " " * 1300 + "later", "72", False),
         ("no value", "", False),

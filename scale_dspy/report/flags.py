@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from scale_dspy.evaluation.rollout import Rollout
-
-TAIL = 1200  # characters at the end of the last solution in which its value is looked for
+from scale_dspy.grading.flags import hit_limit
 
 
 class Flags(NamedTuple):
@@ -30,26 +28,10 @@ def find_flags(rollout: Rollout, caps: Mapping[int, int]) -> Flags:
         rollout: with its texts.
         caps: the most response tokens of one solution, by system; see `read_caps`.
     """
-    return Flags(hits_limit(rollout, caps), holds_value(rollout))
-
-
-def hits_limit(rollout: Rollout, caps: Mapping[int, int]) -> bool:
-    """Whether any solution of it was cut off: it says so, or spent all tokens that it was given."""
-    if any("cut off" in each for each in rollout.replaced):
-        return True
-    return any(0 < caps.get(step.system, 0) <= step.tokens for step in rollout.steps)
-
-
-def holds_value(rollout: Rollout) -> bool:
-    """Whether a wrong rollout ends in a text in which the gold answer stands by itself."""
-    if rollout.right or rollout.error is not None or not rollout.steps:
-        return False
-    gold = _squeeze(rollout.gold)
-    end = _squeeze(rollout.steps[-1].solution[-TAIL:])
-    if not gold or gold == _squeeze(rollout.answer or ""):
-        return False
-    alone = rf"(?<![\w.,^_]){re.escape(gold)}(?![\w^]|[.,]\d)"
-    return re.search(alone, end) is not None
+    steps = rollout.steps
+    spent = any(0 < caps.get(step.system, 0) <= step.tokens for step in steps)
+    unread = rollout.unread and rollout.answer != rollout.gold
+    return Flags(spent or hit_limit(rollout.replaced), unread)
 
 
 def read_caps(description: Mapping[str, Any]) -> dict[int, int]:
@@ -63,10 +45,3 @@ def read_caps(description: Mapping[str, Any]) -> dict[int, int]:
                 if name == f"solve.system_{system}":
                     caps[system] = most
     return caps
-
-
-def _squeeze(text: str) -> str:
-    """A text without what only dresses a value: dollars, blanks, `\\left`, thousands' commas."""
-    bare = re.sub(r"\\(?:left|right|displaystyle|[,;!: ])|[$\s]+", " ", text)
-    bare = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", bare).replace(r"\dfrac", r"\frac")
-    return " ".join(bare.split())

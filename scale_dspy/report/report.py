@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from scale_dspy.report.comparisons import Pair, calibrate, compare_runs
 from scale_dspy.report.figures import draw_accuracy, draw_calibration, draw_caps, draw_positions
 from scale_dspy.report.html_page import Content, write_page
-from scale_dspy.report.names import clean_line, name_runs, shorten
+from scale_dspy.report.names import clean_line, name_runs
 from scale_dspy.report.run_reader import Run, read_run
 from scale_dspy.report.sweeps import Sweep, is_sweep, read_sweep
 from scale_dspy.report.verdict import tell_verdicts
@@ -87,13 +87,15 @@ def read_report(folders: Sequence[Path]) -> Report:
         ValueError: there is no folder, or one twice, or one is neither a run nor a frontier, or
             holds nothing yet.
     """
+    from scale_dspy.evaluation.regrade import warn_of_graders  # loads DSPy
+
     _check_folders(folders)
     sweeps = [read_sweep(folder) for folder in folders if is_sweep(folder)]
     runs = [read_run(folder) for folder in folders if not is_sweep(folder)]
     runs = [replace(run, name=name) for run, name in zip(runs, name_runs(runs), strict=True)]
     pairs, left_out = compare_runs(runs)
     notes = [f"{run.name}: {note}" for run in runs for note in run.notes] + left_out
-    notes += _compare_graders(runs)
+    notes += warn_of_graders({run.name: run.description for run in runs})
     return Report(None, (), tuple(runs), tuple(sweeps), tuple(pairs), tuple(notes))
 
 
@@ -135,17 +137,6 @@ def write_report(folders: Sequence[Path], out: Path) -> Report:
     for file_, picture in zip(files, pictures, strict=True):
         file_.write_bytes(picture.wide)
     return replace(report, page=out, pictures=tuple(files))
-
-
-def _compare_graders(runs: Sequence[Run]) -> list[str]:
-    graders = dict.fromkeys(run.grader or "unknown" for run in runs)
-    if len(graders) < 2:
-        return []
-    listed = ", ".join(shorten(grader) for grader in graders)
-    return [
-        f"these runs were graded by different versions of the grader ({listed}), so that they may "
-        "differ where their answers do not: `scale-dspy regrade` grades them alike"
-    ]
 
 
 def render_table(report: Report) -> Table:

@@ -49,14 +49,6 @@ class Run:
         return None if digest is None else str(digest)
 
     @property
-    def grader(self) -> str | None:
-        """The version of the grader its verdicts are of; None for a run from before it was told."""
-        versions = self.description.get("versions")
-        named = versions.get("grader") if isinstance(versions, Mapping) else None
-        grader = named or self.description.get("grader")
-        return None if grader is None else str(grader)
-
-    @property
     def cap(self) -> int | None:
         """The most response tokens of one System 2 call; None for a method without System 2."""
         return read_caps(self.description).get(2)
