@@ -184,6 +184,20 @@ def _add_serve_command(parsers: _Parsers) -> None:
         "--key-file", metavar="FILE", help="holds the key that clients send [SCALE_SERVE_KEY]"
     )
     command.add_argument(
+        "--allow-host",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="other names that clients reach it by, such as scale.example.org",
+    )
+    command.add_argument(
+        "--allow-origin",
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages that may use it, such as http://localhost:3000 [none]",
+    )
+    command.add_argument(
         "--waiting",
         type=int,
         default=256,

@@ -29,6 +29,7 @@ def serve(arguments: argparse.Namespace) -> int:
     """Serve SCALE as a model until interrupted; with --json, say where once it answers."""
     from rich.console import Console
 
+    from scale_dspy.serve.callers import describe_callers
     from scale_dspy.serve.proxy import check_extra, check_key, open_socket, read_key
 
     console = Console(stderr=True, highlight=False)
@@ -37,6 +38,7 @@ def serve(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--port is a whole number from 0 to 65535, not {arguments.port}")
     key = read_key(arguments.key_file)
     check_key(key, arguments.host)
+    callers = describe_callers(key, arguments.host, arguments.allow_host, arguments.allow_origin)
     check_extra()
     with open_socket(arguments.host, arguments.port) as listener:
         from scale_dspy.serve.models import list_names, read_catalogue
@@ -63,7 +65,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
         offer = Offer(catalogue, lm, count_threads(arguments), arguments.waiting)
         with redirect_stdout(sys.stderr):  # the proxy prints, and standard output is for --json
-            run(offer, listener, key, say)
+            run(offer, listener, callers, say)
     return DONE
 
 

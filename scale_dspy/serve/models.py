@@ -26,7 +26,11 @@ PROVIDER = "scale"  # in a LiteLLM proxy, models are named scale/NAME
 Point = Mapping[str, float]
 """A point of a frontier: threshold, split, accuracy, tokens."""
 
+LONGEST_NAME = 300  # characters, point included; a file's name has 255 at most
+
 _STEM = re.compile(r"[A-Za-z0-9._-]+")
+# What `float` takes is more than this: blanks around it, "_" within, the digits of other scripts.
+_NUMBER = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _POINT_KEYS = ("threshold", "split", "accuracy", "tokens")
 
 
@@ -114,18 +118,18 @@ def find_program(catalogue: Catalogue, name: str, method: str | None = None) -> 
         UnknownModelError: there is no such program.
         ValueError: the operating point or the method cannot be had.
     """
-    base, _, point = name.partition("@")
-    if base not in catalogue.programs:
+    base, at, point = name.partition("@")
+    if base not in catalogue.programs or len(name) > LONGEST_NAME:
         known = ", ".join(catalogue.programs)
         raise UnknownModelError(
             f"there is no model {name[:100]!r}: choose from {known}, each also with @tau=NUMBER or "
             "@tokens=NUMBER after it"
         )
-    thresholds = _read_point(catalogue, base, point)
+    thresholds = _read_point(catalogue, base, point) if at else None
     if method is None or method == "scale":
         program = catalogue.programs[base]
         return program if thresholds is None else program.at(*thresholds)
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method is one of {', '.join(METHODS)}, not {str(method)[:100]!r}")
     if method not in catalogue.solvers:
         catalogue.solvers[method] = make_program(
@@ -171,17 +175,16 @@ def _check_points(points: Any) -> list[Point]:
     return sorted(read, key=lambda point: point["tokens"])
 
 
-def _read_point(catalogue: Catalogue, base: str, point: str) -> tuple[float, float | None] | None:
-    """(threshold, split) of what follows the @; None for the program's own."""
-    if not point:
-        return None
+def _read_point(catalogue: Catalogue, base: str, point: str) -> tuple[float, float | None]:
+    """(threshold, split) of what follows the @; the split is None for the program's own."""
     kind, _, text = point.partition("=")
     if kind not in ("tau", "tokens"):
-        raise ValueError(f"a model's name ends in @tau=NUMBER or @tokens=NUMBER, not {point!r}")
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"@{kind}= is followed by a number, not {text[:100]!r}") from None
+        raise ValueError(
+            f"a model's name ends in @tau=NUMBER or @tokens=NUMBER, not {point[:100]!r}"
+        )
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"@{kind}= is followed by a number, not {text[:100]!r}")
     if kind == "tau":
         if not 0 <= value <= 1:
             raise ValueError(f"tau is a number from 0 to 1, not {text[:100]}")
