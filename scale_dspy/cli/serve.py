@@ -80,10 +80,10 @@ def doctor(arguments: argparse.Namespace) -> int:
 
     console = Console(stderr=bool(arguments.json), highlight=False)
     model = (arguments.model or "").removeprefix("hosted_vllm/") or None
-    api_base = arguments.api_base
+    api_base, key = arguments.api_base, arguments.api_key
     if uses_embedded(model, api_base):
         server = start_embedded(model, console)
-        model, api_base = server.model, server.api_base
+        model, api_base, key = server.model, server.api_base, server.key
     addresses = split_addresses(api_base)
     if not addresses:
         raise ValueError("there is no server to ask: give --api-base, or set SCALE_API_BASE")
@@ -92,8 +92,8 @@ def doctor(arguments: argparse.Namespace) -> int:
         for number, address in enumerate(addresses, 1):
             if len(addresses) > 1:
                 console.print(f"server {number}: {address}", markup=False)
-            for finding in examine(address, model, arguments.api_key):
-                finding = _hide_key(finding, arguments.api_key)
+            for finding in examine(address, model, key):
+                finding = _hide_key(finding, key)
                 place = {"server": number} if len(addresses) > 1 else {}
                 rows.append({**place, **asdict(finding)})
                 show_finding(console, finding)

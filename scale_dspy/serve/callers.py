@@ -161,7 +161,8 @@ def _read_origin(given: str) -> str:
 
 def _list_asked(scope: Scope) -> bytes:
     """The headers that a page wants to send, as far as a client of OpenAI's sends them."""
-    asked = read_header(scope, b"access-control-request-headers").lower().split(b",")
-    names = {each.strip() for each in asked}
+    told = b"access-control-request-headers"
+    asked = b",".join(value for name, value in scope["headers"] if name.lower() == told)
+    names = {each.strip() for each in asked.lower().split(b",")}
     usual = (b"authorization", b"content-type")
     return b", ".join(sorted(n for n in names if n in usual or n.startswith(b"x-stainless-")))

@@ -8,6 +8,7 @@ are made here; nothing else of the client's reaches it. Its errors have OpenAI's
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import logging
@@ -29,8 +30,9 @@ ALIASES = {
     "/health/liveliness": HEALTH,
     "/health/readiness": HEALTH,
 }
-DRAINED = 64 << 20  # bytes that are read and dropped so that the client gets to read its answer
 BODY_SECONDS = 30.0  # in which a body has to be there
+# Of a body that is not wanted: it is read and dropped, or the client could not read its answer.
+DRAINED, DRAIN_SECONDS = 64 << 20, 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -58,16 +60,26 @@ def make_door(
             await answer(scope, receive, send)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
+        started, unread = False, True
 
         async def send_on(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
+        async def receive_on() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = bool(message.get("more_body"))
+            return message
+
         try:
-            await enter(scope, receive, send_on)
+            await enter(scope, receive_on, send_on)
         except RefusedError as error:
+            waits = any(name == b"expect" for name, _ in scope["headers"])
+            if unread and not waits:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(_receive_all(receive_on), DRAIN_SECONDS)
             more = say_allowed(scope, callers)
             closing = [(b"connection", b"close")] if error.status == 408 else []
             await send_error(send, error.status, str(error), error.param, [*more, *closing])
