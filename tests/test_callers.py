@@ -193,8 +193,10 @@ PAGE = """<!doctype html><title>x</title><body><script>
 const body = JSON.stringify(%(body)s), url = "%(url)s", report = [];
 const say = text => navigator.sendBeacon("/told", text);
 async function attempt(name, way) {
-  try { const reply = await way(); report.push(name + ":" + reply.type + ":" + await reply.text()); }
-  catch (error) { report.push(name + ":failed"); }
+  try {
+    const reply = await way();
+    report.push(name + ":" + reply.type + ":" + await reply.text());
+  } catch (error) { report.push(name + ":failed"); }
 }
 (async () => {
   const post = {method: "POST", body};

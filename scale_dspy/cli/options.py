@@ -8,7 +8,7 @@ import math
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
-from scale_dspy.utils.validation import check_whole
+from scale_dspy.utils.validation import check_seed, check_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +79,7 @@ def read_backend(arguments: argparse.Namespace) -> dict[str, Any]:
         "api_key": arguments.api_key,
         "system_1": arguments.system_1_model,
         "system_1_api_base": arguments.system_1_api_base,
-        "seed": arguments.seed,
+        "seed": check_seed(arguments.seed),
         "timeout": timeout,
     }
 

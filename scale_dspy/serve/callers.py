@@ -7,6 +7,7 @@ headers Host and Origin, so that a server which looks at them is not a page's to
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from urllib.parse import urlsplit
 from scale_dspy.serve.requests import RefusedError
 
 Scope = MutableMapping[str, Any]
+
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def describe_callers(
         ValueError: a name or an origin is none.
     """
     for name in hosts:
-        if not name or urlsplit(f"//{name}").hostname != name.strip("[]").lower():
+        if _read_host(name) != name.strip("[]").lower() or not name:
             raise ValueError(f"--allow-host is a host's name without a port, not {name[:100]!r}")
     own = {host, *hosts}
     loopback = is_loopback(host)
@@ -135,12 +138,8 @@ def _may_ask(origin: str, host: str, scope: Scope, callers: Callers) -> bool:
 
 def _read_host(given: str) -> str:
     """The name in a Host header; empty where it is none."""
-    try:
-        parts = urlsplit(f"//{given}")
-        whole = parts.netloc == given and "@" not in given
-        return (parts.hostname or "") if whole and (parts.port is None or parts.port >= 0) else ""
-    except ValueError:
-        return ""
+    found = _HOST.fullmatch(given)
+    return found[1].strip("[]").lower() if found else ""
 
 
 def _read_origin(given: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,12 @@ def read_catalogue(
         programs[path.stem] = load_program(path, style)
     first = next(iter(programs.values()), None)
     programs = {DEFAULT: first or SCALE(candidates=candidates, modes=style), **programs}
-    points = {name: read for name, program in programs.items() if (read := _find_points(program))}
+    files = {DEFAULT: path for path in paths[:1]} | {Path(path).stem: path for path in paths}
+    points = {
+        name: read
+        for name, program in programs.items()
+        if (read := _find_points(files.get(name, name), program))
+    }
     if frontier is not None:
         measured = read_points(frontier)
         points |= {name: measured for name in programs if programs[name] is programs[DEFAULT]}
@@ -153,26 +159,44 @@ def read_points(path: str | Path) -> list[Point]:
         held = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"cannot read a frontier from {path}: {error}") from None
-    points = _check_points(held.get("points") if isinstance(held, dict) else None)
-    if not points:
+    points = held.get("points") if isinstance(held, dict) else None
+    if not isinstance(points, list) or not points:
         raise ValueError(f"{path} holds no frontier: `scale-dspy frontier` writes one")
-    return points
+    try:
+        return _check_points(points)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
-def _find_points(program: SCALE) -> list[Point]:
+def _find_points(path: str | Path, program: SCALE) -> list[Point]:
     """The frontier's points in the record of a compile; none in older records."""
-    return _check_points((program.record or {}).get("points"))
+    points = (program.record or {}).get("points")
+    if points is None:
+        return []
+    try:
+        return _check_points(points)
+    except ValueError as error:
+        raise ValueError(f"{path}: scale_dspy.record.{error}") from None
 
 
 def _check_points(points: Any) -> list[Point]:
-    """`points` as far as they are points; nothing of them if any is not."""
+    """The points as numbers, cheapest first; ValueError names the first that is none."""
     if not isinstance(points, list):
-        return []
-    try:
-        read = [{key: float(point[key]) for key in _POINT_KEYS} for point in points]
-    except (KeyError, TypeError, ValueError):
-        return []
+        raise ValueError(f"points is a list, not {points!r:.60}")
+    read = []
+    for place, point in enumerate(points):
+        if not isinstance(point, dict):
+            raise ValueError(f"points[{place}] is an object, not {point!r:.60}")
+        read.append({key: _check_number(point.get(key), place, key) for key in _POINT_KEYS})
     return sorted(read, key=lambda point: point["tokens"])
+
+
+def _check_number(value: Any, place: int, key: str) -> float:
+    most = sys.float_info.max if key == "tokens" else 1
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+        end = "0 up" if key == "tokens" else "0 to 1"
+        raise ValueError(f"points[{place}].{key} is a number from {end}, not {str(value)[:60]!r}")
+    return float(value)
 
 
 def _read_point(catalogue: Catalogue, base: str, point: str) -> tuple[float, float | None]:
