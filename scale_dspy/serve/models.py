@@ -88,7 +88,8 @@ def read_catalogue(
         programs[path.stem] = load_program(path, style)
     first = next(iter(programs.values()), None)
     programs = {DEFAULT: first or SCALE(candidates=candidates, modes=style), **programs}
-    files = {DEFAULT: path for path in paths[:1]} | {Path(path).stem: path for path in paths}
+    files = {Path(path).stem: path for path in paths}
+    files |= dict.fromkeys([DEFAULT], paths[0]) if paths else {}
     points = {
         name: read
         for name, program in programs.items()
