@@ -39,8 +39,6 @@ import dspy
 from scale_dspy import __version__
 from scale_dspy.export.formatting import name_model
 from scale_dspy.export.protocol import (
-    STAGES,
-    Stage,
     count_choices,
     find_predictor,
     make_body,
@@ -49,7 +47,9 @@ from scale_dspy.export.protocol import (
 from scale_dspy.lm.modes import PARTNER
 from scale_dspy.program import SCALE
 from scale_dspy.stages.ask import ATTEMPTS, PlainAdapter, mend
+from scale_dspy.stages.registry import STAGES
 from scale_dspy.stages.solve import DRAFT
+from scale_dspy.stages.stage import Stage
 
 FORMAT = "scale_dspy/messages/1"
 
@@ -221,6 +221,7 @@ def _tell_steps() -> list[str]:
         "texts.context. Where assess is `in_context` and it has no difficulty yet, ask assess with "
         "`problem`, `context` and `subproblem`. Apply routing.rule, and ask solve_1 or solve_2 "
         "with the same three inputs and an empty `draft`.",
+        *(stage.when for stage in STAGES if stage.when),
         "6. Read the answer from the last solution, as `answer` says.",
     ]
 
