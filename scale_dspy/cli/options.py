@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scale_dspy.utils.validation import check_whole
+from scale_dspy.utils.validation import check_seed, check_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +44,7 @@ def settle_backend(arguments: argparse.Namespace) -> Resolved:
         model=arguments.model,
         api_base=arguments.api_base,
         api_key=arguments.api_key,
-        seed=arguments.seed,
+        seed=check_seed(arguments.seed),
         system_1=arguments.system_1_model,
         system_1_api_base=arguments.system_1_api_base,
         timeout=timeout,

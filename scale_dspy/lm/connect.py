@@ -24,8 +24,9 @@ import dspy
 import httpx
 import orjson
 from dspy.clients.execution import IGNORED_CACHE_KEYS, prepare
-from dspy.utils.exceptions import LMConfigurationError, LMError
+from dspy.utils.exceptions import LMConfigurationError, LMError, LMTransportError
 
+from scale_dspy.lm.embedded.server import explain_end, find_key
 from scale_dspy.lm.event_loop import run_on_shared_loop
 from scale_dspy.lm.modes import PARTNER, take_words
 from scale_dspy.lm.routing import (
@@ -144,7 +145,14 @@ class MeteredLM(dspy.LM):
         raise AssertionError("a call has one turn at least, and the last one's error is raised")
 
     def _find_replicas(self) -> Sequence[Replica]:
+        self._check_own_server()
         return find_replicas(self.kwargs.get("api_base"))
+
+    def _check_own_server(self) -> None:
+        """LMTransportError where the embedded server that this LM asks is one no more."""
+        ended = explain_end(self.kwargs.get("api_base"))
+        if ended:
+            raise LMTransportError(ended)
 
     def find_lm(self, config: Mapping[str, Any]) -> MeteredLM:
         """The LM that answers calls with this config: itself, or its partner.
@@ -206,6 +214,8 @@ class MeteredLM(dspy.LM):
     def _process_completion(self, response: Any, merged_kwargs: dict[str, Any]) -> list[Any]:
         """Enter the reply in the ledgers; called once for each reply, cached ones included."""
         hit = bool(getattr(response, "cache_hit", False))
+        if not hit:
+            self._check_own_server()
         record(_read_usage(response, hit), from_cache=hit)
         outputs = super()._process_completion(response, merged_kwargs)
         reasons = [getattr(choice, "finish_reason", None) for choice in response.choices or []]
@@ -265,6 +275,7 @@ def connect(
 
         server = serve(model)
         model, api_base = server.model, server.api_base
+    api_key = find_key(api_base) or api_key
     if api_base:
         model = _name_model(model, api_base, api_key)
         kwargs["api_base"] = api_base
