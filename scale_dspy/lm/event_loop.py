@@ -11,6 +11,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from scale_dspy.lm.streaming import find_home, relay_stream
+
 T = TypeVar("T")
 
 _lock = threading.Lock()
@@ -49,7 +51,8 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     if _running_loop() is loop:
         coroutine.close()
         raise RuntimeError("this code runs on scale_dspy's event loop: await .acall(...) instead")
-    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    with relay_stream(loop, find_home()):
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
         return future.result()
     except BaseException:
@@ -59,10 +62,12 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 async def run_on_shared_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     """Await `coroutine` on the shared loop, from whatever loop the caller runs on."""
-    loop = shared_loop()
-    if asyncio.get_running_loop() is loop:
+    loop, home = shared_loop(), asyncio.get_running_loop()
+    if home is loop:
         return await coroutine
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, loop))
+    with relay_stream(loop, home):
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    return await asyncio.wrap_future(future)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

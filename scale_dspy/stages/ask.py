@@ -11,6 +11,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from dspy.clients._deprecation import adapter_message_call
 from dspy.utils.exceptions import ContextWindowExceededError, LMInvalidRequestError
 
 from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.streaming import stream_reply
 from scale_dspy.lm.usage import MIN_GRANT, OutOfTokensError, grant, room, stage, track
 
 logger = logging.getLogger(__name__)
@@ -94,7 +96,7 @@ class PlainAdapter(dspy.Adapter):
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
         messages = self.format(signature, demos, inputs)
-        with adapter_message_call(lm, messages):
+        with adapter_message_call(lm, messages), _stream(signature, lm_kwargs):
             return self._read(signature, lm(messages=messages, **lm_kwargs))
 
     async def acall(
@@ -108,7 +110,7 @@ class PlainAdapter(dspy.Adapter):
         # Unlike the base class: no look-up of the model's capabilities, which costs a thread and a
         # search in LiteLLM's tables on every call and answers nothing that is asked here.
         messages = self.format(signature, demos, inputs)
-        with adapter_message_call(lm, messages):
+        with adapter_message_call(lm, messages), _stream(signature, lm_kwargs):
             return self._read(signature, await lm.acall(messages=messages, **lm_kwargs))
 
     def _read(self, signature: type[dspy.Signature], outputs: list[Any]) -> list[dict[str, Any]]:
@@ -320,6 +322,13 @@ def _derive_rollout(predictor: dspy.Predict, attempt: int) -> int:
     lm = predictor.lm or dspy.settings.lm
     base = lm.kwargs.get("rollout_id") if lm is not None else None
     return zlib.crc32(f"{base}/{attempt}".encode()) | 1 << 31
+
+
+def _stream(
+    signature: type[dspy.Signature], lm_kwargs: dict[str, Any]
+) -> AbstractContextManager[None]:
+    (name,) = signature.output_fields
+    return stream_reply(name, lm_kwargs.get("n") or 1)
 
 
 def _describe(field: Any) -> str:
