@@ -13,7 +13,8 @@ import pytest
 from dspy.utils.exceptions import LMConfigurationError
 
 from scale_dspy import SCALE, connect, modes, track
-from scale_dspy.cli.main import MODES, main
+from scale_dspy.cli.arguments import MODES
+from scale_dspy.cli.main import main
 from scale_dspy.lm.modes import Style
 from scale_dspy.lm.usage import CostLimitError, limit_cost
 from scale_dspy.program import load_program

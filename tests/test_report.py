@@ -93,7 +93,8 @@ def change_rollouts(folder: Path, **changed: Any) -> Path:
 
 def read_steps(folder: Path, *steps: tuple[float | None, int], **told: Any) -> Run:
     """A run whose rollouts all have these steps, each a difficulty and a system."""
-    made = [{"difficulty": difficulty, "system": system} for difficulty, system in steps]
+    texts = {"subproblem": "s", "solution": "x", "reasoning": ""}
+    made = [{"difficulty": difficulty, "system": system, **texts} for difficulty, system in steps]
     return read_run(change_rollouts(make_run(folder, told=told), steps=made))
 
 

@@ -35,9 +35,9 @@ from scale_dspy.lm.routing import (
     take_turns,
     work_on,
 )
+from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import (
     CostLimitError,
-    Tally,
     open_limits,
     record,
     record_failure,

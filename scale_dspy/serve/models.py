@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scale_dspy.baselines import METHODS, make_program
 from scale_dspy.lm.modes import Style
 from scale_dspy.method import Solver
+from scale_dspy.methods import METHODS, make_program
 from scale_dspy.program import SCALE, load_program
 
 DEFAULT = "scale"

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scale_dspy.evaluation.runner import read_rollouts
-from scale_dspy.evaluation.summary import ROLLOUTS
+from scale_dspy.evaluation.rollout import ROLLOUTS, read_rollouts
 from scale_dspy.utils.statistics import compare
 
 ROWS = (
@@ -94,6 +93,6 @@ def _read_grades(folder: Path) -> dict[str, list[int]]:
     samples = json.loads((folder / "run.json").read_text(encoding="utf-8"))["samples"]
     grades: dict[str, list[int]] = {}
     for rollout in read_rollouts(folder / ROLLOUTS):
-        if rollout["sample"] < samples:
-            grades.setdefault(rollout["id"], []).append(int(bool(rollout["correct"])))
+        if rollout.sample < samples:
+            grades.setdefault(rollout.id, []).append(int(rollout.right))
     return grades

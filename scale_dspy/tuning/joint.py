@@ -16,9 +16,13 @@ from typing import Any
 import dspy
 
 from scale_dspy.data.load import digest, drop_folder
-from scale_dspy.evaluation.runner import Progress, describe_run, match_description
+from scale_dspy.evaluation.description import describe_run
+from scale_dspy.evaluation.folder import match_description
+from scale_dspy.evaluation.runner import Progress
+from scale_dspy.grading.metrics import PRICE
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.lm.usage import CostLimitError, Tally
+from scale_dspy.lm.tally import Tally
+from scale_dspy.lm.usage import CostLimitError
 from scale_dspy.program import SCALE, load_program, save_program
 from scale_dspy.tuning.costs import COSTS, pay, read_costs, sum_costs
 from scale_dspy.tuning.frontier import (
@@ -227,7 +231,7 @@ def _tell_failures(first: Found, last: Found | None) -> Iterator[str]:
     """In words, the walks that failed in the searches; few enough to choose by."""
     for stage, found in (("threshold", first), ("joint", last)):
         walks = found.walks if found else []
-        failed = sum(bool(walk["error"]) for walk in walks)
+        failed = sum(walk.error is not None for walk in walks)
         if failed:
             yield f"{failed} of {len(walks)} walks failed in the search {stage!r}, counted as wrong"
 
@@ -346,6 +350,7 @@ def _match_folder(
     described = asdict(plan)
     for free in ("cost_limit", "threads"):  # these may change from session to session
         del described[free]
+    described["price"] = PRICE  # of the metric; an option once, which folders of then name
     described["variants"] = list(plan.variants)
     started = describe_run(program, "compile", "", [], lm, plan.samples)
     same = {

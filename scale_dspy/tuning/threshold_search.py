@@ -29,6 +29,8 @@ from scale_dspy.tuning.frontier import (
 )
 from scale_dspy.tuning.threshold_sweep import Walk, walk_all
 
+TRIALS = 40  # values that Optuna tries
+
 logger = logging.getLogger(__name__)
 
 MAY_FAIL = 0.1  # share of the walks that may fail before a choice by the others means little
@@ -63,10 +65,8 @@ class ThresholdSearch(Teleprompter):
         margin: accuracy that may be given up for fewer tokens; see `choose`.
         samples: walks of each example.
         threads: examples at work at once.
-        whole: whether to tune `split` too, so that easy problems may be solved without splitting.
         variants: options of SCALE to try beside its own, such as {"candidates": 1} or
             {"system_2_cap": 4096}; the best variant at its best thresholds wins.
-        trials: values that Optuna tries.
         seed: of Optuna and of the intervals.
         out: the folder that keeps the walks, so that an interrupted search goes on; a temporary one
             by default.
@@ -81,9 +81,7 @@ class ThresholdSearch(Teleprompter):
         margin: float = 0.0,
         samples: int = 1,
         threads: int = 64,
-        whole: bool = True,
         variants: Sequence[dict[str, Any]] = (),
-        trials: int = 40,
         seed: int = 0,
         out: Path | None = None,
         report: Callable[[Progress], None] | None = None,
@@ -93,8 +91,7 @@ class ThresholdSearch(Teleprompter):
         self.metric = metric
         self.budget, self.margin = budget, margin
         self.samples, self.threads = samples, threads
-        self.whole, self.variants = whole, variants
-        self.trials, self.seed = trials, seed
+        self.variants, self.seed = variants, seed
         self.out, self.report = out, report
 
     def compile(
@@ -148,11 +145,10 @@ class ThresholdSearch(Teleprompter):
             out,
             samples=self.samples,
             threads=self.threads,
-            whole=self.whole,
             retry_errors=True,
             report=self.report,
         )
-        errors = [walk["error"] for walk in walks if walk["error"]]
+        errors = [walk.error for walk in walks if walk.error]
         if len(errors) > MAY_FAIL * len(walks):
             raise RuntimeError(
                 f"{len(errors)} of {len(walks)} walks failed, too many to choose by; the last "
@@ -194,7 +190,7 @@ class ThresholdSearch(Teleprompter):
         sampler = optuna.samplers.TPESampler(seed=self.seed)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.enqueue_trial({name: each.value for name, each in parameters.items()})
-        study.optimize(measure, n_trials=self.trials)
+        study.optimize(measure, n_trials=TRIALS)
         for name, parameter in parameters.items():
             parameter.set(study.best_params[name])
         return tuned
