@@ -13,8 +13,8 @@ import pytest
 from dspy.streaming import StatusMessage, StatusMessageProvider, StreamListener, StreamResponse
 
 from scale_dspy import SCALE, connect
-from scale_dspy.methods import make_program
 from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.methods import make_program
 from tests.fake_vllm import FakeVLLM, fake_vllm
 from tests.world import World
 

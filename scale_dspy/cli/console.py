@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from scale_dspy.cli.interrupts import winding_up
 from scale_dspy.lm.connect import count_in_flight
 from scale_dspy.lm.doctor import Finding
 from scale_dspy.stages.assess import Assess
@@ -115,12 +117,15 @@ class RunBar:
             transient=True,
         )
         self.task = self.bar.add_task("", total=None)
+        self._work = ExitStack()
 
     def __enter__(self) -> RunBar:
+        self._work.enter_context(winding_up())
         self.bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._work.close()
         self.bar.stop()
         if kind is not None and self.state is not None:
             kept = f"{self.state.done} of {self.state.total} are kept in {self.out}"

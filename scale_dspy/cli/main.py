@@ -11,9 +11,10 @@ from pkgutil import iter_modules
 
 from scale_dspy import __version__
 from scale_dspy.cli import commands
+from scale_dspy.cli.interrupts import INTERRUPTED
 from scale_dspy.cli.options import FAILED
 
-BAD_USAGE, INTERRUPTED = 2, 130
+BAD_USAGE = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,13 +7,17 @@ breaks them. Everything asynchronous here therefore runs on a single loop in a d
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from scale_dspy.lm.streaming import find_home, relay_stream
 
 T = TypeVar("T")
+
+GRACE = 5.0  # seconds that work which is cancelled may take to end
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -56,8 +60,19 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     try:
         return future.result()
     except BaseException:
-        future.cancel()
+        if future.cancel():
+            _wait_for_the_end(coroutine)
         raise
+
+
+def _wait_for_the_end(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Wait until cancelled work has ended, a few seconds at most: what goes on while Python shuts
+    down fails in every way there is, and says so at length."""
+    deadline = time.monotonic() + GRACE
+    while inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.01)
 
 
 async def run_on_shared_loop(coroutine: Coroutine[Any, Any, T]) -> T:
