@@ -135,9 +135,9 @@ class RunBar:
         """Show where the run, or this stage of it, stands."""
         self.state = state
         told = f"{stage}: " if stage else ""
-        told += (
-            f"{state.right / state.done:.1%} right, {state.tokens / state.done:,.0f} tokens each"
-        )
+        told += f"{state.right / state.done:.1%} right"
+        # A walk counts what it sent, and where all of it came from the cache that is nothing.
+        told += f", {state.tokens / state.done:,.0f} tokens each" if state.tokens else ""
         told += f", {state.errors} errors" if state.errors else ""
         self.bar.update(self.task, total=state.total, completed=state.done, description=told)
 
@@ -196,6 +196,7 @@ def show_frontier(console: Console, frontier: dict[str, Any]) -> None:
     console.print()
     for name, choice in frontier["choices"].items():
         console.print(f"{name.replace('_', ' '):<16}{_tell_choice(choice)}")
+        console.print(Padding(Text(choice["why"], style="dim"), (0, 0, 0, 16)))
     scores = frontier["difficulty"]
     if scores is not None and scores["auroc"] is not None:
         console.print(
@@ -216,7 +217,7 @@ def show_compiled(console: Console, record: dict[str, Any]) -> None:
             f"{stage['split']:g}",
             f"{stage['accuracy']:.1%}",
             f"{stage['tok']:,.0f}",
-            f"{stage['response_tokens']:,}",
+            f"{stage['response_tokens']:,}" if stage["response_tokens"] else "-",
             "chosen" if stage["kept"] else "",
         )
     console.print(table)
@@ -229,8 +230,9 @@ def show_compiled(console: Console, record: dict[str, Any]) -> None:
 def _tell_choice(choice: dict[str, Any]) -> str:
     accuracy, tokens = choice["accuracy"], choice["tokens"]
     low, high = choice["threshold_interval"]
+    drawn = f" (resampled {low:.2g} to {high:.2g})" if low < high else ""
     told = (
-        f"threshold {choice['threshold']:g} (resampled {low:.2g} to {high:.2g}), "
+        f"threshold {choice['threshold']:g}{drawn}, "
         f"split {choice['split']:g}: {accuracy['estimate']:.1%} "
         f"({accuracy['low']:.1%} to {accuracy['high']:.1%}), {tokens['estimate']:,.0f} tokens"
     )

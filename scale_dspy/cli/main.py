@@ -19,7 +19,7 @@ BAD_USAGE = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (0 done, 1 it failed, 2 bad usage or input)."""
-    arguments = make_parser().parse_args(argv)
+    arguments = _parse(make_parser(), argv)
     keys = [getattr(arguments, "api_key", None), os.environ.get("SCALE_SYSTEM_1_API_KEY")]
 
     def complain(message: str, code: int) -> int:
@@ -61,6 +61,16 @@ def make_parser() -> argparse.ArgumentParser:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     return parser
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments. A problem that begins with a minus is none of the flags it may look like."""
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and getattr(arguments, "problem", "") is None and not rest[0].startswith("--"):
+        arguments.problem = rest.pop(0)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
 
 
 def _complain(message: str, code: int) -> int:

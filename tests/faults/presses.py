@@ -161,7 +161,7 @@ def judge(ended: Ended, folder: Path) -> list[str]:
         wrong.append(f"exit code {ended.code}")
     if DIRTY.search(ended.err):
         wrong.append("a traceback")
-    if ended.err.count("\n") > LINES:
+    if ended.code != 0 and ended.err.count("\n") > LINES:  # else it shows its result
         wrong.append(f"{ended.err.count(chr(10))} lines")
     if ended.code is not None and ended.left:
         wrong.append(f"{ended.left} processes left behind")
