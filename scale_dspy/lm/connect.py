@@ -27,7 +27,7 @@ from dspy.clients.execution import IGNORED_CACHE_KEYS, prepare
 from dspy.utils.exceptions import LMConfigurationError, LMError
 
 from scale_dspy.lm.event_loop import run_on_shared_loop
-from scale_dspy.lm.modes import PARTNER
+from scale_dspy.lm.modes import PARTNER, Style
 from scale_dspy.lm.routing import (
     Replica,
     find_replicas,
@@ -68,6 +68,7 @@ class MeteredLM(dspy.LM):
             messages: the same call repeats its reply, another rollout id draws another sample.
         partner: the other model of a pair; it answers the calls whose config has PARTNER.
         num_retries: times that a request is sent again after a failure that may pass.
+        style: the one that the model needs, where it cannot serve another; see `fit_request`.
         kwargs: as for dspy.LM.
     """
 
@@ -78,6 +79,7 @@ class MeteredLM(dspy.LM):
         seed: int | None = None,
         partner: MeteredLM | None = None,
         num_retries: int = RETRIES,
+        style: Style | None = None,
         **kwargs: Any,
     ) -> None:
         _load_litellm(model)
@@ -87,6 +89,7 @@ class MeteredLM(dspy.LM):
         self.seed = seed
         self.partner = partner
         self.retries = num_retries
+        self.style = style
         self._learned: dict[str, int] = {}  # shared with the LM's copies
 
     def __call__(
@@ -262,6 +265,7 @@ def connect(
 
         server = serve(model)
         model, api_base = server.model, server.api_base
+        kwargs.setdefault("style", "embedded")
     if api_base:
         model = _name_model(model, api_base, api_key)
         kwargs["api_base"] = api_base
@@ -280,7 +284,8 @@ def _connect_partner(
     api_base = ",".join(split_addresses(api_base or os.environ.get("SCALE_SYSTEM_1_API_BASE")))
     if not model and not api_base:
         return None
-    given = {name: value for name, value in shared.items() if name not in ("api_base", "api_key")}
+    own = ("api_base", "api_key", "style")
+    given = {name: value for name, value in shared.items() if name not in own}
     key = os.environ.get("SCALE_SYSTEM_1_API_KEY")
     if not api_base:
         api_base, key = shared.get("api_base"), key or shared.get("api_key")

@@ -109,8 +109,11 @@ def serve(
             access_log=False,
             timeout_graceful_shutdown=3,
         )
+        server = uvicorn.Server(config)
+        # A second press of Ctrl-C would have it drop everything, and wait for what it dropped.
+        setattr(server, "handle_exit", lambda *_: setattr(server, "should_exit", True))  # noqa: B010
         with _ended_by_signals():
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
 
 
 def describe_proxy(names: Sequence[str]) -> dict[str, Any]:
