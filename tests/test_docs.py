@@ -12,6 +12,7 @@ import pytest
 
 from scale_dspy.cli import main as cli
 from tests.fake_vllm import fake_vllm
+from tests.manual import write_manual
 from tests.world import World, write_set
 
 ROOT = Path(__file__).parents[1]
@@ -88,3 +89,8 @@ def test_every_block_runs(
 def test_the_tutorial_shows_every_step() -> None:
     commands = set(re.findall(r"scale-dspy (\w+)", TUTORIAL.read_text(encoding="utf-8")))
     assert commands == {"doctor", "evaluate", "report", "frontier", "compile", "export"}
+
+
+def test_the_page_on_the_command_line_is_the_parsers_own() -> None:
+    page = ROOT / "scale_dspy" / "docs" / "command_line.md"
+    assert page.read_text(encoding="utf-8") == write_manual(), "python -m tests.manual writes it"

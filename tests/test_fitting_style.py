@@ -26,7 +26,8 @@ def test_a_program_as_it_comes_asks_as_the_embedded_model_needs(
     assert bodies
     for body in bodies:
         assert body.get("n", 1) == 1
-        assert body["max_tokens"] <= MOST
+        if method != "inftythink":  # whose rounds have a length of their own
+            assert body["max_tokens"] <= MOST
         assert "chat_template_kwargs" not in body
     if method == "scale":
         assert all("grammar" in chat.body for chat in server.chats("decompose"))
@@ -35,7 +36,7 @@ def test_a_program_as_it_comes_asks_as_the_embedded_model_needs(
 def test_it_draws_one_candidate_and_says_so_unless_another_number_was_chosen(
     server: FakeVLLM,
 ) -> None:
-    lm = connect(server.model, server.api_base, seed=0, style="embedded")
+    lm = connect(server.model, server.api_base, seed=0, style="embedded", cache=False)
     with dspy.context(lm=lm):
         usual = SCALE()(problem=EXAMPLE.problem)
         assert len(server.chats("decompose")) == 1
@@ -43,7 +44,7 @@ def test_it_draws_one_candidate_and_says_so_unless_another_number_was_chosen(
         server.clear()
         chosen = SCALE(candidates=3)(problem=EXAMPLE.problem)
         assert len(server.chats("decompose")) == 3
-        assert not chosen.replaced
+        assert not any("candidate instead" in note for note in chosen.replaced)
 
 
 def test_what_somebody_chose_stays() -> None:

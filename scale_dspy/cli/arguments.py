@@ -77,6 +77,21 @@ def add_choice(command: argparse.ArgumentParser, margin: float) -> None:
     )
 
 
+def add_steering(command: argparse.ArgumentParser, dry_run: bool = False) -> None:
+    """Arguments of commands that may run long; they also take a run file."""
+    group = command.add_argument_group("a long run")
+    group.add_argument(
+        "--detach", action="store_true", help="run on in the background, with a log in the folder"
+    )
+    if dry_run:
+        group.add_argument(
+            "--dry-run", action="store_true", help="say what would be asked, and ask nothing"
+        )
+        group.add_argument(
+            "--like", metavar="DIR", help="with --dry-run: a run whose tokens tell what to expect"
+        )
+
+
 def add_backend(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("backend (flags win over the environment)")
     for flag, variable, text in (

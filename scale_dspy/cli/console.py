@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ from scale_dspy.stages.decompose import Decompose
 from scale_dspy.stages.solve import Solve
 
 if TYPE_CHECKING:
+    from scale_dspy.evaluation.forecast import Forecast
+    from scale_dspy.evaluation.run_status import RunStatus
     from scale_dspy.evaluation.runner import Progress
     from scale_dspy.evaluation.summary import Summary
     from scale_dspy.traces.dataset_card import Card
@@ -165,6 +168,22 @@ def show_summary(console: Console, method: str, summary: Summary) -> None:
         console.print(f"{name:<26} {value}")
 
 
+def show_forecast(console: Console, planned: Forecast, out: Path) -> None:
+    """What a run would do, on a line each."""
+    least, most = planned.requests
+    tokens = "unknown: --like DIR names a run to learn it from"
+    if planned.tokens is not None:
+        tokens = f"about {planned.tokens:,.0f} (the mean of {planned.measured:,} rollouts)"
+    for name, value in (
+        ("problems x samples", f"{planned.problems} x {planned.samples}"),
+        ("there already", f"{planned.done:,}, in {out}"),
+        ("to be made", f"{planned.missing:,}"),
+        ("requests", f"{least:,} to {most:,}, repeats of unreadable replies aside"),
+        ("response tokens", tokens),
+    ):
+        console.print(f"{name:<26} {value}", markup=False)
+
+
 def show_card(console: Console, card: Card) -> None:
     """The figures of a file of traces, on a line each."""
     low, high = card.kept_interval
@@ -264,6 +283,47 @@ def show_finding(console: Console, finding: Finding) -> None:
     console.print(f"{sign[finding.ok]}  [bold]{finding.name:<16}[/bold] {escape(finding.detail)}")
     if finding.advice and not finding.ok:
         console.print(Padding(Text(finding.advice, style="yellow"), (0, 0, 0, 22)))
+
+
+def render_statuses(statuses: Sequence[RunStatus]) -> Table:
+    """A line a run."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("run", "state", "done", "right", "tokens", "a minute", "left", "errors"):
+        table.add_column(name, justify="left" if name in ("run", "state", "errors") else "right")
+    colours = {"running": "cyan", "finished": "green", "stopped": "yellow"}
+    for one in statuses:
+        process = f" ({one.worker.pid})" if one.worker else ""
+        table.add_row(
+            one.folder,
+            f"[{colours[one.state]}]{one.state}[/]{process}",
+            show_done(one),
+            _show_accuracy(one),
+            "" if one.tokens is None else f"{one.tokens:,.0f}",
+            "" if one.rate is None else f"{one.rate:,.1f}",
+            "" if one.seconds_left is None else _show_time(one.seconds_left),
+            ", ".join(f"{count} {name}" for name, count in one.errors.items()) or "none",
+        )
+    return table
+
+
+def show_done(one: RunStatus) -> str:
+    """How many rollouts are there, and of how many."""
+    return f"{one.done:,}" if one.total is None else f"{one.done:,} of {one.total:,}"
+
+
+def _show_accuracy(one: RunStatus) -> str:
+    if one.accuracy is None or one.accuracy_interval is None:
+        return ""
+    low, high = one.accuracy_interval
+    return f"{one.accuracy:.1%} ({100 * low:.0f}-{100 * high:.0f})"
+
+
+def _show_time(seconds: float) -> str:
+    """Seconds as a person says them: 40 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _fold(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a press of Ctrl-C does.
+"""What a press of Ctrl-C does, and SIGTERM with it.
 
 While a run is at work, the first press winds it up: what is on its way is cancelled, and it is told
 what is kept. Before that and after it, and at a second press, the process ends at once: there is
@@ -29,6 +29,8 @@ def run_until_interrupted(make_main: Callable[[], Callable[[], int]]) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may ignore it
         signal.signal(signal.SIGINT, _meet)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _meet)
     code = make_main()()
     if code == INTERRUPTED:
         _end()  # threads that are still at work have nobody to report to

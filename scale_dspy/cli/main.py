@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
@@ -13,13 +15,23 @@ from scale_dspy import __version__
 from scale_dspy.cli import commands
 from scale_dspy.cli.interrupts import INTERRUPTED
 from scale_dspy.cli.options import FAILED
+from scale_dspy.cli.run_file import describe_settings, expand, find_commands
 
 BAD_USAGE = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (0 done, 1 it failed, 2 bad usage or input)."""
-    arguments = _parse(make_parser(), argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser()
+    try:
+        typed = expand(argv, find_commands(parser))
+    except ValueError as error:
+        return _complain(_first_line(error), BAD_USAGE)
+    arguments = _parse(parser, typed)
+    arguments.argv = argv
+    arguments.settings = describe_settings(arguments, find_commands(parser))
+    _end_on_sigterm()
     keys = [getattr(arguments, "api_key", None), os.environ.get("SCALE_SYSTEM_1_API_KEY")]
 
     def complain(message: str, code: int) -> int:
@@ -46,6 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(_explain(error, arguments), FAILED)
 
 
+def _end_on_sigterm() -> None:
+    """Let `stop`, a batch system or a container end a command as Ctrl-C does, nothing lost."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return  # it is met as Ctrl-C is already, where this is a program
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands, which are the files in commands/."""
     parser = argparse.ArgumentParser(
@@ -54,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="With no --model and no --api-base the embedded model serves, on the CPU.",
     )
     parser.add_argument("--version", action="version", version=f"scale-dspy {__version__}")
-    parsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    parsers = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     for found in iter_modules(commands.__path__):
         module = import_module(f"{commands.__name__}.{found.name}")
         command = parsers.add_parser(found.name, help=module.HELP)
@@ -63,7 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     """The arguments. A problem that begins with a minus is none of the flags it may look like."""
     arguments, rest = parser.parse_known_args(argv)
     if rest and getattr(arguments, "problem", "") is None and not rest[0].startswith("--"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -23,9 +23,15 @@ def describe_run(
     examples: Sequence[dspy.Example],
     lm: MeteredLM,
     samples: int,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What run.json says of a run, enough to repeat it; no key and no URL among it."""
+    """What run.json says of a run, enough to repeat it; no key and no URL among it.
+
+    Args:
+        settings: the flags of the command line, as a run file holds them.
+    """
     return {
+        **({"settings": dict(settings)} if settings else {}),
         "method": method,
         "threshold": program.threshold.value if isinstance(program, SCALE) else None,
         "split": program.split.value if isinstance(program, SCALE) else None,

@@ -42,7 +42,7 @@ def match_description(path: Path, description: dict[str, Any]) -> None:
         differing = {
             key for key in {*there, *description} if there.get(key) != description.get(key)
         }
-        for key in sorted(differing - {"versions", "samples"})[:1]:
+        for key in sorted(differing - {"versions", "samples", "settings"})[:1]:
             raise ValueError(
                 f"{path.parent} holds another run: its {key} is {_BRIEF.repr(there.get(key))}, "
                 f"not {_BRIEF.repr(description.get(key))}; choose another --out"

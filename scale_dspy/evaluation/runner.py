@@ -29,6 +29,7 @@ from scale_dspy.evaluation.folder import RUN, match_description, write_json
 from scale_dspy.evaluation.folder import name_folder as name_folder
 from scale_dspy.evaluation.rollout import ROLLOUTS, F, Finished, Rollout, read_lines, read_pairs
 from scale_dspy.evaluation.rollout import read_rollouts as read_rollouts
+from scale_dspy.evaluation.run_status import announce
 from scale_dspy.evaluation.summary import Summary, summarise
 from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
@@ -156,7 +157,8 @@ def finish_pairs(
     draws = {
         (str(example.id), sample): example for example in examples for sample in range(samples)
     }
-    enter = count_up(len(draws), effort.get("report"))
+    total = len(draws)
+    enter = count_up(total, effort.get("report"))
     with hold_folder(path.parent):
         match_description(path.parent / RUN, {**description, "versions": read_versions()})
         _mend(path, drop_errors=effort.get("retry_errors", False))
@@ -164,7 +166,10 @@ def finish_pairs(
             if draws.pop((record.id, record.sample), None) is not None:
                 enter(record)
         # Half a character, which UTF-8 has no bytes for, then stands there as JSON's escape of it.
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with (
+            announce(path.parent, total - len(draws)),
+            path.open("a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
 
             def keep(record: Finished) -> None:
                 file.write(write_record(record))

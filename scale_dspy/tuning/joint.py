@@ -18,6 +18,7 @@ import dspy
 from scale_dspy.data.load import digest, drop_folder
 from scale_dspy.evaluation.description import describe_run
 from scale_dspy.evaluation.folder import match_description
+from scale_dspy.evaluation.run_status import announce
 from scale_dspy.evaluation.runner import Progress
 from scale_dspy.grading.metrics import PRICE
 from scale_dspy.lm.connect import MeteredLM
@@ -84,7 +85,7 @@ def compile_program(
         key: {"name": drop_folder(name), "digest": digest(examples), "problems": len(examples)}
         for key, name, examples in zip(("train", "val"), names, (trainset, valset), strict=True)
     }
-    with hold_folder(folder):
+    with hold_folder(folder), announce(folder, 0):
         _match_folder(folder, program, lm, data, plan)
         first = search_thresholds("threshold", program, valset, lm, folder, plan, report)
         last: Found | None = None

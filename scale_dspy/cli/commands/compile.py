@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scale_dspy.cli.arguments import add_backend, add_choice
+from scale_dspy.cli.arguments import add_backend, add_choice, add_steering
 from scale_dspy.cli.options import (
     DONE,
     check_counts,
@@ -49,6 +49,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--cost-limit", type=int, metavar="TOKENS", help="response tokens of the whole compile"
     )
     add_choice(command, margin=0.0)
+    add_steering(command)
     add_backend(command)
 
 
@@ -57,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from scale_dspy.cli.console import RunBar, show_compiled
+    from scale_dspy.cli.detach import detach
     from scale_dspy.program import save_program
     from scale_dspy.tuning.joint import compile_program
 
@@ -68,9 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
     if out.suffix != ".json" or not out.parent.is_dir():
         raise ValueError(f"--out is a .json file in a folder that exists, not {arguments.out}")
     trainset, valset = _load_sets(arguments, plan.seed)
+    folder = out.with_suffix(".compile")
+    if arguments.detach:
+        return detach(arguments.argv, folder)
     program, lm = connect_program(settled, partial(read_start, arguments), console)
     open_cache()
-    folder = out.with_suffix(".compile")
     log = folder / "optimizer.log"
     with RunBar(console, folder) as bar, divert_output(log):
         tuned = compile_program(

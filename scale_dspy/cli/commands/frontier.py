@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from scale_dspy.cli.arguments import add_backend, add_choice, add_rollouts
+from scale_dspy.cli.arguments import add_backend, add_choice, add_rollouts, add_steering
 from scale_dspy.cli.options import (
     check_counts,
     connect_program,
@@ -26,6 +26,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", metavar="DIR", help="where to write [runs/DATA-frontier]")
     add_rollouts(command, 1, "walks of each problem")
     add_choice(command, margin=0.02)
+    add_steering(command)
     add_backend(command)
 
 
@@ -34,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from scale_dspy.cli.console import RunBar, show_frontier
+    from scale_dspy.cli.detach import detach
     from scale_dspy.data.load import load
     from scale_dspy.evaluation.folder import name_folder, write_json
     from scale_dspy.tuning.decision import summarise_frontier
@@ -47,8 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("frontier measures one program: give --candidates and --caps one number")
     examples = load(arguments.data, limit=arguments.limit)
     settled = settle_backend(arguments)
-    program, lm = connect_program(settled, partial(read_start, arguments), console)
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, 'frontier')}")
+    if arguments.detach:
+        return detach(arguments.argv, out)
+    program, lm = connect_program(settled, partial(read_start, arguments), console)
     open_cache()
     with RunBar(console, out) as bar:
         walks = walk_all(

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scale_dspy.cli.arguments import add_backend, add_engine, add_method, add_rollouts
+from scale_dspy.cli.arguments import add_backend, add_engine, add_method, add_rollouts, add_steering
 from scale_dspy.cli.options import (
     check_counts,
     connect_program,
@@ -38,6 +38,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add_rollouts(command, 1, "tries a problem; the shortest right one is kept")
     add_engine(command)
     add_method(command)
+    add_steering(command)
     add_backend(command)
 
 
@@ -46,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from scale_dspy.cli.console import RunBar, show_card
+    from scale_dspy.cli.detach import detach
     from scale_dspy.data.load import load
     from scale_dspy.traces.traces import check_path, make_traces
 
@@ -63,10 +65,13 @@ def run(arguments: argparse.Namespace) -> int:
     against, unchecked = _load_against(arguments.against)
     for name in unchecked:
         console.print(f"note: {name} cannot be loaded, so nothing is checked against it")
+    folder = out.with_name(f"{out.name}.run")
+    if arguments.detach:
+        return detach(arguments.argv, folder)
     settled = settle_backend(arguments)
     program, lm = connect_program(settled, partial(read_program, arguments), console)
     open_cache()
-    with RunBar(console, out.with_name(f"{out.name}.run")) as bar:
+    with RunBar(console, folder) as bar:
         card = make_traces(
             program,
             examples,
