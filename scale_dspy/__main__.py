@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a press ends it quietly while it is imported
+
 from collections.abc import Callable
 
 from scale_dspy.cli.interrupts import run_until_interrupted

@@ -8,6 +8,7 @@ down, is printed by whoever meets it.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -27,16 +28,17 @@ def run_until_interrupted(make_main: Callable[[], Callable[[], int]]) -> None:
     Args:
         make_main: imports it, which takes a while, in which a press counts too.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may ignore it
-        signal.signal(signal.SIGINT, _meet)
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _meet)
-    code = make_main()()
-    if code == INTERRUPTED:
-        _end()  # threads that are still at work have nobody to report to
-    if signal.getsignal(signal.SIGINT) is _meet:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(code)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell may have it ignored
+            signal.signal(number, _meet)
+    try:
+        code = make_main()()
+    except SystemExit as stop:  # argparse
+        code = stop.code if isinstance(stop.code, int) else 1
+    # Threads that are still at work have nobody to report to, and to take all of a big program
+    # apart, as Python does at its end, takes seconds.
+    atexit._run_exitfuncs()
+    _end(code)
 
 
 @contextmanager
@@ -58,10 +60,11 @@ def _meet(number: int, frame: FrameType | None) -> None:
     with suppress(OSError):  # not through sys.stderr, in whose middle the press may have come
         cursor = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides it
         os.write(2, f"{cursor}\n{TOLD}\n".encode() if cursor else f"{TOLD}\n".encode())
-    _end()
+    _end(INTERRUPTED)
 
 
-def _end() -> None:
-    with suppress(Exception):
-        sys.stdout.flush()
-    os._exit(INTERRUPTED)
+def _end(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code)

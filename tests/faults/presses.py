@@ -159,6 +159,8 @@ def judge(ended: Ended, folder: Path) -> list[str]:
         wrong.append(f"still there {PATIENCE:g} s after the press")
     elif ended.code not in (0, 130, -signal.SIGINT):
         wrong.append(f"exit code {ended.code}")
+    if ended.code in (1, -signal.SIGINT) and "scale_dspy" not in ended.err:
+        return []  # Python had not come as far as the package
     if DIRTY.search(ended.err):
         wrong.append("a traceback")
     if ended.code != 0 and ended.err.count("\n") > LINES:  # else it shows its result
