@@ -10,6 +10,7 @@ from scale_dspy.lm.modes import Style
 from scale_dspy.methods import METHODS
 
 MODES = get_args(Style)
+ASSESS = ("in_context", "upfront", "none")
 
 
 def add_rollouts(command: argparse.ArgumentParser, samples: int, text: str) -> None:
@@ -40,6 +41,16 @@ def add_method(command: argparse.ArgumentParser) -> None:
         type=float,
         metavar="T",
         help="0 to 1; above it a sub-problem is thought over",
+    )
+    group.add_argument(
+        "--split", type=float, metavar="S", help="0 to 1; a problem rated up to it is solved whole"
+    )
+    group.add_argument("--assess", choices=ASSESS, help="how a difficulty is found [in_context]")
+    group.add_argument(
+        "--candidates",
+        type=int,
+        metavar="K",
+        help="decompositions to choose from [8; 1 if embedded]",
     )
     group.add_argument(
         "--budget", type=int, metavar="TOKENS", help="the most response tokens for a problem"

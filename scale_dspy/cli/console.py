@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,17 +37,24 @@ if TYPE_CHECKING:
     from scale_dspy.evaluation.run_status import RunStatus
     from scale_dspy.evaluation.runner import Progress
     from scale_dspy.evaluation.summary import Summary
+    from scale_dspy.lm.usage import Ledger
     from scale_dspy.traces.dataset_card import Card
 
-SOLUTION_LINES = 6  # of each solution; the whole of it is in --json
+SOLUTION_LINES = 6  # of each solution; the whole of it is shown with --full
 
 
 class Watch(BaseCallback):
-    """A DSPy callback that writes a SCALE program's work to a console as it happens."""
+    """A DSPy callback that writes a SCALE program's work to a console as it happens.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.status = console.status("waiting for the model")
+    Args:
+        spent: the account that the work is entered in, for the tokens told while it waits.
+        full: show each solution whole, and the thinking before it.
+    """
+
+    def __init__(self, console: Console, spent: Ledger, *, full: bool = False) -> None:
+        self.console, self.full = console, full
+        self._waiting = _Waiting(spent)
+        self.status = console.status(self._waiting)
         self._calls: dict[str, tuple[Any, dict[str, Any]]] = {}
         self._difficulties: dict[str, float] = {}
         self._solved = 0
@@ -56,13 +64,13 @@ class Watch(BaseCallback):
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         arguments = inputs.get("kwargs", inputs)
         if isinstance(instance, Decompose):
-            self.status.update("splitting the problem")
+            self._waiting.doing = "splitting the problem"
         elif isinstance(instance, Assess):
-            self.status.update("rating a sub-problem")
+            self._waiting.doing = "rating a sub-problem"
         elif isinstance(instance, Solve):
             of = f" of {self._total}" if self._total else ""
             thinking = "thinking" if arguments["system"] == 2 else "without thinking"
-            self.status.update(f"solving sub-problem {self._solved + 1}{of}, {thinking}")
+            self._waiting.doing = f"solving sub-problem {self._solved + 1}{of}, {thinking}"
         else:
             return
         with self._lock:
@@ -94,11 +102,29 @@ class Watch(BaseCallback):
         self.console.print(f"\n[bold]{self._solved}.[/bold] {title}")
         note = f"{rated}System {solved.system}, {solved.tokens:,} tokens"
         self.console.print(Padding(Text(note, style=colour), (0, 0, 0, 3)))
+        if self.full:
+            for text in filter(None, (solved.reasoning.strip(), solved.solution.strip())):
+                self.console.print(Padding(Text(text, style="dim"), (0, 0, 1, 3)))
+            return
         lines = [line for line in solved.solution.splitlines() if line.strip()]
         shown = lines[-SOLUTION_LINES:]
         if len(lines) > len(shown):
-            shown = [f"[{len(lines) - len(shown)} lines before this]", *shown]
+            shown = [f"[{len(lines) - len(shown)} lines before this; --full shows all]", *shown]
         self.console.print(Padding(Text("\n".join(shown), style="dim"), (0, 0, 0, 3)))
+
+
+class _Waiting:
+    """What is being done, for how long, and the tokens that came of it; written anew each time."""
+
+    def __init__(self, spent: Ledger) -> None:
+        self.doing = "waiting for the model"
+        self._spent, self._started = spent, time.monotonic()
+
+    def __rich__(self) -> Text:
+        seconds = time.monotonic() - self._started
+        tokens = self._spent.tokens
+        rate = f", {tokens:,} tokens, {tokens / seconds:,.0f} a second" if tokens else ""
+        return Text(f"{self.doing}: {seconds:,.0f} s{rate}")
 
 
 class RunBar:

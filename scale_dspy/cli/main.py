@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
+from textwrap import indent
 
 from scale_dspy import __version__
 from scale_dspy.cli import commands
@@ -18,6 +19,12 @@ from scale_dspy.cli.options import FAILED
 from scale_dspy.cli.run_file import describe_settings, expand, find_commands
 
 BAD_USAGE = 2
+FIRST = """With no --model and no --api-base the embedded model serves, on the CPU.
+
+examples:
+  scale-dspy solve "What is the sum of the first 20 odd numbers?"
+  scale-dspy evaluate mini --limit 5 --samples 1
+  scale-dspy evaluate --help"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,13 +82,19 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scale-dspy",
         description="More right answers from fewer tokens on hard math problems.",
-        epilog="With no --model and no --api-base the embedded model serves, on the CPU.",
+        epilog=FIRST,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"scale-dspy {__version__}")
     parsers = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     for found in iter_modules(commands.__path__):
         module = import_module(f"{commands.__name__}.{found.name}")
-        command = parsers.add_parser(found.name, help=module.HELP)
+        command = parsers.add_parser(
+            found.name,
+            help=module.HELP,
+            epilog=f"examples:\n{indent(module.EXAMPLES.strip(), '  ')}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     return parser

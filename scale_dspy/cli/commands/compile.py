@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from scale_dspy.tuning.prompt_optimizers import Plan
 
 HELP = "tune thresholds and prompts together"
+EXAMPLES = """
+scale-dspy compile train.jsonl --optimizer none --out tuned.json
+scale-dspy compile train.jsonl --valset val.jsonl --optimizer gepa --budget 4000 --out tuned.json
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -7,6 +7,10 @@ import argparse
 from scale_dspy.utils.extras import advise_install
 
 HELP = "a shell's completion script, to be sourced"
+EXAMPLES = """
+source <(scale-dspy completion bash)
+scale-dspy completion fish > ~/.config/fish/completions/scale-dspy.fish
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

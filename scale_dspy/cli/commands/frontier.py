@@ -19,6 +19,10 @@ from scale_dspy.cli.options import (
 )
 
 HELP = "accuracy and tokens at every threshold"
+EXAMPLES = """
+scale-dspy frontier aime25 --candidates 2
+scale-dspy frontier set.jsonl --budget 4000 --out runs/frontier
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -19,11 +19,17 @@ from scale_dspy.cli.options import (
 )
 
 HELP = "solve one problem and show the work"
+EXAMPLES = """
+scale-dspy solve "What is the sum of the first 20 odd numbers?"
+scale-dspy solve --full --threshold 0.3 --file problem.txt
+echo "$PROBLEM" | scale-dspy solve - --method cot --json
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("problem", nargs="?", help="its text, LaTeX welcome; - reads it")
     command.add_argument("--file", metavar="PATH", help="a file that holds the problem's text")
+    command.add_argument("--full", action="store_true", help="show the whole work, thinking too")
     add_method(command)
     add_backend(command)
 
@@ -34,16 +40,18 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from scale_dspy.cli.console import Watch, show_usage
+    from scale_dspy.lm.usage import track
     from scale_dspy.step import show_step
 
     console = Console(stderr=True, highlight=False)
     problem = read_problem(arguments.problem, arguments.file)
     make = partial(read_program, arguments)
     program, lm = connect_program(settle_backend(arguments), make, console)
-    watch = Watch(console)
     started = time.perf_counter()
-    with watch.status, dspy.context(lm=lm, callbacks=[watch]):
-        prediction = program(problem=problem)
+    with track() as spent, dspy.context(lm=lm):
+        watch = Watch(console, spent, full=arguments.full)
+        with watch.status, dspy.context(callbacks=[watch]):
+            prediction = program(problem=problem)
     seconds = time.perf_counter() - started
     show_usage(console, prediction.usage, seconds)
     for note in prediction.replaced:

@@ -23,6 +23,10 @@ from scale_dspy.cli.options import (
 from scale_dspy.methods import METHODS
 
 HELP = "training data from problems that it solves right"
+EXAMPLES = """
+scale-dspy traces limo --out traces.jsonl
+scale-dspy traces train.jsonl --samples 4 --against aime24,aime25 --out traces.parquet
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
