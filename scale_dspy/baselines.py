@@ -7,7 +7,7 @@ from typing import Any
 import dspy
 
 from scale_dspy.grading.answers import find_answer, vote
-from scale_dspy.lm.modes import Modes, Style, choose_modes
+from scale_dspy.lm.modes import Modes, choose_modes
 from scale_dspy.lm.usage import MIN_GRANT, Ledger, OutOfTokensError, room, track
 from scale_dspy.method import Solver
 from scale_dspy.methods import METHODS as METHODS
@@ -68,7 +68,7 @@ class ChainOfThought(Solver):
         modes: request parameters by stage, or the name of a style.
     """
 
-    def __init__(self, *, budget: int | None = None, modes: Modes | Style = "hybrid") -> None:
+    def __init__(self, *, budget: int | None = None, modes: Modes | str = "hybrid") -> None:
         super().__init__(budget)
         self.solve = dspy.Predict(SolveProblem, **choose_modes(modes)["solve_2"])
 
@@ -87,7 +87,7 @@ class MajorityVote(Solver):
     """
 
     def __init__(
-        self, samples: int = 8, *, budget: int | None = None, modes: Modes | Style = "hybrid"
+        self, samples: int = 8, *, budget: int | None = None, modes: Modes | str = "hybrid"
     ) -> None:
         super().__init__(budget)
         self.samples = check_whole("samples", samples)
@@ -128,7 +128,7 @@ class InftyThink(Solver):
         round_tokens: int | None = None,
         *,
         budget: int | None = None,
-        modes: Modes | Style = "hybrid",
+        modes: Modes | str = "hybrid",
     ) -> None:
         super().__init__(budget)
         stages = choose_modes(modes)
@@ -184,7 +184,7 @@ class ProblemRouting(SCALE):
         threshold: float = 0.5,
         *,
         budget: int | None = None,
-        modes: Modes | Style = "hybrid",
+        modes: Modes | str = "hybrid",
     ) -> None:
         super().__init__(threshold, candidates=1, split=1.0, budget=budget, modes=modes)
 

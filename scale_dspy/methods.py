@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scale_dspy.lm.modes import Modes, Style
+    from scale_dspy.lm.modes import Modes
     from scale_dspy.method import Solver
 
 
@@ -60,7 +60,7 @@ def make_program(
     assess: str | None = None,
     candidates: int = 8,
     budget: int | None = None,
-    modes: Modes | Style = "hybrid",
+    modes: Modes | str = "hybrid",
 ) -> Solver:
     """The program of a method.
 

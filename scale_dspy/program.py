@@ -16,7 +16,7 @@ import dspy
 
 from scale_dspy import __version__
 from scale_dspy.grading.answers import find_answer
-from scale_dspy.lm.modes import Modes, Style, choose_modes
+from scale_dspy.lm.modes import Modes, choose_modes
 from scale_dspy.lm.usage import Ledger, has_room, track
 from scale_dspy.method import Solver
 from scale_dspy.stages.ask import gather_all
@@ -73,7 +73,7 @@ class SCALE(Solver):
         final_difficulty: float | None = FINAL_DIFFICULTY,
         budget: int | None = None,
         system_2_cap: int | None = None,
-        modes: Modes | Style = "hybrid",
+        modes: Modes | str = "hybrid",
     ) -> None:
         super().__init__(budget)
         if assess not in TIMINGS:
@@ -220,7 +220,7 @@ def save_program(program: SCALE, path: str | Path) -> None:
         program.save(draft)
 
 
-def load_program(path: str | Path, modes: Modes | Style = "hybrid") -> SCALE:
+def load_program(path: str | Path, modes: Modes | str = "hybrid") -> SCALE:
     """The program saved in a JSON file by `program.save(path)` or by a compile.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import dspy
@@ -180,7 +181,7 @@ def test_a_failed_walk_is_recorded_and_counts_as_wrong(tmp_path: Path) -> None:
         assert {walk.id[-1]: bool(walk.error) for walk in walks} == {"0": False, "1": True}
         assert draw_frontier(walks).read(0.0)[0] == 0.5
         lost = [walk for walk in walks if walk.error]
-        assert summarise_frontier([{**lost[0], "labels": []}])["difficulty"] is None
+        assert summarise_frontier([replace(lost[0], labels=())])["difficulty"] is None
     with fake_vllm(world) as server:
         lm = join(server)
         walks = walk_all(SCALE(candidates=1), world.problems(2), lm, tmp_path, retry_errors=True)

@@ -76,7 +76,7 @@ def test_readers_keep_their_promises_on_the_corpus(reply: str) -> None:
 
 def test_an_answer_has_no_blanks_around_it_of_any_kind() -> None:
     """Found by `tests.fuzz.answers`: a file separator stayed behind an answer."""
-    assert find_answer("#####\x1c####") == "#"
+    assert find_answer("#### \x1c7\x1c") == "7"
     assert find_answer("The answer is \x1d\u3000 **$7$**\xa0") == "7"
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import get_args
+from typing import Any, get_args
 
 from scale_dspy.lm.modes import Style
+from scale_dspy.lm.switches import SWITCHES
 from scale_dspy.methods import METHODS
 
 MODES = get_args(Style)
 ASSESS = ("in_context", "upfront", "none")
+NAMES = (*MODES, *SWITCHES)
 
 
 def add_rollouts(command: argparse.ArgumentParser, samples: int, text: str) -> None:
@@ -121,8 +123,11 @@ def add_backend(command: argparse.ArgumentParser) -> None:
         )
     group.add_argument(
         "--modes",
-        choices=MODES,
-        help="how System 1 and 2 differ: `scale-dspy doctor` tells which one fits the server",
+        choices=("auto", "list", *NAMES),
+        action=_ListModes,
+        metavar="NAME",
+        help="how System 1 and 2 differ: a style or a family of models; `list` has the names [auto:"
+        " the server is asked; embedded]",
     )
     group.add_argument(
         "--threads",
@@ -135,6 +140,26 @@ def add_backend(command: argparse.ArgumentParser) -> None:
         "--timeout", type=float, metavar="SECONDS", help="for one request, each try [3600]"
     )
     group.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+class _ListModes(argparse.Action):
+    """Takes --modes; `list` prints the names and ends, as --version does."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if values == "list":
+            from rich.console import Console
+
+            from scale_dspy.cli.console import show_modes
+
+            show_modes(Console())
+            parser.exit()
+        setattr(namespace, self.dest, values)
 
 
 def read_numbers(text: str) -> list[int]:

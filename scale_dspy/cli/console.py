@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+import dspy
 from dspy.utils.callback import BaseCallback
 from rich.console import Console
 from rich.markup import escape
@@ -30,6 +31,7 @@ from scale_dspy.lm.connect import count_in_flight
 from scale_dspy.lm.doctor import Finding
 from scale_dspy.stages.assess import Assess
 from scale_dspy.stages.decompose import Decompose
+from scale_dspy.stages.registry import find_stage
 from scale_dspy.stages.solve import Solve
 
 if TYPE_CHECKING:
@@ -57,21 +59,21 @@ class Watch(BaseCallback):
         self.status = console.status(self._waiting)
         self._calls: dict[str, tuple[Any, dict[str, Any]]] = {}
         self._difficulties: dict[str, float] = {}
-        self._solved = 0
+        self._solved, self._place = 0, ""
         self._total: int | None = None
         self._lock = threading.Lock()
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         arguments = inputs.get("kwargs", inputs)
-        if isinstance(instance, Decompose):
-            self._waiting.doing = "splitting the problem"
-        elif isinstance(instance, Assess):
-            self._waiting.doing = "rating a sub-problem"
-        elif isinstance(instance, Solve):
+        if isinstance(instance, dspy.Predict):
+            stage = find_stage(dspy.settings.get("scale_stage"))
+            if stage is not None:
+                self._waiting.doing = f"{self._place}{stage.doing}"
+            return
+        if isinstance(instance, Solve):
             of = f" of {self._total}" if self._total else ""
-            thinking = "thinking" if arguments["system"] == 2 else "without thinking"
-            self._waiting.doing = f"solving sub-problem {self._solved + 1}{of}, {thinking}"
-        else:
+            self._place = f"sub-problem {self._solved + 1}{of}: "
+        elif not isinstance(instance, (Decompose, Assess)):
             return
         with self._lock:
             self._calls[call_id] = (instance, arguments)
@@ -90,6 +92,7 @@ class Watch(BaseCallback):
             self._difficulties[arguments["subproblem"]] = outputs.difficulty
         else:
             self._solved += 1
+            self._place = ""
             self._show_step(arguments, outputs)
 
     def _show_step(self, arguments: dict[str, Any], solved: Any) -> None:
@@ -309,6 +312,23 @@ def show_finding(console: Console, finding: Finding) -> None:
     console.print(f"{sign[finding.ok]}  [bold]{finding.name:<16}[/bold] {escape(finding.detail)}")
     if finding.advice and not finding.ok:
         console.print(Padding(Text(finding.advice, style="yellow"), (0, 0, 0, 22)))
+
+
+def show_modes(console: Console) -> None:
+    """What --modes takes: the styles, and how each family's thinking is switched."""
+    from scale_dspy.lm.found import explain
+    from scale_dspy.lm.modes import Style
+    from scale_dspy.lm.switches import CHECKED, SWITCHES
+
+    console.print(f"auto: the server is asked. Styles: {', '.join(get_args(Style))}")
+    console.print(f"Families, as their sources had them in {CHECKED}:\n")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("name", "models", "style", "off or on", "by itself", "parser"):
+        table.add_column(title, overflow="fold", no_wrap=title == "name")
+    for switch in SWITCHES.values():
+        cells = (switch.name, switch.models, switch.style, explain(switch), switch.default)
+        table.add_row(*map(escape, (*cells, switch.parser)))
+    console.print(table)
 
 
 def render_statuses(statuses: Sequence[RunStatus]) -> Table:

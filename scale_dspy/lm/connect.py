@@ -27,7 +27,7 @@ from dspy.clients.execution import IGNORED_CACHE_KEYS, prepare
 from dspy.utils.exceptions import LMConfigurationError, LMError
 
 from scale_dspy.lm.event_loop import run_on_shared_loop
-from scale_dspy.lm.modes import PARTNER, Style
+from scale_dspy.lm.modes import PARTNER, Style, take_words
 from scale_dspy.lm.routing import (
     Replica,
     find_replicas,
@@ -90,6 +90,7 @@ class MeteredLM(dspy.LM):
         self.partner = partner
         self.retries = num_retries
         self.style = style
+        self.found: dict[str, Any] | None = None  # how its modes were found, for run.json
         self._learned: dict[str, int] = {}  # shared with the LM's copies
 
     def __call__(
@@ -98,6 +99,7 @@ class MeteredLM(dspy.LM):
         other = self.find_lm(kwargs)
         if other is not self:
             return other(prompt, messages=messages, **self._hand_over(kwargs))
+        messages, kwargs = take_words(messages, kwargs)
         kwargs = self._seeded(prompt, messages, kwargs)
         need = self._price(prompt, messages, kwargs, asynchronous=False)
         while not _may_send(need):
@@ -116,6 +118,7 @@ class MeteredLM(dspy.LM):
         other = self.find_lm(kwargs)
         if other is not self:
             return await other.acall(prompt, messages=messages, **self._hand_over(kwargs))
+        messages, kwargs = take_words(messages, kwargs)
         kwargs = self._seeded(prompt, messages, kwargs)
         need = self._price(prompt, messages, kwargs, asynchronous=True)
         while not _may_send(need):  # noqa: ASYNC110 - requests of other threads end the wait
@@ -310,9 +313,10 @@ def uses_embedded(model: str | None, api_base: str | None) -> bool:
         return False
     if not model or Path(model).suffix == ".gguf":
         return True
+    from scale_dspy.lm.embedded.hub import HUB
     from scale_dspy.lm.embedded.weights import MODELS
 
-    return model in MODELS
+    return model in MODELS or model in HUB
 
 
 def _ask_for_model(api_base: str, api_key: str | None = None) -> str:

@@ -18,7 +18,7 @@ import dspy
 
 from scale_dspy.lm.tally import Tally
 
-STAGES = ("decompose", "select", "assess", "solve_1", "solve_2")
+USUAL = ("decompose", "select", "assess", "solve_1", "solve_2")  # in `usage`, asked or not
 OTHER = "other"  # calls made outside a stage, an optimizer's proposals for example
 
 MIN_GRANT = 8  # response tokens; with less than this a request is not worth sending
@@ -81,7 +81,7 @@ class Ledger:
     def usage(self) -> dict[str, dict[str, Any]]:
         """`spent` as plain data: every stage, also the unused ones, so that keys never miss."""
         with self._lock:
-            names = [*STAGES, *(name for name in self.spent if name not in STAGES)]
+            names = [*USUAL, *(name for name in self.spent if name not in USUAL)]
             return {name: asdict(self.spent.get(name, Tally())) for name in names}
 
     @property

@@ -25,7 +25,7 @@ from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.tally import Tally
 from scale_dspy.method import Solver
 from scale_dspy.program import SCALE, load_program, save_program
-from scale_dspy.tuning.comparison_table import ROWS, Row, draw_rows, render_rows
+from scale_dspy.tuning.comparison_table import ROWS, TableRow, draw_rows, render_rows
 from scale_dspy.tuning.costs import COSTS, pay, read_costs
 from scale_dspy.tuning.joint import check_apart, compile_program, search_thresholds
 from scale_dspy.tuning.prompt_optimizers import Job, Plan, make_writer, run_optimizer
@@ -70,7 +70,7 @@ def run_contest(
     contest: Contest,
     rows: Sequence[str] = ROWS,
     report: Callable[[str, Progress], None] | None = None,
-) -> list[Row]:
+) -> list[TableRow]:
     """Tune and judge each row that is missing, writing the table after each.
 
     Args:

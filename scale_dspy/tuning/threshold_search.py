@@ -17,6 +17,7 @@ from scale_dspy.evaluation.runner import Progress
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.modes import Modes
 from scale_dspy.program import SCALE
+from scale_dspy.stages.registry import STAGES
 from scale_dspy.threshold import Threshold
 from scale_dspy.tuning.frontier import (
     Choice,
@@ -218,13 +219,8 @@ def change(program: SCALE, options: dict[str, Any]) -> SCALE:
 
 def read_requests(program: SCALE) -> Modes:
     """A program's request parameters by stage, as its predictors have them."""
-    return {
-        "decompose": program.decompose.propose.config,
-        "select": program.decompose.select.config,
-        "assess": program.assess.rate.config,
-        "solve_1": program.solve.system_1.config,
-        "solve_2": program.solve.system_2.config,
-    }
+    predictors = dict(program.named_predictors())
+    return {stage.name: predictors[stage.predictor].config for stage in STAGES}
 
 
 def adopt_prompts(program: SCALE, source: dspy.Module) -> None:

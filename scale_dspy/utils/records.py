@@ -158,6 +158,15 @@ def _read_number(span: Between) -> Reader:
     return read
 
 
+def _read_scalar(value: Any) -> Any:
+    """What a field of no certain kind may hold: all but lists and objects."""
+    if isinstance(value, (int, float)) and not abs(value) <= LARGEST:
+        raise _refuse(value, f"at most {LARGEST}")
+    if isinstance(value, (list, dict)):
+        raise _refuse(value, "a text, a number, true, false or null")
+    return value
+
+
 def _read_optional(inner: Reader) -> Reader:
     return lambda value: None if value is None else inner(value)
 
@@ -266,6 +275,7 @@ _ANY_NUMBER = Between(0, LARGEST)
 _PLAIN: dict[Any, Reader] = {
     str: _read_text,
     bool: _read_flag,
+    Any: _read_scalar,
     int: _read_whole(_ANY_NUMBER),
     float: _read_number(_ANY_NUMBER),
 }
