@@ -92,7 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
         command = parsers.add_parser(
             found.name,
             help=module.HELP,
-            epilog=f"examples:\n{indent(module.EXAMPLES.strip(), '  ')}",
+            epilog=f"examples:\n{indent(getattr(module, 'EXAMPLES', '').strip(), '  ')}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
