@@ -366,7 +366,7 @@ def test_a_missing_extra_is_said_before_anything_starts(
     monkeypatch.setattr("scale_dspy.serve.proxy.NEEDED", ("no_such_package",))
     code, _, said = run(capsys, "serve", "--port", "0")
     assert code == 1
-    assert 'pip install "scale-dspy[serve]"' in said
+    assert 'pip install ".[serve]"' in said
 
 
 @pytest.mark.embedded

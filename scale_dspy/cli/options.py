@@ -123,22 +123,34 @@ def _explain_silence(error: UndetectableError, api_base: str, model: str) -> str
 def read_program(arguments: argparse.Namespace, settled: Resolved) -> Solver:
     """The program that --method, --program and the flags beside them describe."""
     from scale_dspy.method import check_budget
-    from scale_dspy.methods import make_program
+    from scale_dspy.methods import METHODS, make_program
     from scale_dspy.program import load_program
 
     if not arguments.program:
+        if arguments.candidates is not None and "candidates" not in METHODS[arguments.method].takes:
+            raise ValueError(f"method {arguments.method} has no candidates")
         return make_program(
             arguments.method,
             threshold=arguments.threshold,
-            candidates=settled.candidates,
+            split=arguments.split,
+            assess=arguments.assess,
+            candidates=settled.candidates if arguments.candidates is None else arguments.candidates,
             budget=arguments.budget,
             modes=settled.style,
         )
     if arguments.method != "scale":
         raise ValueError(f"--program is a SCALE program, and --method is {arguments.method}")
     program = load_program(arguments.program, settled.style)
+    flags = {"candidates": arguments.candidates, "assess": arguments.assess}
+    given = {name: value for name, value in flags.items() if value is not None}
+    if given:
+        from scale_dspy.tuning.threshold_search import change
+
+        program = change(program, given)
     if arguments.threshold is not None:
         program.threshold.set(arguments.threshold)
+    if arguments.split is not None:
+        program.split.set(arguments.split)
     if arguments.budget is not None:
         program.budget = check_budget(arguments.budget)
     return program

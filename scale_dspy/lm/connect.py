@@ -28,7 +28,7 @@ from dspy.utils.exceptions import LMConfigurationError, LMError, LMTransportErro
 
 from scale_dspy.lm.embedded.server import explain_end, find_key
 from scale_dspy.lm.event_loop import run_on_shared_loop
-from scale_dspy.lm.modes import PARTNER, take_words
+from scale_dspy.lm.modes import PARTNER, Style, take_words
 from scale_dspy.lm.routing import (
     Replica,
     find_replicas,
@@ -69,6 +69,7 @@ class MeteredLM(dspy.LM):
             messages: the same call repeats its reply, another rollout id draws another sample.
         partner: the other model of a pair; it answers the calls whose config has PARTNER.
         num_retries: times that a request is sent again after a failure that may pass.
+        style: the one that the model needs, where it cannot serve another; see `fit_request`.
         kwargs: as for dspy.LM.
     """
 
@@ -79,6 +80,7 @@ class MeteredLM(dspy.LM):
         seed: int | None = None,
         partner: MeteredLM | None = None,
         num_retries: int = RETRIES,
+        style: Style | None = None,
         **kwargs: Any,
     ) -> None:
         _load_litellm(model)
@@ -88,6 +90,7 @@ class MeteredLM(dspy.LM):
         self.seed = seed
         self.partner = partner
         self.retries = num_retries
+        self.style = style
         self.found: dict[str, Any] | None = None  # how its modes were found, for run.json
         self._learned: dict[str, int] = {}  # shared with the LM's copies
 
@@ -275,6 +278,7 @@ def connect(
 
         server = serve(model)
         model, api_base = server.model, server.api_base
+        kwargs.setdefault("style", "embedded")
     api_key = find_key(api_base) or api_key
     if api_base:
         model = _name_model(model, api_base, api_key)
@@ -294,7 +298,8 @@ def _connect_partner(
     api_base = ",".join(split_addresses(api_base or os.environ.get("SCALE_SYSTEM_1_API_BASE")))
     if not model and not api_base:
         return None
-    given = {name: value for name, value in shared.items() if name not in ("api_base", "api_key")}
+    own = ("api_base", "api_key", "style")
+    given = {name: value for name, value in shared.items() if name not in own}
     key = os.environ.get("SCALE_SYSTEM_1_API_KEY")
     if not api_base:
         api_base, key = shared.get("api_base"), key or shared.get("api_key")

@@ -18,6 +18,7 @@ from scale_dspy.report.comparisons import Pair, calibrate, compare_runs, name_ru
 from scale_dspy.report.figures import draw_accuracy, draw_calibration, draw_positions
 from scale_dspy.report.html_page import write_page
 from scale_dspy.report.run_reader import Run, read_run
+from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.files import write_whole
 from scale_dspy.utils.statistics import Interval
 
@@ -179,7 +180,7 @@ def _drop_infinities(value: Any) -> Any:
 
 def _check_extra() -> None:
     if not (find_spec("matplotlib") and find_spec("latex2mathml")):
-        raise RuntimeError('a report needs an extra: pip install "scale-dspy[report]"')
+        raise RuntimeError(f"a report needs an extra: {advise_install('report')}")
 
 
 def _check_paths(folders: Sequence[Path], out: Path) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from scale_dspy.serve.callers import Callers, is_loopback
 from scale_dspy.serve.models import PROVIDER, list_names
+from scale_dspy.utils.extras import advise_install
 
 if TYPE_CHECKING:
     from scale_dspy.serve.provider import Offer
@@ -31,7 +32,7 @@ def check_extra() -> None:
     """Raise RuntimeError where the packages of the extra `serve` are missing."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise RuntimeError('`serve` needs an extra: pip install "scale-dspy[serve]"')
+        raise RuntimeError(f"`serve` needs an extra: {advise_install('serve')}")
 
 
 def read_key(path: str | None) -> str | None:
@@ -117,8 +118,11 @@ def serve(
             headers=[("x-content-type-options", "nosniff")],
             timeout_graceful_shutdown=3,
         )
+        server = uvicorn.Server(config)
+        # A second press of Ctrl-C would have it drop everything, and wait for what it dropped.
+        setattr(server, "handle_exit", lambda *_: setattr(server, "should_exit", True))  # noqa: B010
         with _ended_by_signals():
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
 
 
 def describe_proxy(names: Sequence[str]) -> dict[str, Any]:

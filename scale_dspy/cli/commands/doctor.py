@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from scale_dspy.lm.doctor import Finding
 
 HELP = "what the server at --api-base really does"
+EXAMPLES = """
+scale-dspy doctor
+scale-dspy doctor --api-base http://127.0.0.1:8000/v1
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

