@@ -66,10 +66,18 @@ class Solver(dspy.Module):
         # By the problem's text its calls find the replica that has its beginning in the cache.
         text = mend(problem.strip())
         with dspy.context(adapter=PlainAdapter(), scale_problem=text), track(cap) as ledger:
-            return await self._solve_within(ledger, text)
+            return _put_answer_last(await self._solve_within(ledger, text))
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
         raise NotImplementedError
+
+
+def _put_answer_last(prediction: dspy.Prediction) -> dspy.Prediction:
+    """Where `dspy.majority` looks for what to count, unless it is told a field."""
+    answer = prediction["answer"]
+    del prediction["answer"]
+    prediction["answer"] = answer
+    return prediction
 
 
 def check_budget(budget: int | None) -> int | None:

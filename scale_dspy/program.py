@@ -237,6 +237,8 @@ def load_program(path: str | Path, modes: Modes | str = "hybrid") -> SCALE:
     options = record.get("options") if isinstance(record, dict) else None
     if not isinstance(record, dict) or not isinstance(options, dict):
         raise ValueError(f"{path} holds no SCALE program (no options under 'scale_dspy')")
+    if not isinstance(record.get("record") or {}, dict):
+        raise ValueError(f"{path}: scale_dspy.record is an object: what a compile did")
     try:
         program = SCALE(**options, modes=modes)
         program.load_state(state)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import datasets
@@ -399,3 +400,22 @@ def test_what_groups_problems_is_kept_through_loading(tmp_path: Path) -> None:
     assert first.steps == "2"
     assert (second.year, second.level, second.subject) == ("2023", "Level 5", "Algebra")
     assert "steps" not in second
+
+
+def test_a_hub_that_does_not_answer_is_given_up_within_seconds(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    data.reach_hub.cache_clear()
+    began = time.monotonic()
+    try:
+        for name in ("owner/nosuch-a", "owner/nosuch-b"):
+            with pytest.raises(DataError, match="did not answer in 5 seconds"):
+                load(name)
+    finally:
+        data.reach_hub.cache_clear()
+    assert time.monotonic() - began < 15  # importing the client included
+
+
+def test_what_installs_an_extra_is_no_name_on_the_index():
+    """The package is on no index: a stranger could put one of its name there."""
+    for path in Path(data.__file__).parents[1].rglob("*.py"):
+        assert "scale-dspy[" not in path.read_text(encoding="utf-8"), path

@@ -19,6 +19,7 @@ from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.event_loop import run
 from scale_dspy.lm.usage import CostLimitError, limit_cost
 from scale_dspy.program import Timing
+from scale_dspy.tuning.decision import summarise_frontier
 from scale_dspy.tuning.frontier import (
     Frontier,
     choose,
@@ -26,7 +27,6 @@ from scale_dspy.tuning.frontier import (
     list_curve,
     list_points,
     settle,
-    summarise_frontier,
 )
 from scale_dspy.tuning.threshold_sweep import read_labels, walk_all
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm

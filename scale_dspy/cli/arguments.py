@@ -11,6 +11,7 @@ from scale_dspy.lm.switches import SWITCHES
 from scale_dspy.methods import METHODS
 
 MODES = get_args(Style)
+ASSESS = ("in_context", "upfront", "none")
 NAMES = (*MODES, *SWITCHES)
 
 
@@ -42,6 +43,16 @@ def add_method(command: argparse.ArgumentParser) -> None:
         type=float,
         metavar="T",
         help="0 to 1; above it a sub-problem is thought over",
+    )
+    group.add_argument(
+        "--split", type=float, metavar="S", help="0 to 1; a problem rated up to it is solved whole"
+    )
+    group.add_argument("--assess", choices=ASSESS, help="how a difficulty is found [in_context]")
+    group.add_argument(
+        "--candidates",
+        type=int,
+        metavar="K",
+        help="decompositions to choose from [8; 1 if embedded]",
     )
     group.add_argument(
         "--budget", type=int, metavar="TOKENS", help="the most response tokens for a problem"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scale_dspy.utils.validation import check_whole
+from scale_dspy.utils.validation import check_seed, check_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +44,7 @@ def settle_backend(arguments: argparse.Namespace) -> Resolved:
         model=arguments.model,
         api_base=arguments.api_base,
         api_key=arguments.api_key,
-        seed=arguments.seed,
+        seed=check_seed(arguments.seed),
         system_1=arguments.system_1_model,
         system_1_api_base=arguments.system_1_api_base,
         timeout=timeout,
@@ -123,22 +123,34 @@ def _explain_silence(error: UndetectableError, api_base: str, model: str) -> str
 def read_program(arguments: argparse.Namespace, settled: Resolved) -> Solver:
     """The program that --method, --program and the flags beside them describe."""
     from scale_dspy.method import check_budget
-    from scale_dspy.methods import make_program
+    from scale_dspy.methods import METHODS, make_program
     from scale_dspy.program import load_program
 
     if not arguments.program:
+        if arguments.candidates is not None and "candidates" not in METHODS[arguments.method].takes:
+            raise ValueError(f"method {arguments.method} has no candidates")
         return make_program(
             arguments.method,
             threshold=arguments.threshold,
-            candidates=settled.candidates,
+            split=arguments.split,
+            assess=arguments.assess,
+            candidates=settled.candidates if arguments.candidates is None else arguments.candidates,
             budget=arguments.budget,
             modes=settled.style,
         )
     if arguments.method != "scale":
         raise ValueError(f"--program is a SCALE program, and --method is {arguments.method}")
     program = load_program(arguments.program, settled.style)
+    flags = {"candidates": arguments.candidates, "assess": arguments.assess}
+    given = {name: value for name, value in flags.items() if value is not None}
+    if given:
+        from scale_dspy.tuning.threshold_search import change
+
+        program = change(program, given)
     if arguments.threshold is not None:
         program.threshold.set(arguments.threshold)
+    if arguments.split is not None:
+        program.split.set(arguments.split)
     if arguments.budget is not None:
         program.budget = check_budget(arguments.budget)
     return program

@@ -15,11 +15,13 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
 import dspy
+import httpx
 
 from scale_dspy.data.registry import SOURCES, Kind, Source
 from scale_dspy.grading.answers import find_answer, normalise
@@ -27,6 +29,7 @@ from scale_dspy.grading.answers import find_answer, normalise
 logger = logging.getLogger(__name__)
 
 DATA_DIR_VARIABLE = "SCALE_DATA_DIR"
+PATIENCE = 5.0  # seconds that the hub may take to answer at all
 
 
 class DataError(ValueError):
@@ -149,9 +152,31 @@ def _find_local_copy(source: Source) -> Path | None:
 
 def _load_dataset(hub: str, config: str | None, split: str | None) -> Any:
     """Call `datasets.load_dataset`; the one place that does, and that imports it."""
-    from datasets import load_dataset
+    reached = reach_hub()
+    import datasets
+    import huggingface_hub
 
-    return load_dataset(hub, config, split=split)
+    if not reached:  # what is in its cache is still there, and nothing is tried for minutes
+        datasets.config.HF_HUB_OFFLINE = True
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        return datasets.load_dataset(hub, config, split=split)
+    except Exception:
+        if reached:
+            raise
+        told = f"it did not answer in {PATIENCE:g} seconds, and its cache does not hold {hub}"
+        raise ConnectionError(told) from None
+
+
+@cache
+def reach_hub() -> bool:
+    """Whether the hub answers at all, asked once a process; its own client asks for minutes."""
+    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        httpx.head(address, timeout=PATIENCE)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError):
+        return False
+    return True
 
 
 def _read_hub(source: Source) -> list[Row]:

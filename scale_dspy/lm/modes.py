@@ -80,6 +80,27 @@ def modes(
     return chosen
 
 
+def fit_request(request: Mapping[str, Any], stage: str, style: Style | None) -> dict[str, Any]:
+    """A stage's request on a model that needs a style of its own.
+
+    `hybrid` is the style of a program for which nobody chose one: what a request has of it becomes
+    what `style` has, and what somebody chose beside it stays. Any other request stays whole.
+
+    Args:
+        style: None for a model that any style may suit.
+
+    >>> asked = {**modes()["solve_2"], "max_tokens": 99}
+    >>> fitted = fit_request(asked, "solve_2", "embedded")
+    >>> fitted["n"], fitted["max_tokens"], "extra_body" in fitted
+    (1, 99, False)
+    """
+    usual = _STYLES["hybrid"].get(stage, {})
+    if style is None or not usual or request.get("extra_body") != usual["extra_body"]:
+        return dict(request)
+    chosen = {key: value for key, value in request.items() if usual.get(key) != value}
+    return {**_STYLES[style][stage], **chosen}
+
+
 def choose_modes(modes_or_style: Modes | str) -> Modes:
     """The modes themselves, or those of the style or of the family's switch that is named."""
     if not isinstance(modes_or_style, str):

@@ -17,6 +17,7 @@ from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout
 from scale_dspy.lm.tally import Tally
 from scale_dspy.report.names import clean_line
 from scale_dspy.report.run_reader import Run, read_text
+from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.files import write_whole
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def write_logs(runs: Sequence[Run], folder: Path) -> list[Path]:
         ValueError: there are no runs, or `folder` is a file.
     """
     if not find_spec("inspect_ai"):
-        raise RuntimeError('logs for Inspect need an extra: pip install ".[inspect]"')
+        raise RuntimeError(f"logs for Inspect need an extra: {advise_install('inspect')}")
     if not runs:
         raise ValueError("--inspect needs at least one run; a frontier alone has none")
     if folder.exists() and not folder.is_dir():

@@ -20,6 +20,7 @@ from scale_dspy.report.names import clean_line, name_runs
 from scale_dspy.report.run_reader import Run, read_run
 from scale_dspy.report.sweeps import Sweep, is_sweep, read_sweep
 from scale_dspy.report.verdict import tell_verdicts
+from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.files import write_whole
 from scale_dspy.utils.statistics import Interval
 
@@ -220,7 +221,7 @@ def _drop_infinities(value: Any) -> Any:
 def _check_extra() -> None:
     needed = ("matplotlib", "latex2mathml", "jinja2", "markdown_it", "mdit_py_plugins")
     if not all(map(find_spec, needed)):
-        raise RuntimeError('a report needs an extra: pip install "scale-dspy[report]"')
+        raise RuntimeError(f"a report needs an extra: {advise_install('report')}")
 
 
 def _check_folders(folders: Sequence[Path]) -> None:

@@ -11,6 +11,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from dspy.clients._deprecation import adapter_message_call
 from dspy.utils.exceptions import ContextWindowExceededError, LMInvalidRequestError
 
 from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.modes import fit_request
+from scale_dspy.lm.streaming import stream_reply
 from scale_dspy.lm.usage import MIN_GRANT, OutOfTokensError, grant, room, stage, track
 
 logger = logging.getLogger(__name__)
@@ -94,7 +97,7 @@ class PlainAdapter(dspy.Adapter):
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
         messages = self.format(signature, demos, inputs)
-        with adapter_message_call(lm, messages):
+        with adapter_message_call(lm, messages), _stream(signature, lm_kwargs):
             return self._read(signature, lm(messages=messages, **lm_kwargs))
 
     async def acall(
@@ -108,7 +111,7 @@ class PlainAdapter(dspy.Adapter):
         # Unlike the base class: no look-up of the model's capabilities, which costs a thread and a
         # search in LiteLLM's tables on every call and answers nothing that is asked here.
         messages = self.format(signature, demos, inputs)
-        with adapter_message_call(lm, messages):
+        with adapter_message_call(lm, messages), _stream(signature, lm_kwargs):
             return self._read(signature, await lm.acall(messages=messages, **lm_kwargs))
 
     def _read(self, signature: type[dspy.Signature], outputs: list[Any]) -> list[dict[str, Any]]:
@@ -172,10 +175,11 @@ async def ask(
         OutOfTokensError: the budget has no room for a request.
         dspy.utils.exceptions.LMError: the server did not answer in the end.
     """
-    config: dict[str, Any] = {"n": n if n > 1 else None}
+    request = read_request(predictor, stage_name)
+    config: dict[str, Any] = {"extra_body": None, **request, "n": n if n > 1 else None}
     if attempt:
         config["rollout_id"] = _derive_rollout(predictor, attempt)
-    with stage(stage_name), grant(predictor.config.get("max_tokens"), n) as max_tokens:
+    with stage(stage_name), grant(request.get("max_tokens"), n) as max_tokens:
         lm = predictor.lm or dspy.settings.lm
         server = lm.find_lm(predictor.config) if isinstance(lm, MeteredLM) else None
         window = server.window if server else None
@@ -202,6 +206,12 @@ async def ask(
     return replies
 
 
+def read_request(predictor: dspy.Predict, stage_name: str) -> dict[str, Any]:
+    """The request parameters of a stage, as the LM that it will ask needs them."""
+    lm = predictor.lm or dspy.settings.lm
+    return fit_request(predictor.config, stage_name, getattr(lm, "style", None))
+
+
 async def ask_many(
     predictor: dspy.Predict,
     stage_name: str,
@@ -214,7 +224,7 @@ async def ask_many(
     predictor's config sets. Where a server sends fewer choices, the rest is asked for one by one.
     Under a cap, requests that are sent together share its room equally.
     """
-    together = min(wanted, predictor.config.get("n", wanted))
+    together = min(wanted, read_request(predictor, stage_name).get("n", wanted))
     replies: list[Reply] = []
     for size in (together, 1):
         count = math.ceil((wanted - len(replies)) / size)
@@ -320,6 +330,13 @@ def _derive_rollout(predictor: dspy.Predict, attempt: int) -> int:
     lm = predictor.lm or dspy.settings.lm
     base = lm.kwargs.get("rollout_id") if lm is not None else None
     return zlib.crc32(f"{base}/{attempt}".encode()) | 1 << 31
+
+
+def _stream(
+    signature: type[dspy.Signature], lm_kwargs: dict[str, Any]
+) -> AbstractContextManager[None]:
+    (name,) = signature.output_fields
+    return stream_reply(name, lm_kwargs.get("n") or 1)
 
 
 def _describe(field: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scale_dspy.tuning.threshold_sweep import Piece, Walk, report_scores
+from scale_dspy.tuning.threshold_sweep import Piece, Walk
 from scale_dspy.utils.statistics import Interval, bound_accuracy, bound_tokens
 
 Numbers = NDArray[np.float64]
@@ -65,7 +65,7 @@ class Choice:
         split: the same for `split_range`.
         accuracy: on the problems it was chosen on, with the interval over problems.
         tokens: response tokens a problem, with the interval.
-        threshold_interval: where 95 of 100 choices on resampled problems lie.
+        threshold_interval: where 95 of 100 choices on resampled problems lie, its own range too.
         split_interval: the same for the split.
         held_out: mean accuracy of choices made without a tenth of the problems, on that tenth; what
             `accuracy` exceeds it by is owed to choosing on few problems. None for a point that was
@@ -163,8 +163,8 @@ def choose(
         ),
         threshold_range=taus,
         split_range=splits,
-        threshold_interval=_take_interval(frontier.taus[chosen[:, 1]]),
-        split_interval=_take_interval(frontier.splits[chosen[:, 0]]),
+        threshold_interval=_take_interval(frontier.taus, chosen[:, 1], taus),
+        split_interval=_take_interval(frontier.splits, chosen[:, 0], splits),
         held_out=_hold_out(frontier, budget, margin, seed),
     )
 
@@ -181,11 +181,21 @@ def settle(
     Args:
         budget, margin: as the choice was made with.
     """
-    splits = (0.0, 1.0) if len(frontier.splits) > 1 else (0.0,)
-    plain = [describe_point(frontier, tau, split, budget) for split in splits for tau in (0.0, 1.0)]
+    named = name_plain_points(frontier).values()
+    plain = [describe_point(frontier, tau, split, budget) for tau, split in named]
     best = plain[rank(plain, margin)]
     beaten = best.within_budget and best.expected > choice.expected + margin + SLACK
     return best if beaten else choice
+
+
+def name_plain_points(frontier: Frontier) -> dict[str, tuple[float, float]]:
+    """(tau, split) of the points that can be named without a look at the problems."""
+    splits = {"split": 0.0, "whole": 1.0} if len(frontier.splits) > 1 else {"split": 0.0}
+    return {
+        f"always {way}, System {2 - round(tau)}": (tau, split)
+        for way, split in splits.items()
+        for tau in (0.0, 1.0)
+    }
 
 
 def check_rule(budget: float | None, margin: float) -> None:
@@ -236,33 +246,6 @@ def read_problems(frontier: Frontier, tau: float, split: float) -> dict[str, lis
     row, column = _find(frontier.splits, split), _find(frontier.taus, tau)
     graded = _grade(frontier.right[row, :, column], frontier.samples)
     return dict(zip(frontier.problems, graded.values(), strict=True))
-
-
-def summarise_frontier(
-    walks: Sequence[Walk], *, budget: float | None = None, margin: float = 0.02
-) -> dict[str, Any]:
-    """What frontier.json holds: points, curve, choices and how well scores tell, ready for JSON.
-
-    Args:
-        walks: of one program.
-        budget: adds the choice that keeps to it.
-        margin: accuracy given up for the choice called `cheapest`.
-    """
-    frontier = draw_frontier(walks)
-    choices = {"most_accurate": choose(frontier), "cheapest": choose(frontier, margin=margin)}
-    if budget is not None:
-        choices["within_budget"] = choose(frontier, budget=budget)
-    return {
-        "problems": len(frontier.problems),
-        "samples": int(frontier.samples.min()),
-        "errors": sum(walk.error is not None for walk in walks),
-        "budget": budget,
-        "margin": margin,
-        "choices": {name: choice.to_dict() for name, choice in choices.items()},
-        "points": list_points(frontier),
-        "curve": list_curve(frontier),
-        "difficulty": report_scores(walks),
-    }
 
 
 def list_points(frontier: Frontier) -> list[dict[str, float]]:
@@ -370,9 +353,13 @@ def _grade(right: Numbers, samples: Numbers) -> dict[str, list[int]]:
     }
 
 
-def _take_interval(values: Numbers) -> tuple[float, float]:
-    low, high = np.quantile(values, (TAIL, 1 - TAIL))
-    return float(low), float(high)
+def _take_interval(
+    starts: Numbers, chosen: NDArray[np.int64], own: tuple[float, float]
+) -> tuple[float, float]:
+    """Where 95 of 100 pieces lie that were chosen again, and the choice's own plateau `own`."""
+    ends = np.append(starts[1:], 1.0)
+    low = min(own[0], float(np.quantile(starts[chosen], TAIL)))
+    return low, max(own[1], float(np.quantile(ends[chosen], 1 - TAIL)))
 
 
 def _piece(starts: Numbers, place: int) -> tuple[float, float]:

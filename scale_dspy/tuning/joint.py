@@ -26,11 +26,13 @@ from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import CostLimitError
 from scale_dspy.program import SCALE, load_program, save_program
 from scale_dspy.tuning.costs import COSTS, pay, read_costs, sum_costs
+from scale_dspy.tuning.decision import compare_points
 from scale_dspy.tuning.frontier import (
     Choice,
     Frontier,
     describe_point,
     list_points,
+    name_plain_points,
     rank,
     read_problems,
 )
@@ -142,8 +144,10 @@ def _pick_winner(
 ) -> SCALE:
     """The best stage's program, with the record of the whole compile."""
     candidates = _list_candidates(program, first, last, plan.budget)
-    best = rank([choice for _, _, choice in candidates], plan.margin)
+    points = [(stage, choice) for stage, _, choice in candidates]
+    best = rank([choice for _, choice in points], plan.margin)
     stage, winning, choice = candidates[best]
+    decision = compare_points(points, _list_plain(first.start, plan.budget), plan.margin)
     reached = _find_frontier(stage, first, last)
     baselines = _compare_baselines(first.start, program, reached, choice)
     winner = change(winning, {})
@@ -156,7 +160,8 @@ def _pick_winner(
         **_tell_outcome(candidates, best, costs),
         "points": list_points(reached),
         "baselines": baselines,
-        "told": _tell_noise(choice, baselines),
+        "runner_up": decision.to_dict()["runner_up"],
+        "told": [f"Chosen: {decision.why}.", *_tell_noise(choice, baselines)],
         "difficulty": {
             "before": report_scores(first.walks),
             "after": report_scores((last or first).walks),
@@ -226,6 +231,12 @@ def _list_candidates(
             candidates.append(("prompts", last.program.at(*ends), point))
         candidates.append(("joint", last.program, last.choice))
     return candidates
+
+
+def _list_plain(start: Frontier, budget: int | None) -> list[tuple[str, Choice]]:
+    """The plain points of the program as it came, which a search would have fallen back on."""
+    named = name_plain_points(start).items()
+    return [(name, describe_point(start, *point, budget)) for name, point in named]
 
 
 def _tell_failures(first: Found, last: Found | None) -> Iterator[str]:
@@ -321,11 +332,13 @@ def _tell_noise(choice: Choice, baselines: Sequence[dict[str, Any]]) -> list[str
         )
     for each in baselines:
         low, high = (100 * end for end in each["difference_interval"])
+        worst = 100 * owed - low
+        risk = f"may by chance be up to {worst:.1f} points worse"
         told.append(
             f"Against the program {each['name']} ({each['accuracy']:.1%}, {each['tok']:,.0f} "
             f"tokens): {100 * each['difference']:+.1f} points, {low:+.1f} to {high:+.1f}; on new "
-            f"problems, less what the choice owes to these, it may by chance be up to "
-            f"{max(0.0, 100 * owed - low):.1f} points worse."
+            f"problems, less what the choice owes to these, it "
+            f"{risk if round(worst, 1) > 0 else 'is no worse, also by chance'}."
         )
     return told
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from scale_dspy.lm.doctor import Finding
 
 HELP = "what the server at --api-base really does"
+EXAMPLES = """
+scale-dspy doctor
+scale-dspy doctor --api-base http://127.0.0.1:8000/v1
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -30,11 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     console = Console(stderr=bool(arguments.json), highlight=False)
     model = (arguments.model or "").removeprefix("hosted_vllm/") or None
-    api_base = arguments.api_base
+    api_base, key = arguments.api_base, arguments.api_key
     embedded = uses_embedded(model, api_base)
     if embedded:
         server = start_embedded(model, console)
-        model, api_base = server.model, server.api_base
+        model, api_base, key = server.model, server.api_base, server.key
     addresses = split_addresses(api_base)
     if not addresses:
         raise ValueError("there is no server to ask: give --api-base, or set SCALE_API_BASE")
@@ -44,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
             if len(addresses) > 1:
                 console.print(f"server {number}: {address}", markup=False)
             findings = []
-            for finding in examine(address, model, arguments.api_key, embedded=embedded):
-                finding = _hide_key(finding, arguments.api_key)
+            for finding in examine(address, model, key, embedded=embedded):
+                finding = _hide_key(finding, key)
                 place = {"server": number} if len(addresses) > 1 else {}
                 rows.append({**place, **asdict(finding)})
                 show_finding(console, finding)

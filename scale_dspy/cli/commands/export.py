@@ -10,6 +10,10 @@ from scale_dspy.cli.arguments import NAMES
 from scale_dspy.cli.options import DONE
 
 HELP = "a program's prompts for people or other runtimes"
+EXAMPLES = """
+scale-dspy export tuned.json --format markdown --out tuned.md
+scale-dspy export tuned.json --format messages --out tuned.messages.json
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

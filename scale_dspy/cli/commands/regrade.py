@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from scale_dspy.evaluation.regrade import Regraded
 
 HELP = "grade finished runs anew, asking no model"
+EXAMPLES = """
+scale-dspy regrade runs/scale
+scale-dspy regrade runs/cot runs/scale
+"""
 SHOWN = 20  # changes of a run that the terminal shows; --json has all
 
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from scale_dspy.report.report import Report
 
 HELP = "a page on one or several runs"
+EXAMPLES = """
+scale-dspy report runs/scale
+scale-dspy report runs/cot runs/scale --out report.html
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
