@@ -49,7 +49,7 @@ from scale_dspy.export.protocol import (
 from scale_dspy.lm.modes import PARTNER
 from scale_dspy.program import SCALE
 from scale_dspy.stages.ask import ATTEMPTS, PlainAdapter, mend
-from scale_dspy.stages.solve import DRAFT
+from scale_dspy.stages.passes import DRAFT
 
 FORMAT = "scale_dspy/messages/1"
 

@@ -11,7 +11,7 @@ import dspy
 from scale_dspy.lm.modes import PARTNER
 from scale_dspy.program import SCALE
 from scale_dspy.stages.assess import NUMBER, UNREADABLE
-from scale_dspy.stages.solve import DRAFT
+from scale_dspy.stages.passes import DRAFT
 from scale_dspy.utils.lists import BULLET, MAX_SUBPROBLEMS, NUMBERED
 
 # A parameter of another name is named but not exported: it may be a key or an address.

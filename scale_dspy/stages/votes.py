@@ -68,14 +68,20 @@ def find_lead(first: int, second: int) -> float:
     (0.875, 0.5)
     """
     n = first + second + 1
-    return 1 - sum(math.comb(n, j) for j in range(first + 1, n + 1)) / 2**n
+    behind = sum(math.comb(n, j) for j in range(first + 1, n + 1))
+    return float(1 - behind / 2**n)
 
 
 def is_settled(results: Sequence[str | None], stop: float) -> bool:
-    """Whether the leader among these results is ahead with probability `stop`. At 1 never, as no
-    number of passes makes it sure."""
-    sizes = [len(group) for group in group_results(results)] + [0, 0]
-    return sizes[0] > 0 and find_lead(sizes[0], sizes[1]) >= stop
+    """Whether the leader among these results is ahead with a probability above `stop`. At 1 never,
+    as no number of passes makes it sure."""
+    return measure_lead(results) > stop
+
+
+def measure_lead(results: Sequence[str | None]) -> float:
+    """How sure the leader of these results is, see `find_lead`; 0 where none can be read."""
+    first, second, *_ = [*(len(group) for group in group_results(results)), 0, 0]
+    return find_lead(first, second) if first else 0.0
 
 
 def plan_waves(votes: int, stop: float = 0.0) -> Iterator[int]:

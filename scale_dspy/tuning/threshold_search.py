@@ -17,6 +17,7 @@ from scale_dspy.evaluation.runner import Progress
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.modes import Modes
 from scale_dspy.program import SCALE
+from scale_dspy.stages.ask import read_config
 from scale_dspy.threshold import Threshold
 from scale_dspy.tuning.frontier import (
     Choice,
@@ -201,7 +202,8 @@ class ThresholdSearch(Teleprompter):
 
 
 def change(program: SCALE, options: dict[str, Any]) -> SCALE:
-    """A copy of a program with other options; prompts, thresholds and requests stay.
+    """A copy of a program with other options, and with signatures of its own; prompts, thresholds,
+    weights and requests stay, the record and LMs that were set on predictors do not.
 
     Raises:
         ValueError: an option is unknown, or its value is none that it takes. A cap of System 2 can
@@ -212,22 +214,24 @@ def change(program: SCALE, options: dict[str, Any]) -> SCALE:
         raise ValueError(f"a SCALE program has no options {sorted(unknown)}")
     if program.system_2_cap is not None and options.get("system_2_cap", 1) is None:
         raise ValueError("the cap of System 2 can be changed but not lifted")
-    requests = read_requests(program)
-    other = SCALE(**{**program.options, **options}, modes=requests)
-    adopt_prompts(other, program)
-    other.threshold.set(program.threshold.value)
-    other.split.set(program.split.value)
+    other: SCALE = program.deepcopy()
+    other.record = None
+    for name, value in options.items():
+        setattr(other, name, value)
+    for predictor in other.predictors():
+        predictor.lm = None
+    adopt_prompts(other, other)
     return other
 
 
 def read_requests(program: SCALE) -> Modes:
     """A program's request parameters by stage, as its predictors have them."""
     return {
-        "decompose": program.decompose.propose.config,
-        "select": program.decompose.select.config,
-        "assess": program.assess.rate.config,
-        "solve_1": program.solve.system_1.config,
-        "solve_2": program.solve.system_2.config,
+        "decompose": read_config(program.decompose.propose),
+        "select": read_config(program.decompose.select),
+        "assess": read_config(program.assess.rate),
+        "solve_1": read_config(program.solve.system_1),
+        "solve_2": read_config(program.solve.system_2),
     }
 
 
