@@ -165,14 +165,22 @@ def _check_points(points: Any) -> list[Point]:
     if not isinstance(points, list):
         return []
     try:
-        read = [{key: float(point[key]) for key in _POINT_KEYS} for point in points]
+        read = [
+            {
+                key: float(point[key])
+                for key in (*_POINT_KEYS, *(["stop"] if "stop" in point else []))
+            }
+            for point in points
+        ]
     except (KeyError, TypeError, ValueError):
         return []
     return sorted(read, key=lambda point: point["tokens"])
 
 
-def _read_point(catalogue: Catalogue, base: str, point: str) -> tuple[float, float | None] | None:
-    """(threshold, split) of what follows the @; None for the program's own."""
+def _read_point(
+    catalogue: Catalogue, base: str, point: str
+) -> tuple[float, float | None, float | None] | None:
+    """(threshold, split, stop) of what follows the @; None for the program's own."""
     if not point:
         return None
     kind, _, text = point.partition("=")
@@ -185,7 +193,7 @@ def _read_point(catalogue: Catalogue, base: str, point: str) -> tuple[float, flo
     if kind == "tau":
         if not 0 <= value <= 1:
             raise ValueError(f"tau is a number from 0 to 1, not {text[:100]}")
-        return value, None
+        return value, None, None
     if not value > 0:
         raise ValueError(f"tokens is a number above 0, not {text[:100]}")
     points = catalogue.points.get(base)
@@ -199,4 +207,4 @@ def _read_point(catalogue: Catalogue, base: str, point: str) -> tuple[float, flo
         least = points[0]["tokens"]
         raise ValueError(f"the cheapest point of {base} costs {least:,.0f} tokens, not {text}")
     best = max(affordable, key=lambda each: each["accuracy"])
-    return best["threshold"], best["split"]
+    return best["threshold"], best["split"], best.get("stop")

@@ -1,4 +1,5 @@
-"""ThresholdSearch: a program's thresholds tuned on its exact frontier, as a DSPy optimizer."""
+"""ThresholdSearch: a program's thresholds tuned on its exact frontier, as a DSPy optimizer; and how
+it tells from a draft whether that is wrong, on the outcomes that the frontier shows."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from scale_dspy.evaluation.runner import Progress
+from scale_dspy.grading.calibration import fit_estimate
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.modes import Modes
 from scale_dspy.program import SCALE
@@ -28,10 +30,11 @@ from scale_dspy.tuning.frontier import (
     rank,
     settle,
 )
-from scale_dspy.tuning.threshold_sweep import Walk, walk_all
+from scale_dspy.tuning.threshold_sweep import Walk, read_drafts, walk_all
 
 logger = logging.getLogger(__name__)
 
+FITTED = "fitted"  # the folder of walks with fitted weights
 MAY_FAIL = 0.1  # share of the walks that may fail before a choice by the others means little
 
 
@@ -51,8 +54,9 @@ class Found:
 
 
 class ThresholdSearch(Teleprompter):
-    """Sets `threshold` and `split` of a SCALE program to the best point of its frontier, or to a
-    plain point where the best one seems best by luck alone (see `settle`).
+    """Sets `threshold`, `split` and `stop` of a SCALE program to the best point of its frontier, or
+    to a plain point where the best one seems best by luck alone (see `settle`). Where difficulty is
+    measured on drafts, the weights of its `estimate` are fitted too, and kept if they do better.
 
     Usable alone, and as a stage of dspy.BetterTogether. For other programs that have Thresholds it
     tries values with Optuna.
@@ -125,8 +129,9 @@ class ThresholdSearch(Teleprompter):
         students = [(name, change(student, options)) for name, options in self._name_variants()]
         with nullcontext(self.out) if self.out else tempfile.TemporaryDirectory() as folder:
             found = [
-                self._find_one(each, examples, lm, Path(str(folder)) / name)
+                one
                 for name, each in students
+                for one in self._find_fitted(each, examples, lm, Path(str(folder)) / name)
             ]
         best = rank([each.choice for each in found], self.margin)
         return replace(found[best], start=found[0].frontier)
@@ -138,6 +143,21 @@ class ThresholdSearch(Teleprompter):
             name = "-".join(f"{key}-{value}" for key, value in options.items())
             named.append((name, dict(options)))
         return named
+
+    def _find_fitted(
+        self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM, out: Path
+    ) -> list[Found]:
+        """The student at its best thresholds, and the same with weights fitted to its drafts, if a
+        fit tells drafts of problems that it did not see better."""
+        plain = self._find_one(student, examples, lm, out)
+        if student.timing != "draft":
+            return [plain]
+        fitted = fit_estimate(*read_drafts(plain.walks), student.estimate)
+        if fitted == student.estimate:
+            return [plain]
+        other = change(student, {})
+        other.estimate = fitted
+        return [plain, self._find_one(other, examples, lm, out / FITTED)]
 
     def _find_one(
         self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM, out: Path
@@ -167,6 +187,8 @@ class ThresholdSearch(Teleprompter):
         tuned = change(student, {})
         tuned.threshold.set(choice.threshold)
         tuned.split.set(choice.split)
+        if choice.stop is not None:
+            tuned.stop.set(choice.stop)
         return Found(tuned, choice, frontier, walks, frontier)
 
     def _try_values(self, student: dspy.Module, examples: list[dspy.Example]) -> dspy.Module:

@@ -4,20 +4,27 @@ A run at tau stays the same for every threshold from the largest of its scores t
 up to the smallest that is above it. So from tau = 0 each run itself names the next threshold worth
 running, and after at most n + 1 runs the outcome of a (problem, sample) pair is known at every tau
 in [0, 1]. Runs share their beginnings, and what is shared comes from the cache.
+
+Where System 2 votes, a run also stays the same for every `stop` from the surest lead at which a
+step went on drawing, up to the run's own. So the walk over tau is made again below that, and so on
+down to 0; what it draws are the first waves of what was drawn before.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import dspy
 
+from scale_dspy.estimate import FEATURES
 from scale_dspy.evaluation.runner import (
     Progress,
     Rollout,
@@ -28,18 +35,26 @@ from scale_dspy.evaluation.runner import (
 )
 from scale_dspy.evaluation.summary import sum_tokens
 from scale_dspy.grading.labels import Label, ScoreReport, make_label, measure_scores
+from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.usage import track
 from scale_dspy.program import SCALE
+from scale_dspy.stages.votes import measure_lead
 
 Walk = dict[str, Any]
 """A line of walks.jsonl: id, sample, gold, difficulty, split, rated, whole, labels, usage, seconds,
-error. The three curves are lists of [tau, right, response tokens], each piece holding from its tau
-to the next one's. In `split` the problem is not rated, and split; in `rated` it is rated first, and
-split; in `whole` it is rated first, and solved whole. `difficulty` is that of the whole problem.
-`usage` is what was really sent, by stage."""
+error. The curves are lists of [tau, right, response tokens], each piece holding from its tau to the
+next one's; where System 2 votes there is such a list for each of several values of `stop`, one
+after another, and a fourth number is the `stop` from which it holds. In `split` the problem is not
+rated, and split; in `rated` it is rated first, and split; in `whole` it is rated first, and solved
+whole; in `plain` it is solved whole, unrated, at tau 0 and 1. `difficulty` is that of the whole
+problem. `drafts` are those of which it is known whether they were wrong, each with its `features`
+and `wrong`. `usage` is what was really sent, by stage."""
 
 WALKS = "walks.jsonl"
+CURVES = ("split", "rated", "whole", "plain")
+BOTTOM = math.nextafter(0.0, 1.0)
+TOP = math.nextafter(1.0, 0.0)  # the largest stop at which passes are drawn in waves
 
 
 def walk_all(
@@ -89,7 +104,7 @@ def walk_all(
     async def work(example: dspy.Example, sample: int) -> Walk:
         return await walk_pair(program, example, sample, lm, whole=whole)
 
-    described = describe_run(program.at(0, 0), "frontier", data, examples, lm, samples)
+    described = describe_run(program.at(0, 0, TOP), "frontier", data, examples, lm, samples)
     finish_pairs(
         work,
         examples,
@@ -109,10 +124,29 @@ def read_labels(walks: Sequence[Walk]) -> list[Label]:
     return [Label(**label) for walk in walks for label in walk["labels"]]
 
 
+def read_drafts(walks: Sequence[Walk]) -> tuple[list[dict[str, float]], list[bool], list[str]]:
+    """(features, whether it was wrong, its problem) of each draft that the walks tell of."""
+    told = [(draft, walk["id"]) for walk in walks for draft in walk.get("drafts") or ()]
+    return (
+        [draft["features"] for draft, _ in told],
+        [draft["wrong"] for draft, _ in told],
+        [name for _, name in told],
+    )
+
+
 def report_scores(walks: Sequence[Walk]) -> ScoreReport | None:
     """How well the difficulty scores tell hard sub-problems; None where no walk tells."""
     labels = read_labels(walks)
     return measure_scores(labels) if labels else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A rollout, and the threshold and stop from which it holds."""
+
+    tau: float
+    stop: float
+    rollout: Rollout
 
 
 async def walk_pair(
@@ -127,23 +161,27 @@ async def walk_pair(
     started = time.perf_counter()
     with track() as ledger:
         split = await _walk_curve(program.at(0, 0), example, sample, lm)
-        unsplit = await _walk_curve(program.at(0, 1), example, sample, lm) if whole else []
+        # Just above 0, for at 0 a problem that is never split is not rated at all.
+        unsplit = await _walk_curve(program.at(0, 1), example, sample, lm, BOTTOM) if whole else []
         difficulty = _read_whole_difficulty(unsplit)
-        rated: list[tuple[float, Rollout]] = []
+        rated: list[Run] = []
         if difficulty:  # a problem rated 0 is never split once it is rated
             rated = await _walk_curve(program.at(0, difficulty / 2), example, sample, lm)
-    runs = [*split, *unsplit, *rated]
-    error = next((run["error"] for _, run in runs if run["error"]), None)
-    labels = await asyncio.to_thread(_list_labels, split, unsplit)  # math-verify may take a while
+        plain = await _walk_ends(program, example, sample, lm) if whole else []
+    runs = [*split, *unsplit, *rated, *plain]
+    error = next((run.rollout["error"] for run in runs if run.rollout["error"]), None)
+    # math-verify may take a while
+    labels = await asyncio.to_thread(_list_labels, split, unsplit)
+    drafts = await asyncio.to_thread(_list_drafts, example, split, unsplit)
+    curves = {"split": split, "rated": rated, "whole": unsplit, "plain": plain}
     return {
         "id": str(example.id),
         "sample": sample,
         "gold": example.answer,
         "difficulty": difficulty,
-        "split": [] if error else _draw_curve(split),
-        "rated": [] if error else _draw_curve(rated),
-        "whole": [] if error else _draw_curve(unsplit),
+        **{name: [] if error else _draw_curve(curves[name], program) for name in CURVES},
         "labels": [asdict(label) for label in labels],
+        "drafts": drafts,
         "usage": {name: asdict(tally) for name, tally in ledger.sent.items()},
         "seconds": round(time.perf_counter() - started, 3),
         "error": error,
@@ -151,51 +189,117 @@ async def walk_pair(
 
 
 async def _walk_curve(
+    program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM, start: float = 0.0
+) -> list[Run]:
+    """Runs at rising thresholds, for each falling stop that makes a difference; in rising order of
+    the stop from which they hold."""
+    rows: list[list[Run]] = []
+    stop: float | None = TOP
+    while stop is not None:
+        runs: list[Run] = []
+        tau: float | None = start
+        while tau is not None:
+            rollout = await solve_once(program.at(tau, stop=stop), example, sample, lm)
+            runs.append(Run(0.0 if tau == start else tau, 0.0, rollout))
+            scores = [step["difficulty"] for step in rollout["steps"]]
+            above = [score for score in scores if score is not None and score > tau]
+            tau = min(above, default=None)
+        stop = _add_row(rows, runs)
+    return [run for row in reversed(rows) for run in row]
+
+
+async def _walk_ends(
     program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM
-) -> list[tuple[float, Rollout]]:
-    """Runs at rising thresholds, each with the threshold from which it holds."""
-    runs: list[tuple[float, Rollout]] = []
-    tau: float | None = 0.0
-    while tau is not None:
-        rollout = await solve_once(program.at(tau), example, sample, lm)
-        runs.append((tau, rollout))
-        scores = [step["difficulty"] for step in rollout["steps"]]
-        above = [score for score in scores if score is not None and score > tau]
-        tau = min(above, default=None)
-    return runs
+) -> list[Run]:
+    """Runs of the problem whole and unrated, by System 2 and by System 1, as `_walk_curve`."""
+    rows: list[list[Run]] = []
+    stop: float | None = TOP
+    while stop is not None:
+        ends = [program.at(tau, 1.0, stop) for tau in (0.0, 1.0)]
+        rollouts = [await solve_once(each, example, sample, lm) for each in ends]
+        runs = [Run(tau, 0.0, each) for tau, each in zip((0.0, 1.0), rollouts, strict=True)]
+        stop = _add_row(rows, runs)
+    return [run for row in reversed(rows) for run in row]
 
 
-def _draw_curve(runs: list[tuple[float, Rollout]]) -> list[list[Any]]:
-    return [
-        [
-            tau,
-            rollout["correct"],
-            sum_tokens(rollout["usage"]),
-        ]
-        for tau, rollout in runs
-    ]
+def _add_row(rows: list[list[Run]], runs: Sequence[Run]) -> float | None:
+    """Add runs of one stop, with the stop from which they hold; the largest one below that."""
+    least = max(_find_least_stop(run.rollout) for run in runs)
+    rows.append([replace(run, stop=least) for run in runs])
+    return math.nextafter(least, 0.0) if least > 0 else None
 
 
-def _read_whole_difficulty(runs: list[tuple[float, Rollout]]) -> float | None:
-    steps = runs[0][1]["steps"] if runs else []
+def _find_least_stop(rollout: Rollout) -> float:
+    """The surest lead at which a vote of this run went on: with a lower stop it would have ended
+    there. 0 where none went on."""
+    leads = [0.0]
+    for step in rollout["steps"]:
+        votes = [vote for vote in step.get("votes") or () if vote["system"] == 2]
+        for wave in {vote["wave"] for vote in votes[:-1]} - {vote["wave"] for vote in votes[-1:]}:
+            leads.append(measure_lead([v["result"] for v in votes if v["wave"] <= wave]))
+    return max(leads)
+
+
+def _draw_curve(runs: list[Run], program: SCALE) -> list[list[Any]]:
+    pieces = []
+    for run in runs:
+        piece = [run.tau, run.rollout["correct"], sum_tokens(run.rollout["usage"])]
+        pieces.append([*piece, run.stop] if program.votes > 1 else piece)
+    return pieces
+
+
+def _read_whole_difficulty(runs: list[Run]) -> float | None:
+    steps = runs[0].rollout["steps"] if runs else []
     return steps[0]["difficulty"] if steps else None
 
 
-def _list_labels(*curves: list[tuple[float, Rollout]]) -> list[Label]:
-    return [label for curve in curves for label in _find_labels(curve)]
+def _list_labels(*curves: list[Run]) -> list[Label]:
+    return [
+        make_label(
+            slow["problem"],
+            ours["subproblem"],
+            ours["difficulty"],
+            theirs["solution"],
+            ours["solution"],
+        )
+        for curve in curves
+        for slow, ours, theirs in _find_handed_over(curve)
+    ]
 
 
-def _find_labels(runs: list[tuple[float, Rollout]]) -> Iterator[Label]:
-    """Where one run hands a sub-problem to System 1 that the run before left to System 2, both
-    solved it in the same context: all steps before it are the same."""
-    for (_, slow), (_, quick) in pairwise(runs):
-        for ours, theirs in zip(slow["steps"], quick["steps"], strict=False):
+def _list_drafts(example: dspy.Example, *curves: list[Run]) -> list[dict[str, Any]]:
+    """Drafts that are known to be wrong or right: of the whole problem by its gold answer; of a
+    sub-problem, by whether System 2 found the same in the same context."""
+    found: dict[str, dict[str, Any]] = {}
+    for curve in curves:
+        for _, ours, theirs in _find_handed_over(curve):
+            label = make_label("", "", 0.0, theirs["solution"], ours["solution"])
+            _note_draft(found, ours.get("draft"), not label.alike)
+        for run in curve:
+            steps = run.rollout["steps"]
+            if len(steps) == 1 and steps[0].get("draft"):
+                told = dspy.Prediction(answer=steps[0]["draft"]["result"])
+                _note_draft(found, steps[0]["draft"], not is_right(example, told))
+    return list(found.values())
+
+
+def _note_draft(
+    found: dict[str, dict[str, Any]], draft: dict[str, Any] | None, wrong: bool
+) -> None:
+    """Enter a draft, once; what a gold answer says comes later and has the last word."""
+    if draft:
+        features = {name: draft[name] for name in FEATURES if name in draft}
+        key = json.dumps([features, draft.get("result")])
+        found[key] = {"features": features, "wrong": bool(wrong)}
+
+
+def _find_handed_over(runs: list[Run]) -> Iterator[tuple[Rollout, Any, Any]]:
+    """(rollout, its step, the other's step) where one run hands a sub-problem to System 1 that the
+    run before left to System 2, both in the same context: all steps before it are the same."""
+    for slow, quick in pairwise(runs):
+        if slow.stop != quick.stop:
+            continue
+        for ours, theirs in zip(slow.rollout["steps"], quick.rollout["steps"], strict=False):
             if ours["system"] != theirs["system"]:
-                yield make_label(
-                    slow["problem"],
-                    ours["subproblem"],
-                    ours["difficulty"],
-                    theirs["solution"],
-                    ours["solution"],
-                )
+                yield slow.rollout, ours, theirs
                 break
