@@ -18,7 +18,7 @@ import dspy
 
 from scale_dspy import __version__
 from scale_dspy.estimate import Estimate
-from scale_dspy.lm.modes import Modes, Style, choose_modes
+from scale_dspy.lm.modes import Modes, choose_modes
 from scale_dspy.lm.usage import Ledger, has_room, track
 from scale_dspy.method import Solver
 from scale_dspy.stages.ask import gather_all
@@ -122,7 +122,7 @@ class SCALE(Solver):
         final_difficulty: float | None = FINAL_DIFFICULTY,
         budget: int | None = None,
         system_2_cap: int | None = None,
-        modes: Modes | Style = "hybrid",
+        modes: Modes | str = "hybrid",
     ) -> None:
         super().__init__(budget)
         self.timing = assess
@@ -181,6 +181,10 @@ class SCALE(Solver):
             "final_difficulty": self.final_difficulty,
             "system_2_cap": self.system_2_cap,
         }
+
+    def count_probes(self) -> int:
+        """How many drafts a difficulty is measured on."""
+        return self.probes or (PROBES if self.timing == "agreement" else 1)
 
     def _show(self) -> dict[str, Any]:
         names = ("threshold", "split", "stop")
@@ -330,7 +334,7 @@ class SCALE(Solver):
         draft = await draw_draft(
             self.solve.system_1,
             {"problem": problem, "context": context, "subproblem": subproblem},
-            probes=self.probes or (PROBES if self.timing == "agreement" else 1),
+            probes=self.count_probes(),
             logprobs=self.timing == "draft",
             keep=keep,
         )
@@ -392,7 +396,7 @@ def save_program(program: SCALE, path: str | Path) -> None:
         program.save(draft)
 
 
-def load_program(path: str | Path, modes: Modes | Style = "hybrid") -> SCALE:
+def load_program(path: str | Path, modes: Modes | str = "hybrid") -> SCALE:
     """The program saved in a JSON file by `program.save(path)` or by a compile.
 
     Args:

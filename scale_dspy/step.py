@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from scale_dspy.utils.records import Between, Share
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Vote:
 
     result: str | None
     tokens: int
-    system: int
+    system: Annotated[int, Between(1, 2)]
     wave: int
 
 
@@ -43,11 +45,11 @@ class Step:
     """
 
     subproblem: str
-    difficulty: float | None
-    system: int
+    difficulty: Share | None
+    system: Annotated[int, Between(1, 2)]
     solution: str
     reasoning: str
-    tokens: int
+    tokens: int = 0
     votes: tuple[Vote, ...] = ()
     draft: dict[str, Any] = field(default_factory=dict)
 

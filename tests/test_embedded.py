@@ -19,10 +19,10 @@ import pytest
 
 from scale_dspy import connect, modes
 from scale_dspy.baselines import InftyThink, make_program
-from scale_dspy.cli.main import METHODS
 from scale_dspy.lm.embedded import server as embedded
 from scale_dspy.lm.embedded.server import Server
 from scale_dspy.lm.embedded.weights import EmbeddedError
+from scale_dspy.methods import METHODS
 from tests.programs import start_program
 
 SMALL = "qwen2.5-coder-0.5b"

@@ -14,10 +14,10 @@ import pytest
 from litellm.utils import custom_llm_setup
 
 from scale_dspy import SCALE
-from scale_dspy.baselines import METHODS
 from scale_dspy.cli import main as cli
 from scale_dspy.lm.connect import connect
 from scale_dspy.lm.event_loop import shared_loop
+from scale_dspy.methods import METHODS
 from scale_dspy.serve.chat_format import LONGEST_QUESTION, join_messages
 from scale_dspy.serve.models import UnknownModelError, find_program, list_names, read_catalogue
 from scale_dspy.serve.provider import Offer, ScaleLLM
@@ -274,7 +274,11 @@ def test_the_record_of_a_compile_may_hold_the_points(tmp_path: Path) -> None:
 
 
 def test_methods_on_the_command_line_are_those_of_a_request() -> None:
-    assert METHODS == cli.METHODS
+    parser = cli.make_parser()
+    for method in METHODS:
+        assert parser.parse_args(["solve", "1 + 1", "--method", method]).method == method
+    with pytest.raises(SystemExit):
+        parser.parse_args(["solve", "1 + 1", "--method", "guess"])
 
 
 @pytest.mark.parametrize("name", ["a b.json", "scale@x.json", "scale.json"])

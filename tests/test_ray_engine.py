@@ -14,8 +14,9 @@ import pytest
 from dspy.utils.exceptions import LMAuthError
 
 from scale_dspy import SCALE, connect
-from scale_dspy.evaluation.ray_engine import Backend, make_engine
+from scale_dspy.evaluation.ray_engine import make_engine
 from scale_dspy.evaluation.runner import GIVE_UP, Engine, Progress, evaluate
+from scale_dspy.lm.backend import Backend
 from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.rollouts import read_untimed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ def change_rollouts(folder: Path, **changed: Any) -> Path:
 
 def read_steps(folder: Path, *steps: tuple[float | None, int], **told: Any) -> Run:
     """A run whose rollouts all have these steps, each a difficulty and a system."""
-    made = [{"difficulty": difficulty, "system": system} for difficulty, system in steps]
+    texts = {"subproblem": "s", "solution": "x", "reasoning": ""}
+    made = [{"difficulty": difficulty, "system": system, **texts} for difficulty, system in steps]
     return read_run(change_rollouts(make_run(folder, told=told), steps=made))
 
 
@@ -330,7 +332,7 @@ def test_positions_keep_the_last_sub_problem_apart(tmp_path: Path) -> None:
 
 def test_a_record_keeps_no_text(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "a", text="long" * 1000))
-    assert "long" not in str([{**record, "answer": None} for record in run.records])
+    assert "long" not in str([replace(rollout, answer=None) for rollout in run.rollouts])
 
 
 def test_samples_beyond_those_asked_for_are_left_out(tmp_path: Path) -> None:

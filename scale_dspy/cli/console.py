@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+import dspy
 from dspy.utils.callback import BaseCallback
 from rich.console import Console
 from rich.markup import escape
@@ -26,9 +28,12 @@ from scale_dspy.lm.connect import count_in_flight
 from scale_dspy.lm.doctor import Finding
 from scale_dspy.stages.assess import Assess
 from scale_dspy.stages.decompose import Decompose
+from scale_dspy.stages.registry import find_stage
 from scale_dspy.stages.solve import Solve
 
 if TYPE_CHECKING:
+    from scale_dspy.evaluation.forecast import Forecast
+    from scale_dspy.evaluation.run_status import RunStatus
     from scale_dspy.evaluation.runner import Progress
     from scale_dspy.evaluation.summary import Summary
     from scale_dspy.traces.dataset_card import Card
@@ -44,21 +49,21 @@ class Watch(BaseCallback):
         self.status = console.status("waiting for the model")
         self._calls: dict[str, tuple[Any, dict[str, Any]]] = {}
         self._difficulties: dict[str, float] = {}
-        self._solved = 0
+        self._solved, self._place = 0, ""
         self._total: int | None = None
         self._lock = threading.Lock()
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         arguments = inputs.get("kwargs", inputs)
-        if isinstance(instance, Decompose):
-            self.status.update("splitting the problem")
-        elif isinstance(instance, Assess):
-            self.status.update("rating a sub-problem")
-        elif isinstance(instance, Solve):
+        if isinstance(instance, dspy.Predict):
+            stage = find_stage(dspy.settings.get("scale_stage"))
+            if stage is not None:
+                self.status.update(f"{self._place}{stage.doing}")
+            return
+        if isinstance(instance, Solve):
             of = f" of {self._total}" if self._total else ""
-            thinking = "thinking" if arguments["system"] == 2 else "without thinking"
-            self.status.update(f"solving sub-problem {self._solved + 1}{of}, {thinking}")
-        else:
+            self._place = f"sub-problem {self._solved + 1}{of}: "
+        elif not isinstance(instance, (Decompose, Assess)):
             return
         with self._lock:
             self._calls[call_id] = (instance, arguments)
@@ -77,6 +82,7 @@ class Watch(BaseCallback):
             self._difficulties[arguments["subproblem"]] = outputs.difficulty
         else:
             self._solved += 1
+            self._place = ""
             self._show_step(arguments, outputs)
 
     def _show_step(self, arguments: dict[str, Any], solved: Any) -> None:
@@ -158,6 +164,22 @@ def show_summary(console: Console, method: str, summary: Summary) -> None:
     ]
     for name, value in rows:
         console.print(f"{name:<26} {value}")
+
+
+def show_forecast(console: Console, planned: Forecast, out: Path) -> None:
+    """What a run would do, on a line each."""
+    least, most = planned.requests
+    tokens = "unknown: --like DIR names a run to learn it from"
+    if planned.tokens is not None:
+        tokens = f"about {planned.tokens:,.0f} (the mean of {planned.measured:,} rollouts)"
+    for name, value in (
+        ("problems x samples", f"{planned.problems} x {planned.samples}"),
+        ("there already", f"{planned.done:,}, in {out}"),
+        ("to be made", f"{planned.missing:,}"),
+        ("requests", f"{least:,} to {most:,}, repeats of unreadable replies aside"),
+        ("response tokens", tokens),
+    ):
+        console.print(f"{name:<26} {value}", markup=False)
 
 
 def show_card(console: Console, card: Card) -> None:
@@ -257,6 +279,64 @@ def show_finding(console: Console, finding: Finding) -> None:
     console.print(f"{sign[finding.ok]}  [bold]{finding.name:<16}[/bold] {escape(finding.detail)}")
     if finding.advice and not finding.ok:
         console.print(Padding(Text(finding.advice, style="yellow"), (0, 0, 0, 22)))
+
+
+def show_modes(console: Console) -> None:
+    """What --modes takes: the styles, and how each family's thinking is switched."""
+    from scale_dspy.lm.found import explain
+    from scale_dspy.lm.modes import Style
+    from scale_dspy.lm.switches import CHECKED, SWITCHES
+
+    console.print(f"auto: the server is asked. Styles: {', '.join(get_args(Style))}")
+    console.print(f"Families, as their sources had them in {CHECKED}:\n")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("name", "models", "style", "off or on", "by itself", "parser"):
+        table.add_column(title, overflow="fold", no_wrap=title == "name")
+    for switch in SWITCHES.values():
+        cells = (switch.name, switch.models, switch.style, explain(switch), switch.default)
+        table.add_row(*map(escape, (*cells, switch.parser)))
+    console.print(table)
+
+
+def render_statuses(statuses: Sequence[RunStatus]) -> Table:
+    """A line a run."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("run", "state", "done", "right", "tokens", "a minute", "left", "errors"):
+        table.add_column(name, justify="left" if name in ("run", "state", "errors") else "right")
+    colours = {"running": "cyan", "finished": "green", "stopped": "yellow"}
+    for one in statuses:
+        process = f" ({one.worker.pid})" if one.worker else ""
+        table.add_row(
+            one.folder,
+            f"[{colours[one.state]}]{one.state}[/]{process}",
+            show_done(one),
+            _show_accuracy(one),
+            "" if one.tokens is None else f"{one.tokens:,.0f}",
+            "" if one.rate is None else f"{one.rate:,.1f}",
+            "" if one.seconds_left is None else _show_time(one.seconds_left),
+            ", ".join(f"{count} {name}" for name, count in one.errors.items()) or "none",
+        )
+    return table
+
+
+def show_done(one: RunStatus) -> str:
+    """How many rollouts are there, and of how many."""
+    return f"{one.done:,}" if one.total is None else f"{one.done:,} of {one.total:,}"
+
+
+def _show_accuracy(one: RunStatus) -> str:
+    if one.accuracy is None or one.accuracy_interval is None:
+        return ""
+    low, high = one.accuracy_interval
+    return f"{one.accuracy:.1%} ({100 * low:.0f}-{100 * high:.0f})"
+
+
+def _show_time(seconds: float) -> str:
+    """Seconds as a person says them: 40 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _fold(text: str) -> str:

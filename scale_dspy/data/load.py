@@ -14,6 +14,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import dspy
 
 from scale_dspy.data.registry import SOURCES, Kind, Source
-from scale_dspy.grading.answers import find_answer
+from scale_dspy.grading.answers import find_answer, normalise
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,18 @@ def load(name: str, *, limit: int | None = None) -> list[dspy.Example]:
         raise DataError(f"{_shorten(name)} holds no problems")
     examples = _make_examples(source, rows)
     return examples[:limit]
+
+
+def load_local(name: str) -> list[dspy.Example] | None:
+    """`load` a set that needs no network: `mini`, a file, or one with a local copy; else None.
+
+    Raises:
+        DataError: as for `load`.
+    """
+    local = name == "mini" or name.endswith((".jsonl", ".json"))
+    if not local and _find_local_copy(SOURCES.get(name) or _parse_name(name)) is None:
+        return None
+    return load(name)
 
 
 def digest(examples: Iterable[dspy.Example]) -> str:
@@ -204,6 +217,7 @@ _PROBLEM_NAMES = ("problem", "question", "prompt", "input")
 _ANSWER_NAMES = ("answer", "final_answer", "expected_answer", "gold", "ground_truth", "target")
 _SOLUTION_NAMES = ("solution", "rationale")
 _ID_NAMES = ("unique_id", "id", "problem_idx", "problem_id", "question_id", "uid")
+_HOLLOW = re.compile(r"[\s$#.{}*]*(?:\\(?:boxed|fbox|text)\s*\{[\s$]*\}[\s$.]*)*")
 _GSM8K_MARK = "####"  # stands between the working and the answer, both in the answer's column
 
 
@@ -279,12 +293,20 @@ def _read_golds(source: Source, row: Row, id_: str) -> list[str]:
 def _read_published_answer(row: Row) -> str:
     """Read the answer's column, or the end of the solution in a set that has no such column."""
     value = _pick(row, _ANSWER_NAMES)
-    if value is not None:
-        text = _require_text(row, "answer", value)
-        return _find_marked_answer(text) or text
     solution = _pick(row, _SOLUTION_NAMES)
+    blank = isinstance(value, str) and not _clean(value) and isinstance(solution, str)
+    if value is not None and not blank:
+        text = _require_text(row, "answer", value)
+        return _require_answer(row, value, _find_marked_answer(text) or text)
     final = _find_marked_answer(_clean(solution)) if isinstance(solution, str) else None
     return _require_text(row, "answer", final)
+
+
+def _require_answer(row: Row, value: Any, answer: str) -> str:
+    r"""A gold that holds something: neither `\boxed{}` nor `####` alone."""
+    if normalise(answer) in ("", _GSM8K_MARK) or _HOLLOW.fullmatch(answer):
+        raise _refuse(row, "answer", "an answer", value)
+    return answer
 
 
 def _read_extras(row: Row) -> dict[str, str]:
@@ -361,8 +383,13 @@ def _as_text(value: Any) -> str | None:
     if isinstance(value, str):
         return _clean(value)
     if isinstance(value, float) and math.isfinite(value):
-        return str(int(value)) if value.is_integer() else repr(value)
+        return str(int(value)) if value.is_integer() else _write_decimal(value)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _write_decimal(value: float) -> str:
+    """Write 1e-05 as 0.00001, as a set's author meant it."""
+    return format(Decimal(repr(value)), "f")
 
 
 def _require_text(row: Row, name: str, value: Any) -> str:

@@ -27,7 +27,7 @@ from dspy.clients.execution import IGNORED_CACHE_KEYS, prepare
 from dspy.utils.exceptions import LMConfigurationError, LMError
 
 from scale_dspy.lm.event_loop import run_on_shared_loop
-from scale_dspy.lm.modes import PARTNER
+from scale_dspy.lm.modes import PARTNER, take_words
 from scale_dspy.lm.routing import (
     Replica,
     find_replicas,
@@ -35,9 +35,9 @@ from scale_dspy.lm.routing import (
     take_turns,
     work_on,
 )
+from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import (
     CostLimitError,
-    Tally,
     open_limits,
     record,
     record_failure,
@@ -87,6 +87,7 @@ class MeteredLM(dspy.LM):
         self.seed = seed
         self.partner = partner
         self.retries = num_retries
+        self.found: dict[str, Any] | None = None  # how its modes were found, for run.json
         self._learned: dict[str, int] = {}  # shared with the LM's copies
 
     def __call__(
@@ -95,6 +96,7 @@ class MeteredLM(dspy.LM):
         other = self.find_lm(kwargs)
         if other is not self:
             return other(prompt, messages=messages, **self._hand_over(kwargs))
+        messages, kwargs = take_words(messages, kwargs)
         kwargs = self._seeded(prompt, messages, kwargs)
         need = self._price(prompt, messages, kwargs, asynchronous=False)
         while not _may_send(need):
@@ -113,6 +115,7 @@ class MeteredLM(dspy.LM):
         other = self.find_lm(kwargs)
         if other is not self:
             return await other.acall(prompt, messages=messages, **self._hand_over(kwargs))
+        messages, kwargs = take_words(messages, kwargs)
         kwargs = self._seeded(prompt, messages, kwargs)
         need = self._price(prompt, messages, kwargs, asynchronous=True)
         while not _may_send(need):  # noqa: ASYNC110 - requests of other threads end the wait
@@ -305,9 +308,10 @@ def uses_embedded(model: str | None, api_base: str | None) -> bool:
         return False
     if not model or Path(model).suffix == ".gguf":
         return True
+    from scale_dspy.lm.embedded.hub import HUB
     from scale_dspy.lm.embedded.weights import MODELS
 
-    return model in MODELS
+    return model in MODELS or model in HUB
 
 
 def _ask_for_model(api_base: str, api_key: str | None = None) -> str:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import dspy
 
-STAGES = ("decompose", "select", "assess", "solve_1", "solve_2")
+from scale_dspy.lm.tally import Tally
+
+USUAL = ("decompose", "select", "assess", "solve_1", "solve_2")  # in `usage`, asked or not
 OTHER = "other"  # calls made outside a stage, an optimizer's proposals for example
 
 MIN_GRANT = 8  # response tokens; with less than this a request is not worth sending
@@ -28,20 +30,6 @@ class OutOfTokensError(Exception):
 
 class CostLimitError(RuntimeError):
     """A request was not sent because it could cost more than `limit_cost` allows."""
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Calls (requests answered), tokens as the server counts them, seconds of waiting."""
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    reasoning_tokens: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(*(a + b for a, b in zip(_values(self), _values(other), strict=True)))
 
 
 class Ledger:
@@ -93,7 +81,7 @@ class Ledger:
     def usage(self) -> dict[str, dict[str, Any]]:
         """`spent` as plain data: every stage, also the unused ones, so that keys never miss."""
         with self._lock:
-            names = [*STAGES, *(name for name in self.spent if name not in STAGES)]
+            names = [*USUAL, *(name for name in self.spent if name not in USUAL)]
             return {name: asdict(self.spent.get(name, Tally())) for name in names}
 
     @property
@@ -273,13 +261,3 @@ def grant(wanted: int | None, choices: int = 1) -> Iterator[int | None]:
     finally:
         for ledger in ledgers:
             ledger.hold(-held)
-
-
-def _values(tally: Tally) -> tuple[Any, ...]:
-    return (
-        tally.calls,
-        tally.prompt_tokens,
-        tally.completion_tokens,
-        tally.reasoning_tokens,
-        tally.seconds,
-    )

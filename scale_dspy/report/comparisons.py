@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scale_dspy.evaluation.rollout import Rollout
 from scale_dspy.evaluation.summary import collect, take_correct, take_tokens
 from scale_dspy.grading.labels import BINS, find_bins
-from scale_dspy.report.run_reader import Record, Run
+from scale_dspy.report.run_reader import Run
 from scale_dspy.utils.statistics import (
     Comparison,
     Interval,
@@ -86,7 +87,7 @@ def compare_runs(runs: Sequence[Run]) -> tuple[list[Pair], list[str]]:
 
 
 def _compare_pair(run: Run, other: Run) -> tuple[Pair | None, str | None]:
-    first, second = collect(run.records), collect(other.records)
+    first, second = collect(run.rollouts), collect(other.rollouts)
     right = _share(take_correct(first), take_correct(second))
     if right is None:
         return None, f"{run.name} and {other.name} have no problem in common yet"
@@ -116,22 +117,22 @@ def calibrate(runs: Sequence[Run]) -> list[Series]:
 def _bin_steps(runs: Iterable[Run]) -> list[Bin]:
     wrong: dict[int, dict[str, list[int]]] = {}
     for run in runs:
-        for record in run.records:
-            for difficulty in _take_rated(run, record):
+        for rollout in run.rollouts:
+            for difficulty in _take_rated(run, rollout):
                 (index,) = find_bins(np.array([difficulty])).tolist()
-                values = wrong.setdefault(index, {}).setdefault(record["id"], [])
-                values.append(int(not record["correct"]))
+                values = wrong.setdefault(index, {}).setdefault(rollout.id, [])
+                values.append(int(not rollout.right))
     return [_bin(index, wrong[index]) for index in sorted(wrong)]
 
 
-def _take_rated(run: Run, record: Record) -> Iterator[float]:
+def _take_rated(run: Run, rollout: Rollout) -> Iterator[float]:
     """Difficulties of what System 1 solved; not of a last sub-problem whose difficulty was set."""
     fixed = _read_options(run).get("final_difficulty")
-    last = len(record["steps"]) - 1
-    for place, step in enumerate(record["steps"]):
-        difficulty = step["difficulty"]
+    last = len(rollout.steps) - 1
+    for place, step in enumerate(rollout.steps):
+        difficulty = step.difficulty
         was_set = place == last and difficulty == fixed
-        if step["system"] == 1 and difficulty is not None and not was_set:
+        if step.system == 1 and difficulty is not None and not was_set:
             yield difficulty
 
 
@@ -157,11 +158,11 @@ def count_positions(
 
 def _count_by_column(run: Run) -> dict[str, list[int]]:
     tally = {name: [0, 0] for name in COLUMNS}
-    for record in run.records:
-        steps = record["steps"]
+    for rollout in run.rollouts:
+        steps = rollout.steps
         for position, step in enumerate(steps, 1):
             column = -1 if position == len(steps) else min(position, len(COLUMNS) - 1) - 1
-            tally[COLUMNS[column]][0] += step["system"] == 2
+            tally[COLUMNS[column]][0] += step.system == 2
             tally[COLUMNS[column]][1] += 1
     return tally
 

@@ -11,10 +11,12 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
+from scale_dspy.evaluation.rollout import Rollout
+from scale_dspy.lm.tally import Tally
 from scale_dspy.report.mathml import render_answer, render_text
-from scale_dspy.report.run_reader import Record, Run, read_texts
+from scale_dspy.report.run_reader import Run, read_texts
+from scale_dspy.step import Step
 
 RUN_LIMIT = 200
 """Rollouts of a run that can be read on the page; wrong ones are taken first."""
@@ -35,25 +37,25 @@ def write_reader(run: Run, number: int, runs: int) -> Iterator[str]:
         runs: how many runs share the page.
     """
     limit = min(RUN_LIMIT, max(1, PAGE_LIMIT // runs))
-    shown = _choose(run.records, limit)
-    right = Counter(record["id"] for record in run.records if record["correct"])
-    samples = Counter(record["id"] for record in run.records)
+    shown = _choose(run.rollouts, limit)
+    right = Counter(rollout.id for rollout in run.rollouts if rollout.right)
+    samples = Counter(rollout.id for rollout in run.rollouts)
     yield f'<section id="run-{number}"><h3>{html.escape(run.name)}</h3>{_tell_choice(run, shown)}'
-    by_problem = itertools.groupby(read_texts(run, shown), key=lambda both: both[0]["id"])
+    by_problem = itertools.groupby(read_texts(run, shown), key=lambda rollout: rollout.id)
     for name, rollouts in by_problem:
         score = f"{right[name]} of {samples[name]} right"
-        for place, (record, rollout) in enumerate(rollouts):
+        for place, rollout in enumerate(rollouts):
             if place == 0:
                 yield _open_problem(rollout, score)
-            yield from _write_rollout(record, rollout)
+            yield from _write_rollout(rollout)
         yield "</details>"
     yield "</section>"
 
 
-def _choose(records: Sequence[Record], limit: int) -> list[Record]:
+def _choose(rollouts: Sequence[Rollout], limit: int) -> list[Rollout]:
     """Wrong ones first, spread over the problems; then in the order of problems and samples."""
-    by_worth = sorted(records, key=lambda record: (record["correct"], record["sample"]))
-    return sorted(by_worth[:limit], key=lambda record: (_order(record["id"]), record["sample"]))
+    by_worth = sorted(rollouts, key=lambda rollout: (rollout.right, rollout.sample))
+    return sorted(by_worth[:limit], key=lambda rollout: (_order(rollout.id), rollout.sample))
 
 
 def _order(name: str) -> list[str | tuple[int, str]]:
@@ -63,77 +65,71 @@ def _order(name: str) -> list[str | tuple[int, str]]:
     return [part for pair in zip(parts[::2], [*numbers, (0, "")], strict=True) for part in pair]
 
 
-def _tell_choice(run: Run, shown: Sequence[Record]) -> str:
-    if len(shown) == len(run.records):
+def _tell_choice(run: Run, shown: Sequence[Rollout]) -> str:
+    if len(shown) == len(run.rollouts):
         return f'<p class="soft">All {len(shown):,} rollouts.</p>'
-    wrong = sum(not record["correct"] for record in run.records)
+    wrong = sum(not rollout.right for rollout in run.rollouts)
     whole = "all" if wrong <= len(shown) else f"{len(shown):,} of"
     return (
-        f'<p class="soft">{len(shown):,} of {len(run.records):,} rollouts, wrong ones first '
+        f'<p class="soft">{len(shown):,} of {len(run.rollouts):,} rollouts, wrong ones first '
         f"({whole} {wrong:,}); the others are in rollouts.jsonl.</p>"
     )
 
 
-def _open_problem(rollout: Mapping[str, Any], score: str) -> str:
-    gold = render_answer(_cut(_read(rollout, "gold"), 200))
+def _open_problem(rollout: Rollout, score: str) -> str:
+    gold = render_answer(_cut(rollout.gold, 200))
     return (
-        f'<details class="problem"><summary><strong>{html.escape(str(rollout["id"]))}</strong>'
+        f'<details class="problem"><summary><strong>{html.escape(rollout.id)}</strong>'
         f'<span class="dim">{score}</span></summary>'
-        f'<div class="text">{render_text(_cut(_read(rollout, "problem"), LONGEST_TEXT))}</div>'
+        f'<div class="text">{render_text(_cut(rollout.problem, LONGEST_TEXT))}</div>'
         f"<p>Gold answer: {gold}</p>"
     )
 
 
-def _write_rollout(record: Record, rollout: Mapping[str, Any]) -> Iterator[str]:
+def _write_rollout(rollout: Rollout) -> Iterator[str]:
     answer = "no answer"
-    if rollout["answer"] is not None:
-        answer = f"answer {render_answer(_cut(str(rollout['answer']), 200))}"
+    if rollout.answer is not None:
+        answer = f"answer {render_answer(_cut(rollout.answer, 200))}"
     yield (
-        f'<details class="rollout"><summary>Sample {record["sample"]}: {_judge(record)}, {answer}'
-        f'<span class="dim">{_tell_size(record)}</span></summary>'
+        f'<details class="rollout"><summary>Sample {rollout.sample}: {_judge(rollout)}, {answer}'
+        f'<span class="dim">{_tell_size(rollout)}</span></summary>'
     )
-    if rollout["error"] is not None:
-        yield f'<p class="note">Error: {html.escape(_cut(str(rollout["error"]), 2000))}</p>'
-    for replaced in rollout.get("replaced") or ():
-        yield f'<p class="note">Replaced: {html.escape(_cut(str(replaced), 2000))}</p>'
-    for place, step in enumerate(rollout["steps"] or (), 1):
-        yield _write_step(place, step, _read(rollout, "problem"))
-    yield f"{_tell_usage(rollout['usage'] or {})}</details>"
+    if rollout.error is not None:
+        yield f'<p class="note">Error: {html.escape(_cut(rollout.error, 2000))}</p>'
+    for replaced in rollout.replaced:
+        yield f'<p class="note">Replaced: {html.escape(_cut(replaced, 2000))}</p>'
+    for place, step in enumerate(rollout.steps, 1):
+        yield _write_step(place, step, rollout.problem)
+    yield f"{_tell_usage(rollout.usage)}</details>"
 
 
-def _judge(record: Record) -> str:
-    if record["error"] is not None:
+def _judge(rollout: Rollout) -> str:
+    if rollout.error is not None:
         return '<span class="bad">! error</span>'
-    if record["correct"]:
+    if rollout.right:
         return '<span class="good">✓ right</span>'
     return '<span class="bad">✗ wrong</span>'
 
 
-def _tell_size(record: Record) -> str:
-    tokens = sum(stage["completion_tokens"] for stage in record["usage"].values())
-    steps = len(record["steps"])
-    hard = sum(step["system"] == 2 for step in record["steps"])
+def _tell_size(rollout: Rollout) -> str:
+    steps = len(rollout.steps)
     plural = "" if steps == 1 else "s"
-    return f"{tokens:,} tokens, {steps} sub-problem{plural}, {hard} by System 2"
-
-
-def _write_step(place: int, step: Mapping[str, Any], problem: str) -> str:
-    difficulty = step["difficulty"]
-    rated = "" if difficulty is None else f"difficulty {float(difficulty):.2f}, "
-    asked = _read(step, "subproblem")
-    told = "The question itself." if asked == problem else render_text(_cut(asked, LONGEST_TEXT))
-    hard = step["system"] == 2
     return (
-        f'<div class="step{" hard" if hard else ""}"><h4>{place}. {rated}System {2 if hard else 1}'
-        f"{_tell_tokens(step)}</h4>"
-        f'<div class="text asked">{told}</div>{_fold_reasoning(_read(step, "reasoning"))}'
-        f'<div class="text">{render_text(_cut(_read(step, "solution"), LONGEST_TEXT))}</div></div>'
+        f"{rollout.tokens or 0:,} tokens, {steps} sub-problem{plural}, {rollout.hard} by System 2"
     )
 
 
-def _tell_tokens(step: Mapping[str, Any]) -> str:
-    tokens = step.get("tokens")
-    return f", {tokens:,} tokens" if isinstance(tokens, int) else ""
+def _write_step(place: int, step: Step, problem: str) -> str:
+    rated = "" if step.difficulty is None else f"difficulty {step.difficulty:.2f}, "
+    asked = step.subproblem
+    told = "The question itself." if asked == problem else render_text(_cut(asked, LONGEST_TEXT))
+    hard = " hard" if step.system == 2 else ""
+    return (
+        f'<div class="step{hard}"><h4>{place}. {rated}System {step.system}'
+        f", {step.tokens:,} tokens</h4>"
+        f'<div class="text asked">{told}</div>{_fold_reasoning(step.reasoning)}'
+        f'<div class="text">{render_text(_cut(step.solution, LONGEST_TEXT))}</div></div>'
+    )
 
 
 def _fold_reasoning(reasoning: str) -> str:
@@ -146,22 +142,17 @@ def _fold_reasoning(reasoning: str) -> str:
     )
 
 
-def _tell_usage(usage: Mapping[str, Any]) -> str:
+def _tell_usage(usage: Mapping[str, Tally]) -> str:
     told = [
-        f"{html.escape(stage)} {int(tally['completion_tokens']):,} ({int(tally['calls']):,})"
+        f"{html.escape(stage)} {tally.completion_tokens:,} ({tally.calls:,})"
         for stage, tally in usage.items()
-        if tally["calls"]
+        if tally.calls
     ]
     return (
         f'<p class="soft">Response tokens (and calls) by stage: {", ".join(told)}.</p>'
         if told
         else ""
     )
-
-
-def _read(record: Mapping[str, Any], key: str) -> str:
-    value = record.get(key)
-    return "" if value is None else str(value)
 
 
 def _cut(text: str, longest: int) -> str:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scale_dspy.evaluation.regrade import warn_of_graders
 from scale_dspy.report.comparisons import Pair, calibrate, compare_runs, name_runs
 from scale_dspy.report.figures import draw_accuracy, draw_calibration, draw_positions
 from scale_dspy.report.html_page import write_page
@@ -86,6 +87,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Report:
     runs = [replace(run, name=name) for run, name in zip(runs, name_runs(runs), strict=True)]
     pairs, left_out = compare_runs(runs)
     notes = [f"{run.name}: {note}" for run in runs for note in run.notes] + left_out
+    notes += warn_of_graders({run.name: run.description for run in runs})
     series = calibrate(runs)
     drawn = [draw_accuracy(runs), draw_calibration(series), draw_positions(runs)]
     pictures = [picture for picture in drawn if picture]

@@ -1,21 +1,20 @@
 """Read back what `evaluate` wrote: a run's description, and of its rollouts the numbers.
 
-Texts stay in the file, so that a run of any length fits in memory: a record keeps the `offset` of
-its line, and `read_texts` fetches one rollout whole.
+Texts stay in the file, so that a run of any length fits in memory: a run knows the offset of each
+rollout's line, and `read_texts` fetches one whole.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from scale_dspy.evaluation.summary import ROLLOUTS, Summary, summarise
-
-Record = dict[str, Any]
-"""A rollout without texts: id, sample, answer, correct, error, seconds, usage, steps, offset."""
+from scale_dspy.evaluation.folder import RUN, read_description
+from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout
+from scale_dspy.evaluation.summary import Summary, summarise
+from scale_dspy.utils.records import parse_record
 
 
 @dataclass(frozen=True)
@@ -26,15 +25,17 @@ class Run:
         name: tells it from the other runs of the report.
         folder: where it lies.
         description: run.json.
-        records: its rollouts.
-        summary: of `records`.
+        rollouts: without their texts.
+        offsets: where in the file a rollout's line begins, by problem and sample.
+        summary: of `rollouts`.
         notes: what a reader should know of how complete it is.
     """
 
     name: str
     folder: Path
     description: Mapping[str, Any]
-    records: Sequence[Record]
+    rollouts: Sequence[Rollout]
+    offsets: Mapping[tuple[str, int], int]
     summary: Summary
     notes: tuple[str, ...]
 
@@ -65,102 +66,67 @@ def read_run(folder: Path) -> Run:
     Raises:
         ValueError: a file is missing or unreadable, or there is no rollout in it.
     """
-    description = _read_description(folder / "run.json")
+    description = read_description(folder / RUN)
     path = folder / ROLLOUTS
     try:
         with path.open("rb") as file:
-            records, torn = _read_records(path, file)
+            found, torn = _read_rollouts(path, file)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    records, beyond = _drop_samples(records, description.get("samples"))
-    if not records:
+    rollouts, beyond = _drop_samples([rollout for rollout, _ in found], description.get("samples"))
+    if not rollouts:
         raise ValueError(f"{folder} holds no rollouts yet: nothing to report")
     try:
-        summary = summarise(records)
+        summary = summarise(rollouts)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    offsets = {(rollout.id, rollout.sample): offset for rollout, offset in found}
     notes = tuple(_note(description, summary, torn, beyond))
-    return Run("", folder, description, records, summary, notes)
+    return Run("", folder, description, rollouts, offsets, summary, notes)
 
 
-def read_texts(run: Run, records: Iterable[Record]) -> Iterator[tuple[Record, dict[str, Any]]]:
-    """Fetch rollouts whole, one at a time, each with its record.
+def read_texts(run: Run, rollouts: Iterable[Rollout]) -> Iterator[Rollout]:
+    """Fetch rollouts of a run whole, one at a time.
 
     Raises:
         ValueError: the file is not the one that was read before.
     """
     path = run.folder / ROLLOUTS
     with path.open("rb") as file:
-        for record in records:
-            file.seek(record["offset"])
+        for known in rollouts:
+            file.seek(run.offsets[known.id, known.sample])
             try:
-                rollout = json.loads(file.readline())
-                same = (str(rollout["id"]), rollout["sample"]) == (record["id"], record["sample"])
-            except (ValueError, KeyError, TypeError, RecursionError):
-                same = False
-            if not same:
+                whole = parse_record(Rollout, file.readline(), str(path), "rollout")
+            except ValueError:
+                whole = None
+            if whole is None or (whole.id, whole.sample) != (known.id, known.sample):
                 raise ValueError(f"{path} changed while it was read: try again")
-            yield record, rollout
+            yield whole
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: give folders of `evaluate --out`") from None
-    except (OSError, ValueError, RecursionError):
-        raise ValueError(f"{path} cannot be read as JSON") from None
-    if not isinstance(read, dict):
-        raise ValueError(f"{path} is not the description of a run")
-    return read
-
-
-def _read_records(path: Path, file: BinaryIO) -> tuple[list[Record], bool]:
-    """All records, and whether a last line was left out that a kill tore off."""
-    records, offset = [], 0
+def _read_rollouts(path: Path, file: BinaryIO) -> tuple[list[tuple[Rollout, int]], bool]:
+    """All rollouts in numbers, each with the offset of its line, and whether a last line was left
+    out that a kill tore off."""
+    found: list[tuple[Rollout, int]] = []
+    offset = 0
     for number, line in enumerate(file, 1):
         try:
-            records.append(_trim(json.loads(line), offset))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            rollout = parse_record(Rollout, line, f"{path}:{number}", "rollout")
+        except ValueError:
             if not line.endswith(b"\n"):
-                return records, True
-            raise ValueError(f"{path}:{number} is no rollout: {line[:60]!r}") from None
+                return found, True
+            raise
+        found.append((rollout.drop_texts(), offset))
         offset += len(line)
-    return records, False
+    return found, False
 
 
-def _trim(rollout: dict[str, Any], offset: int) -> Record:
-    stages = (rollout["usage"] or {}).values()
-    spent = {
-        key: sum(int(stage[key]) for stage in stages) for key in ("completion_tokens", "calls")
-    }
-    seconds, answer = rollout["seconds"], rollout["answer"]
-    return {
-        "id": str(rollout["id"]),
-        "sample": int(rollout["sample"]),
-        "answer": None if answer is None else str(answer),
-        "correct": bool(rollout["correct"]) and rollout["error"] is None,
-        "error": None if rollout["error"] is None else "error",
-        "seconds": None if seconds is None else float(seconds),
-        "usage": {"all": spent} if stages else {},
-        "steps": [
-            {"difficulty": _read_difficulty(step["difficulty"]), "system": int(step["system"])}
-            for step in rollout["steps"] or ()
-        ],
-        "offset": offset,
-    }
-
-
-def _read_difficulty(value: Any) -> float | None:
-    return None if value is None or not 0 <= float(value) <= 1 else float(value)
-
-
-def _drop_samples(records: list[Record], samples: Any) -> tuple[list[Record], int]:
+def _drop_samples(rollouts: list[Rollout], samples: Any) -> tuple[list[Rollout], int]:
     """Leave out samples beyond those that the run was last asked for, as its summary does."""
     if not isinstance(samples, int):
-        return records, 0
-    kept = [record for record in records if record["sample"] < samples]
-    return kept, len(records) - len(kept)
+        return rollouts, 0
+    kept = [rollout for rollout in rollouts if rollout.sample < samples]
+    return kept, len(rollouts) - len(kept)
 
 
 def _note(

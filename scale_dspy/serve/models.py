@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scale_dspy.baselines import METHODS, make_program
-from scale_dspy.lm.modes import Style
+from scale_dspy.lm.modes import Modes
 from scale_dspy.method import Solver
+from scale_dspy.methods import METHODS, make_program
 from scale_dspy.program import SCALE, load_program
 
 DEFAULT = "scale"
@@ -48,7 +48,7 @@ class Catalogue:
 
     programs: Mapping[str, SCALE]
     points: Mapping[str, Sequence[Point]]
-    style: Style = "hybrid"
+    style: Modes | str = "hybrid"
     candidates: int = 8
     solvers: dict[str, Solver] = field(default_factory=dict)
 
@@ -57,7 +57,7 @@ def read_catalogue(
     paths: Sequence[str | Path] = (),
     frontier: str | Path | None = None,
     *,
-    style: Style = "hybrid",
+    style: Modes | str = "hybrid",
     candidates: int = 8,
 ) -> Catalogue:
     """The catalogue of compiled programs in files.
@@ -65,7 +65,7 @@ def read_catalogue(
     Args:
         paths: of programs; the first one is also `scale`.
         frontier: a frontier.json, measured on the program that `scale` is.
-        style: see `backends.connect.modes`.
+        style: see `modes()`; or the modes themselves.
         candidates: decompositions to choose from, where no program says it.
 
     Raises:

@@ -8,6 +8,7 @@ import dspy
 
 from scale_dspy.lm.modes import Modes
 from scale_dspy.stages.ask import ask_until_read
+from scale_dspy.stages.stage import Stage
 
 UNREADABLE = 1.0  # the difficulty where no score can be read: it leads to System 2
 
@@ -98,3 +99,36 @@ def read_score(text: str) -> float | None:
     most = float(whole or 1)
     score = float(number.replace(",", ".")) / most if most else -1.0
     return score if 0 <= score <= 1 else None
+
+
+_SCORE = {
+    "kind": "score",
+    "about": "Strip blanks, then the characters in `strip`. Of the matches of `number` take the "
+    "first where the text begins with it, else the last: group 1, its comma read as a point, "
+    "divided by group 2 where that matched. With a percent sign, divided by 0, or outside of 0 to "
+    "1, it cannot be read.",
+    "strip": "*`$ ",
+    "number": {"regex": NUMBER.pattern, "ignore_case": False},
+}
+_UNREAD = {"about": "The difficulty that leads to System 2.", "difficulty": UNREADABLE}
+
+ASSESS = Stage(
+    name="assess",
+    predictor="assess.rate",
+    about="Rates how difficult a sub-problem is, from 0 to 1.",
+    doing="rating how hard it is",
+    read=_SCORE,
+    default=_UNREAD,
+)
+
+REVIEW = Stage(
+    name="review",
+    predictor="assess.review",
+    about="Judges how likely a draft of a solution is to be wrong, from 0 to 1.",
+    doing="reviewing the draft",
+    read=_SCORE,
+    default=_UNREAD,
+    when="Where assess is `review`, ask review with `problem`, `context`, `subproblem` and, as "
+    "`draft`, the reply of solve_1; its score is the difficulty.",
+    hint="This predictor saw a draft and said how likely it is to be wrong.",
+)

@@ -9,6 +9,7 @@ from scale_dspy.lm.usage import has_room, track
 from scale_dspy.stages.ask import ask_until_said
 from scale_dspy.stages.drafts import Draft
 from scale_dspy.stages.passes import DRAFT, Drawn, Solvers, draw_passes
+from scale_dspy.stages.stage import Stage
 from scale_dspy.step import Vote
 
 MIN_THINKING = 256  # response tokens; with less room than this, thinking would end before it helps
@@ -126,3 +127,43 @@ def _list_votes(drawn: Drawn, draft: Draft | None) -> tuple[Vote, ...]:
     """Drafts and passes, where there is more than one of them to tell of."""
     votes = (*(draft.votes if draft else ()), *drawn.votes)
     return votes if len(votes) > 1 else ()
+
+
+_SOLUTION = {
+    "kind": "solution",
+    "about": "The whole content is the solution. It is asked for again only where it is empty and "
+    "the reply was not cut off.",
+}
+_NO_SOLUTION = {
+    "about": f"The last {DRAFT} characters of the reasoning are the solution.",
+    "characters": DRAFT,
+}
+
+SOLVE_1 = Stage(
+    name="solve_1",
+    predictor="solve.system_1",
+    about="System 1: solves a sub-problem directly, or concludes an unfinished draft.",
+    doing="solving without thinking",
+    read=_SOLUTION,
+    default=_NO_SOLUTION,
+)
+
+SOLVE_2 = Stage(
+    name="solve_2",
+    predictor="solve.system_2",
+    about="System 2: solves a sub-problem with care.",
+    doing="thinking",
+    read=_SOLUTION,
+    default=_NO_SOLUTION,
+)
+
+WHOLE = Stage(
+    name="whole",
+    predictor="solve.whole",
+    about="System 2: solves a problem that is not split.",
+    doing="thinking",
+    read=_SOLUTION,
+    default=_NO_SOLUTION,
+    when="Where the problem is not split, so that the one step is the problem itself, ask whole "
+    "with `problem` alone, instead of solve_2.",
+)

@@ -16,25 +16,22 @@ from typing import Any
 import dspy
 
 from scale_dspy.baselines import ChainOfThought
-from scale_dspy.evaluation.runner import (
-    Progress,
-    describe_run,
-    evaluate,
-    read_rollouts,
-    write_json,
-)
+from scale_dspy.evaluation.description import describe_run
+from scale_dspy.evaluation.folder import write_json
+from scale_dspy.evaluation.rollout import read_lines
+from scale_dspy.evaluation.runner import Progress, evaluate
 from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.lm.usage import Tally
+from scale_dspy.lm.tally import Tally
 from scale_dspy.method import Solver
 from scale_dspy.program import SCALE, load_program, save_program
-from scale_dspy.tuning.comparison_table import ROWS, Row, draw_rows, render_rows
+from scale_dspy.tuning.comparison_table import ROWS, TableRow, draw_rows, render_rows
 from scale_dspy.tuning.costs import COSTS, pay, read_costs
 from scale_dspy.tuning.joint import check_apart, compile_program, search_thresholds
 from scale_dspy.tuning.prompt_optimizers import Job, Plan, make_writer, run_optimizer
 from scale_dspy.tuning.reanchor import find_cut
 from scale_dspy.tuning.threshold_search import read_requests
-from scale_dspy.tuning.threshold_sweep import WALKS
+from scale_dspy.tuning.threshold_sweep import WALKS, Walk
 
 OWN_ROLLOUT = 1_000_003  # draws replies of its own for a row that another would pay for otherwise
 
@@ -73,7 +70,7 @@ def run_contest(
     contest: Contest,
     rows: Sequence[str] = ROWS,
     report: Callable[[str, Progress], None] | None = None,
-) -> list[Row]:
+) -> list[TableRow]:
     """Tune and judge each row that is missing, writing the table after each.
 
     Args:
@@ -236,12 +233,7 @@ def _read_metric_calls(folder: Path) -> int:
 
 def _count_runs(folder: Path) -> int:
     """Graded runs of a search: the pieces of all curves, of all variants."""
-    return sum(
-        len(walk[key])
-        for path in folder.rglob(WALKS)
-        for walk in read_rollouts(path)
-        for key in ("split", "rated", "whole")
-    )
+    return sum(len(walk.pieces) for path in folder.rglob(WALKS) for walk in read_lines(Walk, path))
 
 
 def _name_report(report: Callable[[str, Progress], None], name: str) -> Callable[[Progress], None]:

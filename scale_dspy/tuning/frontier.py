@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scale_dspy.tuning.threshold_sweep import BOTTOM, CURVES, Walk, report_scores
+from scale_dspy.tuning.threshold_sweep import BOTTOM, CURVES, Piece, Walk, report_scores
 from scale_dspy.utils.statistics import Interval, bound_accuracy, bound_tokens
 
 Numbers = NDArray[np.float64]
@@ -123,24 +123,24 @@ def draw_frontier(walks: Sequence[Walk]) -> Frontier:
     """
     if not walks:
         raise ValueError("there are no walks to draw a frontier from")
-    names = tuple(dict.fromkeys(walk["id"] for walk in walks))
-    curves = [piece for walk in walks for key in CURVES for piece in walk.get(key) or ()]
-    plain = all(walk.get("plain") or walk["error"] for walk in walks)
-    any_plain = plain and any(walk.get("plain") for walk in walks)
-    taus = {0.0, *(piece[0] for piece in curves), *([SMALLEST] if any_plain else [])}
-    stops = np.array(sorted({0.0, *(piece[3] for piece in curves if len(piece) > 3)}))
+    names = tuple(dict.fromkeys(walk.id for walk in walks))
+    curves = [piece for walk in walks for piece in walk.pieces]
+    plain = all(walk.plain or walk.error for walk in walks)
+    any_plain = plain and any(walk.plain for walk in walks)
+    taus = {0.0, *(piece.tau for piece in curves), *([SMALLEST] if any_plain else [])}
+    stops = np.array(sorted({0.0, *(piece.stop for piece in curves)}))
     splits = [0.0]
-    if any(walk["whole"] for walk in walks):
-        scores = {walk["difficulty"] for walk in walks if walk["difficulty"]}
+    if any(walk.whole for walk in walks):
+        scores = {walk.difficulty for walk in walks if walk.difficulty}
         splits += sorted({SMALLEST, *scores, *([1.0] if any_plain else [])})
     grid = np.array(sorted(taus))
     shape = (len(splits), len(names), len(stops) * len(grid))
     right, tokens, counts = np.zeros(shape), np.zeros(shape), np.zeros(len(names))
     place = {name: number for number, name in enumerate(names)}
     for walk in walks:
-        at = place[walk["id"]]
+        at = place[walk.id]
         counts[at] += 1
-        read = {key: _read_curve(walk.get(key) or [], grid, stops) for key in CURVES}
+        read = {key: _read_curve(getattr(walk, key), grid, stops) for key in CURVES}
         unrated = np.tile((grid == 0) | (grid == 1), len(stops))
         for row, split in enumerate(splits):
             key = "split" if row == 0 else "whole" if _is_whole(walk, split) else "rated"
@@ -156,7 +156,6 @@ def choose(
     *,
     budget: float | None = None,
     margin: float = 0.0,
-    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Choice:
     """The cheapest point whose accuracy is within `margin` of the best that the budget allows.
@@ -165,8 +164,7 @@ def choose(
         budget: response tokens a problem, on average; None for no limit.
         margin: accuracy that may be given up for fewer tokens, in [0, 1]; at 0 the point is the
             most accurate one, and the cheapest of several.
-        resamples: how often problems are drawn with replacement and the choice is made again.
-        seed: of the random numbers.
+        seed: of the resamples, on which the choice is made RESAMPLES times again.
 
     Raises:
         ValueError: the margin is not in [0, 1], or the budget is not above 0.
@@ -182,7 +180,7 @@ def choose(
     taus = _bound_plateau(frontier.taus, same[row, first : first + count], column - first)
     stops = _bound_plateau(frontier.stops, same[row, column - first :: count], column // count)
     splits = (0.0, 0.0) if row == 0 else _bound_plateau(frontier.splits, same[:, column], row, 1)
-    chosen = _choose_again(frontier, budget, margin, resamples, seed)
+    chosen = _choose_again(frontier, budget, margin, seed)
     return replace(
         describe_point(
             frontier,
@@ -301,7 +299,7 @@ def summarise_frontier(
     return {
         "problems": len(frontier.problems),
         "samples": int(frontier.samples.min()),
-        "errors": sum(bool(walk["error"]) for walk in walks),
+        "errors": sum(walk.error is not None for walk in walks),
         "budget": budget,
         "margin": margin,
         "choices": {name: choice.to_dict() for name, choice in choices.items()},
@@ -354,17 +352,19 @@ def list_curve(frontier: Frontier, split: float = 0.0, stop: float = 1.0) -> lis
 
 def _is_whole(walk: Walk, split: float) -> bool:
     """Whether a problem is solved whole at a split above 0."""
-    return walk["difficulty"] is not None and walk["difficulty"] <= split
+    return walk.difficulty is not None and walk.difficulty <= split
 
 
-def _read_curve(pieces: list[list[Any]], taus: Numbers, stops: Numbers) -> tuple[Numbers, Numbers]:
+def _read_curve(
+    pieces: tuple[Piece, ...], taus: Numbers, stops: Numbers
+) -> tuple[Numbers, Numbers]:
     """(right, tokens) at each tau, for one stop after another."""
     if not pieces:
         nothing = np.zeros(len(taus) * len(stops))
         return nothing, nothing
-    rows: dict[float, list[list[Any]]] = {}
+    rows: dict[float, list[tuple[float, bool, int]]] = {}
     for piece in pieces:
-        rows.setdefault(piece[3] if len(piece) > 3 else 0.0, []).append(piece[:3])
+        rows.setdefault(piece.stop, []).append(piece[:3])
     starts = np.array(sorted(rows))
     read = []
     for stop in stops:
@@ -394,13 +394,13 @@ def _pick(accuracy: Numbers, cost: Numbers, budget: float | None, margin: float)
 
 
 def _choose_again(
-    frontier: Frontier, budget: float | None, margin: float, resamples: int, seed: int
+    frontier: Frontier, budget: float | None, margin: float, seed: int
 ) -> NDArray[np.int64]:
-    """Cells chosen on resampled problems, shape (resamples, 2)."""
+    """Cells chosen on resampled problems, shape (RESAMPLES, 2)."""
     rng = np.random.default_rng(seed)
     count = len(frontier.problems)
-    cells = np.zeros((resamples, 2), dtype=np.int64)
-    for number in range(resamples):
+    cells = np.zeros((RESAMPLES, 2), dtype=np.int64)
+    for number in range(RESAMPLES):
         drawn = np.bincount(rng.integers(0, count, count), minlength=count) / count
         accuracy = np.tensordot(drawn, frontier.right, (0, 1))
         cost = np.tensordot(drawn, frontier.tokens, (0, 1))

@@ -16,9 +16,14 @@ from typing import Any
 import dspy
 
 from scale_dspy.data.load import digest, drop_folder
-from scale_dspy.evaluation.runner import Progress, describe_run, match_description
+from scale_dspy.evaluation.description import describe_run
+from scale_dspy.evaluation.folder import match_description
+from scale_dspy.evaluation.run_status import announce
+from scale_dspy.evaluation.runner import Progress
+from scale_dspy.grading.metrics import PRICE
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.lm.usage import CostLimitError, Tally
+from scale_dspy.lm.tally import Tally
+from scale_dspy.lm.usage import CostLimitError
 from scale_dspy.program import SCALE, load_program, save_program
 from scale_dspy.tuning.costs import COSTS, pay, read_costs, sum_costs
 from scale_dspy.tuning.frontier import (
@@ -78,7 +83,7 @@ def compile_program(
         key: {"name": drop_folder(name), "digest": digest(examples), "problems": len(examples)}
         for key, name, examples in zip(("train", "val"), names, (trainset, valset), strict=True)
     }
-    with hold_folder(folder):
+    with hold_folder(folder), announce(folder, 0):
         _match_folder(folder, program, lm, data, plan)
         first = search_thresholds("threshold", program, valset, lm, folder, plan, report)
         last: Found | None = None
@@ -228,7 +233,7 @@ def _tell_failures(first: Found, last: Found | None) -> Iterator[str]:
     """In words, the walks that failed in the searches; few enough to choose by."""
     for stage, found in (("threshold", first), ("joint", last)):
         walks = found.walks if found else []
-        failed = sum(bool(walk["error"]) for walk in walks)
+        failed = sum(walk.error is not None for walk in walks)
         if failed:
             yield f"{failed} of {len(walks)} walks failed in the search {stage!r}, counted as wrong"
 
@@ -350,6 +355,7 @@ def _match_folder(
     described = asdict(plan)
     for free in ("cost_limit", "threads"):  # these may change from session to session
         del described[free]
+    described["price"] = PRICE  # of the metric; an option once, which folders of then name
     described["variants"] = list(plan.variants)
     started = describe_run(program, "compile", "", [], lm, plan.samples)
     same = {

@@ -34,7 +34,6 @@ class Plan:
         optimizer: one of OPTIMIZERS, for the prompts.
         budget: response tokens a problem, on average over the validation problems.
         margin: accuracy that may be given up for fewer tokens; see `frontier.choose`.
-        price: what the metric takes off for each budget spent beyond the budget.
         samples: walks of each validation problem.
         rollouts: about how many runs of the program the prompt optimizer may make.
         cost_limit: response tokens that the whole compile may cost; None for no limit.
@@ -46,7 +45,6 @@ class Plan:
     optimizer: str = "gepa"
     budget: int | None = None
     margin: float = 0.0
-    price: float = 0.5
     samples: int = 1
     rollouts: int = 200
     cost_limit: int | None = None
@@ -88,7 +86,6 @@ def tune_prompts(
     """
     metric = make_metric(
         budget=plan.budget,
-        price=plan.price,
         labels={(label.problem, label.subproblem): label for label in labels},
         feedback=plan.optimizer == "gepa",
     )

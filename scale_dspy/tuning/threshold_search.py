@@ -20,6 +20,7 @@ from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.modes import Modes
 from scale_dspy.program import SCALE
 from scale_dspy.stages.ask import read_config
+from scale_dspy.stages.registry import STAGES
 from scale_dspy.threshold import Threshold
 from scale_dspy.tuning.frontier import (
     Choice,
@@ -31,6 +32,8 @@ from scale_dspy.tuning.frontier import (
     settle,
 )
 from scale_dspy.tuning.threshold_sweep import Walk, read_drafts, walk_all
+
+TRIALS = 40  # values that Optuna tries
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +71,8 @@ class ThresholdSearch(Teleprompter):
         margin: accuracy that may be given up for fewer tokens; see `choose`.
         samples: walks of each example.
         threads: examples at work at once.
-        whole: whether to tune `split` too, so that easy problems may be solved without splitting.
         variants: options of SCALE to try beside its own, such as {"candidates": 1} or
             {"system_2_cap": 4096}; the best variant at its best thresholds wins.
-        trials: values that Optuna tries.
         seed: of Optuna and of the intervals.
         out: the folder that keeps the walks, so that an interrupted search goes on; a temporary one
             by default.
@@ -86,9 +87,7 @@ class ThresholdSearch(Teleprompter):
         margin: float = 0.0,
         samples: int = 1,
         threads: int = 64,
-        whole: bool = True,
         variants: Sequence[dict[str, Any]] = (),
-        trials: int = 40,
         seed: int = 0,
         out: Path | None = None,
         report: Callable[[Progress], None] | None = None,
@@ -98,8 +97,7 @@ class ThresholdSearch(Teleprompter):
         self.metric = metric
         self.budget, self.margin = budget, margin
         self.samples, self.threads = samples, threads
-        self.whole, self.variants = whole, variants
-        self.trials, self.seed = trials, seed
+        self.variants, self.seed = variants, seed
         self.out, self.report = out, report
 
     def compile(
@@ -169,11 +167,10 @@ class ThresholdSearch(Teleprompter):
             out,
             samples=self.samples,
             threads=self.threads,
-            whole=self.whole,
             retry_errors=True,
             report=self.report,
         )
-        errors = [walk["error"] for walk in walks if walk["error"]]
+        errors = [walk.error for walk in walks if walk.error]
         if len(errors) > MAY_FAIL * len(walks):
             raise RuntimeError(
                 f"{len(errors)} of {len(walks)} walks failed, too many to choose by; the last "
@@ -217,7 +214,7 @@ class ThresholdSearch(Teleprompter):
         sampler = optuna.samplers.TPESampler(seed=self.seed)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.enqueue_trial({name: each.value for name, each in parameters.items()})
-        study.optimize(measure, n_trials=self.trials)
+        study.optimize(measure, n_trials=TRIALS)
         for name, parameter in parameters.items():
             parameter.set(study.best_params[name])
         return tuned
@@ -248,13 +245,8 @@ def change(program: SCALE, options: dict[str, Any]) -> SCALE:
 
 def read_requests(program: SCALE) -> Modes:
     """A program's request parameters by stage, as its predictors have them."""
-    return {
-        "decompose": read_config(program.decompose.propose),
-        "select": read_config(program.decompose.select),
-        "assess": read_config(program.assess.rate),
-        "solve_1": read_config(program.solve.system_1),
-        "solve_2": read_config(program.solve.system_2),
-    }
+    predictors = dict(program.named_predictors())
+    return {stage.name: read_config(predictors[stage.predictor]) for stage in STAGES}
 
 
 def adopt_prompts(program: SCALE, source: dspy.Module) -> None:

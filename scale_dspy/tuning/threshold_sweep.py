@@ -16,45 +16,111 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
+from typing_extensions import Unpack
 
 from scale_dspy.estimate import FEATURES
-from scale_dspy.evaluation.runner import (
-    Progress,
-    Rollout,
-    count_up,
-    describe_run,
-    finish_pairs,
-    solve_once,
-)
-from scale_dspy.evaluation.summary import sum_tokens
+from scale_dspy.evaluation.description import describe_run
+from scale_dspy.evaluation.rollout import Rollout, read_pairs, sum_usage
+from scale_dspy.evaluation.runner import Effort, finish_pairs, solve_once
 from scale_dspy.grading.labels import Label, ScoreReport, make_label, measure_scores
 from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import track
 from scale_dspy.program import SCALE
 from scale_dspy.stages.votes import measure_lead
-
-Walk = dict[str, Any]
-"""A line of walks.jsonl: id, sample, gold, difficulty, split, rated, whole, labels, usage, seconds,
-error. The curves are lists of [tau, right, response tokens], each piece holding from its tau to the
-next one's; where System 2 votes there is such a list for each of several values of `stop`, one
-after another, and a fourth number is the `stop` from which it holds. In `split` the problem is not
-rated, and split; in `rated` it is rated first, and split; in `whole` it is rated first, and solved
-whole; in `plain` it is solved whole, unrated, at tau 0 and 1. `difficulty` is that of the whole
-problem. `drafts` are those of which it is known whether they were wrong, each with its `features`
-and `wrong`. `usage` is what was really sent, by stage."""
+from scale_dspy.step import Step
+from scale_dspy.utils.records import Share
 
 WALKS = "walks.jsonl"
 CURVES = ("split", "rated", "whole", "plain")
 BOTTOM = math.nextafter(0.0, 1.0)
 TOP = math.nextafter(1.0, 0.0)  # the largest stop at which passes are drawn in waves
+
+
+class Piece(NamedTuple):
+    """A piece of a curve: it holds from `tau` and `stop` up to the next one's. Tokens are response
+    tokens."""
+
+    tau: Share
+    right: bool
+    tokens: int
+    stop: Share = 0.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """A draft of which it is known whether it was wrong; see `estimate.FEATURES`."""
+
+    features: dict[str, float]
+    wrong: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    """All outcomes of one sample of a problem, a line of walks.jsonl.
+
+    Attributes:
+        difficulty: of the whole problem; None where it was not rated.
+        split: the curve of the problem that is not rated, and split; empty where the walk failed.
+        rated: of the problem that is rated first, and split.
+        whole: of the problem that is rated first, and solved whole.
+        plain: of the problem solved whole, unrated, at tau 0 and 1.
+        drafts: those of which it is known whether they were wrong.
+        labels: what it shows of single sub-problems.
+        usage: what was really sent, by stage.
+        seconds: wall-clock.
+        error: what ended one of its runs; None where nothing did.
+    """
+
+    id: str
+    sample: int
+    gold: str = ""
+    difficulty: Share | None
+    split: tuple[Piece, ...]
+    rated: tuple[Piece, ...]
+    whole: tuple[Piece, ...]
+    labels: tuple[Label, ...]
+    usage: dict[str, Tally]
+    seconds: float | None
+    error: str | None
+    plain: tuple[Piece, ...] = ()
+    drafts: tuple[Known, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in CURVES:
+            places = [(piece.stop, piece.tau) for piece in getattr(self, name)]
+            if places[:1] not in ([], [(0.0, 0.0)]) or any(a >= b for a, b in pairwise(places)):
+                raise ValueError(f"the thresholds of the curve {name!r} do not rise from 0")
+
+    @property
+    def right(self) -> bool:
+        """Whether it is right at tau = 0."""
+        return bool(self.split) and self.split[0].right
+
+    @property
+    def tokens(self) -> int:
+        """Response tokens that were really sent."""
+        return sum_usage(self.usage).completion_tokens
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Those of all curves: each is a run that was graded."""
+        return (*self.split, *self.rated, *self.whole, *self.plain)
+
+    def read_curve(self, split: float) -> tuple[Piece, ...]:
+        """The curve over tau at a split."""
+        if split == 0:
+            return self.split
+        whole = self.difficulty is not None and self.difficulty <= split
+        return self.whole if whole else self.rated
 
 
 def walk_all(
@@ -64,11 +130,7 @@ def walk_all(
     out: Path,
     *,
     data: str = "",
-    samples: int = 1,
-    threads: int = 64,
-    whole: bool = True,
-    retry_errors: bool = False,
-    report: Callable[[Progress], None] | None = None,
+    **effort: Unpack[Effort],
 ) -> list[Walk]:
     """Walk every example `samples` times, each written as it ends; again, do what is missing.
 
@@ -78,58 +140,42 @@ def walk_all(
         lm: must cache, or the runs of a walk would not share their beginnings.
         out: the folder of walks.jsonl and run.json.
         data: the name of the examples, for run.json.
-        samples: walks of each example.
-        threads: walks at work at once.
-        whole: whether to try each problem unsplit too, which costs a rating and two solutions.
-        retry_errors: do those walks again that ended in an error.
-        report: called after each walk; `right` counts those that are right at tau = 0.
+        effort: as for `evaluate`, and counted in walks; one sample by default.
 
     Returns:
         The walks in the order of the examples and samples, whatever order they ended in: sums and
         resamples of them are then the same each time.
 
     Raises:
-        ValueError: the LM does not cache, or `out` holds other walks.
+        ValueError: the LM does not cache, `out` holds other walks, or a file in it is damaged.
         RuntimeError: the server is gone; what is finished is kept.
     """
     if not lm.cache:
         raise ValueError("the frontier needs an LM that caches: leave cache=True")
-    walks: list[Walk] = []
-    count = count_up(len(examples) * samples, report)
-
-    def enter(walk: Walk) -> None:
-        walks.append(walk)
-        count({**walk, "correct": walk["split"][0][1] if walk["split"] else False})
+    samples = effort.setdefault("samples", 1)
 
     async def work(example: dspy.Example, sample: int) -> Walk:
-        return await walk_pair(program, example, sample, lm, whole=whole)
+        return await walk_pair(program, example, sample, lm)
 
     described = describe_run(program.at(0, 0, TOP), "frontier", data, examples, lm, samples)
-    finish_pairs(
-        work,
-        examples,
-        out / WALKS,
-        description={**described, "whole": whole},
-        samples=samples,
-        threads=threads,
-        retry_errors=retry_errors,
-        enter=enter,
-    )
+    path = out / WALKS
+    finish_pairs(Walk, work, examples, path, {**described, "whole": True}, effort)
     places = {str(example.id): place for place, example in enumerate(examples)}
-    return sorted(walks, key=lambda walk: (places[walk["id"]], walk["sample"]))
+    walks = {(walk.id, walk.sample): walk for walk in read_pairs(Walk, path, examples, samples)}
+    return sorted(walks.values(), key=lambda walk: (places[walk.id], walk.sample))
 
 
 def read_labels(walks: Sequence[Walk]) -> list[Label]:
     """What the walks show of single sub-problems: see `labels.Label`."""
-    return [Label(**label) for walk in walks for label in walk["labels"]]
+    return [label for walk in walks for label in walk.labels]
 
 
 def read_drafts(walks: Sequence[Walk]) -> tuple[list[dict[str, float]], list[bool], list[str]]:
     """(features, whether it was wrong, its problem) of each draft that the walks tell of."""
-    told = [(draft, walk["id"]) for walk in walks for draft in walk.get("drafts") or ()]
+    told = [(draft, walk.id) for walk in walks for draft in walk.drafts]
     return (
-        [draft["features"] for draft, _ in told],
-        [draft["wrong"] for draft, _ in told],
+        [draft.features for draft, _ in told],
+        [draft.wrong for draft, _ in told],
         [name for _, name in told],
     )
 
@@ -149,10 +195,8 @@ class Run:
     rollout: Rollout
 
 
-async def walk_pair(
-    program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM, *, whole: bool
-) -> Walk:
-    """All outcomes of one (problem, sample) pair; see `Walk`.
+async def walk_pair(program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM) -> Walk:
+    """All outcomes of one (problem, sample) pair.
 
     Raises:
         LMError: one that every other walk would meet as well.
@@ -162,30 +206,31 @@ async def walk_pair(
     with track() as ledger:
         split = await _walk_curve(program.at(0, 0), example, sample, lm)
         # Just above 0, for at 0 a problem that is never split is not rated at all.
-        unsplit = await _walk_curve(program.at(0, 1), example, sample, lm, BOTTOM) if whole else []
-        difficulty = _read_whole_difficulty(unsplit)
+        whole = await _walk_curve(program.at(0, 1), example, sample, lm, BOTTOM)
+        difficulty = _read_whole_difficulty(whole)
         rated: list[Run] = []
         if difficulty:  # a problem rated 0 is never split once it is rated
             rated = await _walk_curve(program.at(0, difficulty / 2), example, sample, lm)
-        plain = await _walk_ends(program, example, sample, lm) if whole else []
-    runs = [*split, *unsplit, *rated, *plain]
-    error = next((run.rollout["error"] for run in runs if run.rollout["error"]), None)
-    # math-verify may take a while
-    labels = await asyncio.to_thread(_list_labels, split, unsplit)
-    drafts = await asyncio.to_thread(_list_drafts, example, split, unsplit)
-    curves = {"split": split, "rated": rated, "whole": unsplit, "plain": plain}
-    return {
-        "id": str(example.id),
-        "sample": sample,
-        "gold": example.answer,
-        "difficulty": difficulty,
-        **{name: [] if error else _draw_curve(curves[name], program) for name in CURVES},
-        "labels": [asdict(label) for label in labels],
-        "drafts": drafts,
-        "usage": {name: asdict(tally) for name, tally in ledger.sent.items()},
-        "seconds": round(time.perf_counter() - started, 3),
-        "error": error,
-    }
+        plain = await _walk_ends(program, example, sample, lm)
+    runs = [*split, *whole, *rated, *plain]
+    error = next((run.rollout.error for run in runs if run.rollout.error), None)
+    labels = await asyncio.to_thread(_list_labels, split, whole)  # math-verify may take a while
+    drafts = await asyncio.to_thread(_list_drafts, example, split, whole)
+    return Walk(
+        id=str(example.id),
+        sample=sample,
+        gold=str(example.answer),
+        difficulty=difficulty,
+        split=() if error else _draw_curve(split),
+        rated=() if error else _draw_curve(rated),
+        whole=() if error else _draw_curve(whole),
+        plain=() if error else _draw_curve(plain),
+        labels=labels,
+        drafts=drafts,
+        usage=dict(ledger.sent),
+        seconds=round(time.perf_counter() - started, 3),
+        error=error,
+    )
 
 
 async def _walk_curve(
@@ -201,7 +246,7 @@ async def _walk_curve(
         while tau is not None:
             rollout = await solve_once(program.at(tau, stop=stop), example, sample, lm)
             runs.append(Run(0.0 if tau == start else tau, 0.0, rollout))
-            scores = [step["difficulty"] for step in rollout["steps"]]
+            scores = [step.difficulty for step in rollout.steps]
             above = [score for score in scores if score is not None and score > tau]
             tau = min(above, default=None)
         stop = _add_row(rows, runs)
@@ -233,73 +278,63 @@ def _find_least_stop(rollout: Rollout) -> float:
     """The surest lead at which a vote of this run went on: with a lower stop it would have ended
     there. 0 where none went on."""
     leads = [0.0]
-    for step in rollout["steps"]:
-        votes = [vote for vote in step.get("votes") or () if vote["system"] == 2]
-        for wave in {vote["wave"] for vote in votes[:-1]} - {vote["wave"] for vote in votes[-1:]}:
-            leads.append(measure_lead([v["result"] for v in votes if v["wave"] <= wave]))
+    for step in rollout.steps:
+        votes = [vote for vote in step.votes if vote.system == 2]
+        for wave in {vote.wave for vote in votes[:-1]} - {vote.wave for vote in votes[-1:]}:
+            leads.append(measure_lead([v.result for v in votes if v.wave <= wave]))
     return max(leads)
 
 
-def _draw_curve(runs: list[Run], program: SCALE) -> list[list[Any]]:
-    pieces = []
-    for run in runs:
-        piece = [run.tau, run.rollout["correct"], sum_tokens(run.rollout["usage"])]
-        pieces.append([*piece, run.stop] if program.votes > 1 else piece)
-    return pieces
+def _draw_curve(runs: list[Run]) -> tuple[Piece, ...]:
+    return tuple(
+        Piece(run.tau, run.rollout.correct, run.rollout.tokens or 0, run.stop) for run in runs
+    )
 
 
 def _read_whole_difficulty(runs: list[Run]) -> float | None:
-    steps = runs[0].rollout["steps"] if runs else []
-    return steps[0]["difficulty"] if steps else None
+    steps = runs[0].rollout.steps
+    return steps[0].difficulty if steps else None
 
 
-def _list_labels(*curves: list[Run]) -> list[Label]:
-    return [
-        make_label(
-            slow["problem"],
-            ours["subproblem"],
-            ours["difficulty"],
-            theirs["solution"],
-            ours["solution"],
-        )
+def _list_labels(*curves: list[Run]) -> tuple[Label, ...]:
+    return tuple(
+        make_label(problem, ours.subproblem, ours.difficulty, theirs.solution, ours.solution)
         for curve in curves
-        for slow, ours, theirs in _find_handed_over(curve)
-    ]
+        for problem, ours, theirs in _find_handed_over(curve)
+        if ours.difficulty is not None
+    )
 
 
-def _list_drafts(example: dspy.Example, *curves: list[Run]) -> list[dict[str, Any]]:
+def _list_drafts(example: dspy.Example, *curves: list[Run]) -> tuple[Known, ...]:
     """Drafts that are known to be wrong or right: of the whole problem by its gold answer; of a
     sub-problem, by whether System 2 found the same in the same context."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Known] = {}
     for curve in curves:
         for _, ours, theirs in _find_handed_over(curve):
-            label = make_label("", "", 0.0, theirs["solution"], ours["solution"])
-            _note_draft(found, ours.get("draft"), not label.alike)
+            label = make_label("", "", 0.0, theirs.solution, ours.solution)
+            _note_draft(found, ours.draft, not label.alike)
         for run in curve:
-            steps = run.rollout["steps"]
-            if len(steps) == 1 and steps[0].get("draft"):
-                told = dspy.Prediction(answer=steps[0]["draft"]["result"])
-                _note_draft(found, steps[0]["draft"], not is_right(example, told))
-    return list(found.values())
+            steps = run.rollout.steps
+            if len(steps) == 1 and steps[0].draft:
+                told = dspy.Prediction(answer=steps[0].draft["result"])
+                _note_draft(found, steps[0].draft, not is_right(example, told))
+    return tuple(found.values())
 
 
-def _note_draft(
-    found: dict[str, dict[str, Any]], draft: dict[str, Any] | None, wrong: bool
-) -> None:
+def _note_draft(found: dict[str, Known], draft: dict[str, Any], wrong: bool) -> None:
     """Enter a draft, once; what a gold answer says comes later and has the last word."""
     if draft:
-        features = {name: draft[name] for name in FEATURES if name in draft}
-        key = json.dumps([features, draft.get("result")])
-        found[key] = {"features": features, "wrong": bool(wrong)}
+        features = {name: float(draft[name]) for name in FEATURES if name in draft}
+        found[json.dumps([features, draft.get("result")])] = Known(features, bool(wrong))
 
 
-def _find_handed_over(runs: list[Run]) -> Iterator[tuple[Rollout, Any, Any]]:
-    """(rollout, its step, the other's step) where one run hands a sub-problem to System 1 that the
-    run before left to System 2, both in the same context: all steps before it are the same."""
+def _find_handed_over(runs: list[Run]) -> Iterator[tuple[str, Step, Step]]:
+    """(problem, step, the other's step) where one run hands a sub-problem to System 1 that the run
+    before left to System 2, both in the same context: all steps before it are the same."""
     for slow, quick in pairwise(runs):
         if slow.stop != quick.stop:
             continue
-        for ours, theirs in zip(slow.rollout["steps"], quick.rollout["steps"], strict=False):
-            if ours["system"] != theirs["system"]:
-                yield slow.rollout, ours, theirs
+        for ours, theirs in zip(slow.rollout.steps, quick.rollout.steps, strict=False):
+            if ours.system != theirs.system:
+                yield slow.rollout.problem, ours, theirs
                 break

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+LOCK = ".lock"
+GLANCE = 0.5  # seconds to wait for a lock: `is_held` takes it for a moment to see if it is free
+
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
@@ -34,7 +37,18 @@ def hold_folder(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / LOCK, timeout=GLANCE):
             yield
     except Timeout:
         raise ValueError(f"{folder} is in use by another run") from None
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder at this moment."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True

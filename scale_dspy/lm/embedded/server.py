@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from scale_dspy.lm.embedded.hub import HUB, fetch
 from scale_dspy.lm.embedded.weights import (
     MODELS,
     EmbeddedError,
@@ -77,10 +78,11 @@ def start_server(
     It ends with stop_server, when this process exits, or when it is killed.
 
     Args:
-        model: a name of MODELS, or the path of a GGUF file; None for the model that is installed.
+        model: a name of MODELS or HUB, or the path of a GGUF file; None for the model that is
+            installed.
         context: tokens of prompt and reply that each request may have.
         parallel: requests served at once; further ones wait.
-        progress: called while weights are joined.
+        progress: called while weights are joined or fetched.
         timeout: seconds that the server may take to be ready, joining the weights not counted.
 
     Raises:
@@ -120,14 +122,16 @@ def _find_model(model: str | Path | None, progress: Progress | None) -> tuple[st
         model = choose_model()
     if str(model) in MODELS:
         return str(model), join_weights(MODELS[str(model)], progress)
+    if str(model) in HUB:
+        return str(model), fetch(HUB[str(model)], progress)
     path = Path(model).expanduser()
     try:
         with path.open("rb") as file:
             magic = file.read(len(MAGIC))
     except FileNotFoundError:
         raise EmbeddedError(
-            f"no embedded model {str(model)!r}: give one of {', '.join(MODELS)}, or the path of a "
-            "GGUF file"
+            f"no embedded model {str(model)!r}: give one of {', '.join((*MODELS, *HUB))}, or the "
+            "path of a GGUF file"
         ) from None
     except OSError as error:
         raise EmbeddedError(f"cannot read the model {path}: {error.strerror}") from error
