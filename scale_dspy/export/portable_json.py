@@ -226,7 +226,8 @@ def _export_routing(program: SCALE) -> dict[str, Any]:
         "draft": {
             "about": r"Where a reply of solve_2 or whole is cut off and its content has no "
             "`unless`, System 1 concludes: ask solve_1 with the same inputs and, "
-            "as `draft`, the last `characters` of reasoning, `join` and content, stripped. Its content is the solution; where that "
+            "as `draft`, the last `characters` of reasoning, `join` "
+            "and content, stripped. Its content is the solution; where that "
             "is empty, the content that was cut off; where that is too, the draft.",
             "unless": r"\boxed",
             "join": "\n\n",
