@@ -237,7 +237,7 @@ _STYLES: dict[str, Modes] = {
             "max_tokens": _NUMBER,
             "extra_body": {"grammar": 'root ::= "0." [0-9]'},
         },
-        "solve_1": {**_SYSTEM_1, "max_tokens": 96, "extra_body": {"grammar": BOXED_LINE}},
+        "solve_1": {**_SYSTEM_1, "n": 1, "max_tokens": 96, "extra_body": {"grammar": BOXED_LINE}},
         "solve_2": {**_SYSTEM_2, "n": 1, "max_tokens": 448},
     },
 }
