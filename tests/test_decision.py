@@ -41,10 +41,7 @@ def test_every_interval_contains_its_estimate(
         (choice.threshold, choice.threshold_interval),
         (choice.split, choice.split_range),
         (choice.split, choice.split_interval),
-        *(
-            (each.estimate, (each.low, each.high))
-            for each in (choice.accuracy, choice.tokens)
-        ),
+        *((each.estimate, (each.low, each.high)) for each in (choice.accuracy, choice.tokens)),
     ):
         assert low <= value <= high
 
