@@ -18,6 +18,8 @@ from scale_dspy.stages.ask import PlainAdapter, mend
 from scale_dspy.utils.validation import check_whole
 
 MIN_BUDGET = 64  # response tokens
+# Parameters that programs saved by 0.1.0's first versions don't have; they load with the plain ones.
+LATER = frozenset(("assess.review", "solve.whole", "stop", "estimate", "conclude"))
 
 
 class Solver(dspy.Module):
@@ -51,9 +53,9 @@ class Solver(dspy.Module):
         return self.options
 
     def load_state(self, state: dict[str, Any], **how: Any) -> None:
-        """Take the parameters of a saved program. One that was written when it had fewer of them
-        leaves those it does not know as they are here."""
-        super().load_state({**self.dump_state(), **state}, **how)
+        """Take the parameters of a saved program; of LATER ones, those that it has."""
+        kept = {name: value for name, value in self.dump_state().items() if name in LATER}
+        super().load_state({**kept, **state}, **how)
 
     @property
     def options(self) -> dict[str, Any]:

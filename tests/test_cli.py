@@ -410,11 +410,12 @@ def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
 
     from scale_dspy.cli.options import read_options
 
-    assert read_options(Namespace(candidates=None, caps=None)) == [{}]
-    assert read_options(Namespace(candidates=[8, 1], caps=None)) == [
-        {"candidates": 8},
-        {"candidates": 1},
-    ]
-    both = read_options(Namespace(candidates=[8, 1], caps=[2048, 8192]))
+    def options(**flags: object) -> list[dict[str, object]]:
+        none = dict.fromkeys(("assess", "votes", "candidates", "caps"))
+        return read_options(Namespace(**{**none, **flags}))
+
+    assert options() == [{}]
+    assert options(candidates=[8, 1]) == [{"candidates": 8}, {"candidates": 1}]
+    both = options(candidates=[8, 1], caps=[2048, 8192])
     assert both[0] == {"candidates": 8, "system_2_cap": 2048}
     assert len(both) == 4

@@ -91,7 +91,7 @@ def run_instead(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 def test_the_server_itself_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EmbeddedError, match=r'xllamacpp: pip install "scale-dspy\[embedded\]"'):
+    with pytest.raises(EmbeddedError, match=r'xllamacpp: pip install "\.\[embedded\]" in a clone'):
         embedded.start_server(SMALL)
 
 

@@ -326,8 +326,9 @@ def test_the_cap_of_system_2_is_tuned_kept_and_told(tmp_path: Path) -> None:
     assert f"{100 * gained:+.1f} points" in told
     assert f"{record['held_out']:.1%} are right" in told
     owed = record["after"]["accuracy"] - record["held_out"]
-    worst = max(0.0, 100 * (owed - record["baselines"][1]["difference_interval"][0]))
-    assert f"up to {worst:.1f} points worse" in record["told"][3]
+    worst = 100 * (owed - record["baselines"][1]["difference_interval"][0])
+    risk = f"up to {worst:.1f} points worse" if worst >= 0.05 else "no worse, also by chance"
+    assert risk in record["told"][3]
     with pytest.raises(ValueError, match="not lifted"):
         change(tuned, {"system_2_cap": None})
     for bad in (0, True, 1.5):

@@ -72,7 +72,8 @@ def test_a_rollout_is_the_contract(tmp_path: Path, server: FakeVLLM) -> None:
         *("id", "sample", "answer", "gold", "correct", "steps", "usage", "seconds", "error")
     } <= set(rollout)
     assert set(rollout["steps"][0]) == {
-        *("subproblem", "difficulty", "system", "solution", "reasoning", "tokens")
+        *("subproblem", "difficulty", "system", "solution", "reasoning", "tokens"),
+        *("draft", "votes"),
     }
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert {
