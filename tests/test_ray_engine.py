@@ -150,7 +150,7 @@ def test_without_ray_one_line_says_so(
     out = ["--out", str(tmp_path / "t.jsonl"), "--engine", "ray", "--limit", "2"]
     code, _, err = run(capsys, command, "mini", *out, *backend(server))
     assert code == 2
-    assert "pip install 'scale-dspy[ray]'" in err.splitlines()[-1]
+    assert 'pip install ".[ray]"' in err.splitlines()[-1]
     assert not server.chats()
 
 

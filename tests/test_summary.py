@@ -61,6 +61,8 @@ def test_summary_by_hand():
         "calls": 13 / 5,
         "seconds": 12 / 5,
         "errors": 0,
+        "unread": 0,
+        "cut_off": 0,
     }
     assert intervals[0][0] < 1 / 3 < intervals[0][1]
     assert intervals[1] is None

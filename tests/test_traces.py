@@ -207,11 +207,11 @@ def test_traces_of_another_set_on_the_command_line(
     with fake_vllm(other=play_known(examples, wrong=0.33)) as server:
         flags = ["--limit", "10", "--out", str(out), "--json", *backend(server)]
         code, said, err = run(capsys, "traces", "aime", *flags)
-    assert code == 0, err
+    assert code == 1, err
     card = json.loads(said)
     assert card["overlapping"] == {"aime24": 1}
     assert card["unchecked"] == ["amc23", "math500"]
-    assert "amc23 cannot be loaded" in err
+    assert "no overlap was looked for with amc23, math500" in err.split("the records are in")[1]
     kept = read(out)
     assert len(kept) == card["kept"] == 9 - card["dropped"]["wrong"]
     assert all(

@@ -23,7 +23,8 @@ from scale_dspy.data.load import load
 from scale_dspy.evaluation.runner import evaluate, read_rollouts
 from scale_dspy.grading.answers import accepts, equal, find_answer, normalise, read_integer, vote
 from scale_dspy.grading.metrics import make_metric
-from scale_dspy.report.mathml import render_answer, render_text
+from scale_dspy.report.mathml import render_answer
+from scale_dspy.report.prose import render_text
 from scale_dspy.stages.ask import ATTEMPTS, split_thinking
 from scale_dspy.stages.assess import read_score
 from scale_dspy.stages.decompose import read_choice
@@ -76,7 +77,7 @@ def test_readers_keep_their_promises_on_the_corpus(reply: str) -> None:
 
 def test_an_answer_has_no_blanks_around_it_of_any_kind() -> None:
     """Found by `tests.fuzz.answers`: a file separator stayed behind an answer."""
-    assert find_answer("#####\x1c####") == "#"
+    assert find_answer("#### \x1c7\x1c") == "7"
     assert find_answer("The answer is \x1d\u3000 **$7$**\xa0") == "7"
 
 

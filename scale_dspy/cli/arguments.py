@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import get_args
+from typing import Any, get_args
 
 from scale_dspy.lm.modes import Style
+from scale_dspy.lm.switches import SWITCHES
 from scale_dspy.methods import METHODS
 
 MODES = get_args(Style)
+ASSESS = ("in_context", "upfront", "none")
+NAMES = (*MODES, *SWITCHES)
 
 
 def add_rollouts(command: argparse.ArgumentParser, samples: int, text: str) -> None:
@@ -42,6 +45,16 @@ def add_method(command: argparse.ArgumentParser) -> None:
         help="0 to 1; above it a sub-problem is thought over",
     )
     group.add_argument(
+        "--split", type=float, metavar="S", help="0 to 1; a problem rated up to it is solved whole"
+    )
+    group.add_argument("--assess", choices=ASSESS, help="how a difficulty is found [in_context]")
+    group.add_argument(
+        "--candidates",
+        type=int,
+        metavar="K",
+        help="decompositions to choose from [8; 1 if embedded]",
+    )
+    group.add_argument(
         "--budget", type=int, metavar="TOKENS", help="the most response tokens for a problem"
     )
 
@@ -51,8 +64,16 @@ def add_choice(command: argparse.ArgumentParser, margin: float) -> None:
     group.add_argument("--program", metavar="FILE.json", help="a compiled program to start from")
     group.add_argument(
         "--assess",
-        choices=("in_context", "upfront"),
-        help="rate each sub-problem as its turn comes [in_context], or all before any is solved",
+        type=lambda text: text.split(","),
+        metavar="HOW[,HOW...]",
+        help="in_context, upfront, draft, agreement or review [in_context]; of several, compile "
+        "keeps the best",
+    )
+    group.add_argument(
+        "--votes",
+        type=read_numbers,
+        metavar="N[,N...]",
+        help="most passes of a System 2 step [1]; of several, compile keeps the best",
     )
     group.add_argument(
         "--candidates",
@@ -110,8 +131,11 @@ def add_backend(command: argparse.ArgumentParser) -> None:
         )
     group.add_argument(
         "--modes",
-        choices=MODES,
-        help="how System 1 and 2 differ: `scale-dspy doctor` tells which one fits the server",
+        choices=("auto", "list", *NAMES),
+        action=_ListModes,
+        metavar="NAME",
+        help="how System 1 and 2 differ: a style or a family of models; `list` has the names [auto:"
+        " the server is asked; embedded]",
     )
     group.add_argument(
         "--threads",
@@ -124,6 +148,26 @@ def add_backend(command: argparse.ArgumentParser) -> None:
         "--timeout", type=float, metavar="SECONDS", help="for one request, each try [3600]"
     )
     group.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+class _ListModes(argparse.Action):
+    """Takes --modes; `list` prints the names and ends, as --version does."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if values == "list":
+            from rich.console import Console
+
+            from scale_dspy.cli.console import show_modes
+
+            show_modes(Console())
+            parser.exit()
+        setattr(namespace, self.dest, values)
 
 
 def read_numbers(text: str) -> list[int]:

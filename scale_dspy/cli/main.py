@@ -10,13 +10,21 @@ import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
+from textwrap import indent
 
 from scale_dspy import __version__
 from scale_dspy.cli import commands
+from scale_dspy.cli.interrupts import INTERRUPTED
 from scale_dspy.cli.options import FAILED
 from scale_dspy.cli.run_file import describe_settings, expand, find_commands
 
-BAD_USAGE, INTERRUPTED = 2, 130
+BAD_USAGE = 2
+FIRST = """With no --model and no --api-base the embedded model serves, on the CPU.
+
+examples:
+  scale-dspy solve "What is the sum of the first 20 odd numbers?"
+  scale-dspy evaluate mini --limit 5 --samples 1
+  scale-dspy evaluate --help"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         typed = expand(argv, find_commands(parser))
     except ValueError as error:
         return _complain(_first_line(error), BAD_USAGE)
-    arguments = parser.parse_args(typed)
+    arguments = _parse(parser, typed)
     arguments.argv = argv
     arguments.settings = describe_settings(arguments, find_commands(parser))
     _end_on_sigterm()
@@ -63,6 +71,8 @@ def _end_on_sigterm() -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return  # it is met as Ctrl-C is already, where this is a program
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, interrupt)
 
@@ -72,16 +82,32 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scale-dspy",
         description="More right answers from fewer tokens on hard math problems.",
-        epilog="With no --model and no --api-base the embedded model serves, on the CPU.",
+        epilog=FIRST,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"scale-dspy {__version__}")
     parsers = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     for found in iter_modules(commands.__path__):
         module = import_module(f"{commands.__name__}.{found.name}")
-        command = parsers.add_parser(found.name, help=module.HELP)
+        command = parsers.add_parser(
+            found.name,
+            help=module.HELP,
+            epilog=f"examples:\n{indent(getattr(module, 'EXAMPLES', '').strip(), '  ')}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     return parser
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments. A problem that begins with a minus is none of the flags it may look like."""
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and getattr(arguments, "problem", "") is None and not rest[0].startswith("--"):
+        arguments.problem = rest.pop(0)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
 
 
 def _complain(message: str, code: int) -> int:

@@ -7,10 +7,11 @@ import json
 import math
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scale_dspy.utils.validation import check_whole
+from scale_dspy.utils.validation import check_seed, check_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from scale_dspy.evaluation.runner import Engine
     from scale_dspy.lm.backend import Resolved
     from scale_dspy.lm.connect import MeteredLM
+    from scale_dspy.lm.detect import UndetectableError
     from scale_dspy.method import Solver
     from scale_dspy.program import SCALE
 
@@ -42,7 +44,7 @@ def settle_backend(arguments: argparse.Namespace) -> Resolved:
         model=arguments.model,
         api_base=arguments.api_base,
         api_key=arguments.api_key,
-        seed=arguments.seed,
+        seed=check_seed(arguments.seed),
         system_1=arguments.system_1_model,
         system_1_api_base=arguments.system_1_api_base,
         timeout=timeout,
@@ -66,28 +68,89 @@ def connect_program(
     lm = settled.backend.connect(**options)
     if settled.style == "pair" and lm.partner is None:
         raise ValueError("--modes pair needs --system-1-model or --system-1-api-base")
+    if not settled.named:
+        program = make(find_style(settled, lm, console))
     return program, lm
+
+
+def find_style(settled: Resolved, lm: MeteredLM, console: Console) -> Resolved:
+    """The backend with its modes found out; they are said in one line and noted for run.json.
+
+    Raises:
+        ValueError: servers of one model differ.
+        ConnectionError: there is no reply to go by.
+    """
+    from scale_dspy.lm.detect import UndetectableError, find_embedded, find_modes
+    from scale_dspy.lm.hosted import find_hosted
+
+    address = lm.kwargs.get("api_base")
+    if lm.partner is not None:
+        console.print("modes: pair, as System 1 is a model of its own", markup=False)
+        return replace(settled, style="pair")
+    if settled.embedded:
+        found = find_embedded(str(address))
+    elif address:
+        try:
+            found = find_modes(lm.model, address, lm.kwargs.get("api_key"))
+        except UndetectableError as error:
+            raise ConnectionError(_explain_silence(error, address, lm.model)) from None
+    else:
+        found = find_hosted(lm.model)
+    lm.found = found.describe()
+    asked = f" ({found.requests} requests, {found.seconds:.1f} s)" if found.requests else ""
+    console.print(f"modes: {found.tell()}{asked}", markup=False, soft_wrap=True)
+    return replace(settled, style=found.modes())
+
+
+def _explain_silence(error: UndetectableError, api_base: str, model: str) -> str:
+    """Why a server could not be asked for its modes, and what to do, in one line."""
+    from scale_dspy.lm.routing import split_addresses
+
+    addresses = split_addresses(api_base)
+    where = addresses[0] if len(addresses) == 1 else f"each of {', '.join(addresses)}"
+    if error.status in (401, 403):
+        return f"{where} refused the key: give --api-key or SCALE_API_KEY"
+    if error.status == 404:
+        name = model.removeprefix("hosted_vllm/")
+        return f"{where} does not serve {name}: `scale-dspy doctor` tells what it serves"
+    if error.status == 0 and len(addresses) > 1:
+        return f"none of {', '.join(addresses)} can be reached: are the servers running?"
+    if error.status == 0:
+        return f"{where} cannot be reached: is the server running? ({error})"
+    return f"{where} gave no reply to go by, so its modes are not known: {error}"
 
 
 def read_program(arguments: argparse.Namespace, settled: Resolved) -> Solver:
     """The program that --method, --program and the flags beside them describe."""
     from scale_dspy.method import check_budget
-    from scale_dspy.methods import make_program
+    from scale_dspy.methods import METHODS, make_program
     from scale_dspy.program import load_program
 
     if not arguments.program:
+        if arguments.candidates is not None and "candidates" not in METHODS[arguments.method].takes:
+            raise ValueError(f"method {arguments.method} has no candidates")
         return make_program(
             arguments.method,
             threshold=arguments.threshold,
-            candidates=settled.candidates,
+            split=arguments.split,
+            assess=arguments.assess,
+            candidates=settled.candidates if arguments.candidates is None else arguments.candidates,
             budget=arguments.budget,
             modes=settled.style,
         )
     if arguments.method != "scale":
         raise ValueError(f"--program is a SCALE program, and --method is {arguments.method}")
     program = load_program(arguments.program, settled.style)
+    flags = {"candidates": arguments.candidates, "assess": arguments.assess}
+    given = {name: value for name, value in flags.items() if value is not None}
+    if given:
+        from scale_dspy.tuning.threshold_search import change
+
+        program = change(program, given)
     if arguments.threshold is not None:
         program.threshold.set(arguments.threshold)
+    if arguments.split is not None:
+        program.split.set(arguments.split)
     if arguments.budget is not None:
         program.budget = check_budget(arguments.budget)
     return program
@@ -98,8 +161,6 @@ def read_start(arguments: argparse.Namespace, settled: Resolved) -> SCALE:
     from scale_dspy.program import SCALE, load_program
 
     first = read_options(arguments)[0]
-    if arguments.assess:
-        first["assess"] = arguments.assess
     if arguments.program:
         from scale_dspy.tuning.threshold_search import change
 
@@ -110,7 +171,12 @@ def read_start(arguments: argparse.Namespace, settled: Resolved) -> SCALE:
 
 def read_options(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Options of SCALE: those to start from, then every other combination of the numbers given."""
-    flags = {"candidates": arguments.candidates, "system_2_cap": arguments.caps}
+    flags = {
+        "assess": arguments.assess,
+        "votes": arguments.votes,
+        "candidates": arguments.candidates,
+        "system_2_cap": arguments.caps,
+    }
     given = {name: numbers for name, numbers in flags.items() if numbers}
     return [dict(zip(given, numbers, strict=True)) for numbers in product(*given.values())]
 

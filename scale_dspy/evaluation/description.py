@@ -11,6 +11,7 @@ from typing import Any
 import dspy
 
 from scale_dspy.data.load import digest
+from scale_dspy.grading.answers import GRADER
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.method import Solver
 from scale_dspy.program import SCALE
@@ -35,6 +36,8 @@ def describe_run(
         "method": method,
         "threshold": program.threshold.value if isinstance(program, SCALE) else None,
         "split": program.split.value if isinstance(program, SCALE) else None,
+        "stop": program.stop.value if isinstance(program, SCALE) else None,
+        "estimate": program.estimate.dump_state() if isinstance(program, SCALE) else None,
         "options": program.options,
         "program": _digest_instructions(program),
         "requests": {name: predict.config for name, predict in program.named_predictors()},
@@ -45,6 +48,7 @@ def describe_run(
         "problems": len(examples),
         "samples": samples,
         "seed": lm.seed,
+        **({"modes": lm.found} if lm.found else {}),
     }
 
 
@@ -60,4 +64,5 @@ def _digest_instructions(program: Solver) -> str:
 
 def read_versions() -> dict[str, str]:
     """The versions of what a run rests on."""
-    return {name: version(name) for name in ("scale-dspy", "dspy", "litellm")}
+    packages = {name: version(name) for name in ("scale-dspy", "dspy", "litellm")}
+    return {**packages, "grader": str(GRADER)}

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def name_folder(data: str, name: str) -> str:
 def match_description(path: Path, description: dict[str, Any]) -> None:
     """Write the description of some work, or make sure that what the file tells of is the same.
 
-    More samples may be added to a run; other versions of the software are logged.
+    More samples may be added to a run; other versions of the software are logged. How its modes
+    were found may differ, as long as the requests are the same.
 
     Raises:
         ValueError: the file cannot be read, or tells of other work.
@@ -42,7 +44,7 @@ def match_description(path: Path, description: dict[str, Any]) -> None:
         differing = {
             key for key in {*there, *description} if there.get(key) != description.get(key)
         }
-        for key in sorted(differing - {"versions", "samples", "settings"})[:1]:
+        for key in sorted(differing - {"versions", "samples", "settings", "modes"})[:1]:
             raise ValueError(
                 f"{path.parent} holds another run: its {key} is {_BRIEF.repr(there.get(key))}, "
                 f"not {_BRIEF.repr(description.get(key))}; choose another --out"
@@ -50,6 +52,10 @@ def match_description(path: Path, description: dict[str, Any]) -> None:
         if "versions" in differing:
             began = _BRIEF.repr(there.get("versions"))
             logger.warning("%s was begun with other versions: %s", path.parent, began)
+        graders = list(dict.fromkeys([*read_graders(there), *read_graders(description)]))
+        if len(graders) > 1 and "versions" in description:  # rollouts of the older one are there
+            versions = {**description["versions"], "grader": ", ".join(graders)}
+            description = {**description, "versions": versions}
     write_json(path, description)
 
 
@@ -68,6 +74,17 @@ def read_description(path: Path) -> dict[str, Any]:
     if not isinstance(there, dict):
         raise ValueError(f"{path} is not the description of a run")
     return there
+
+
+def read_graders(description: Mapping[str, Any]) -> list[str]:
+    """The versions of the grader that a run's description names; several where it went on later.
+
+    >>> read_graders({"versions": {"grader": "1, 2"}}), read_graders({})
+    (['1', '2'], ['1'])
+    """
+    versions = description.get("versions")
+    named = versions.get("grader") if isinstance(versions, Mapping) else None
+    return str(named).split(", ") if named else ["1"]
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

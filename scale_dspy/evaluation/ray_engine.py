@@ -21,6 +21,7 @@ from scale_dspy.evaluation.runner import HOPELESS, Draw, Engine, solve_once, wat
 from scale_dspy.lm.backend import Backend
 from scale_dspy.lm.event_loop import run
 from scale_dspy.method import Solver
+from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.records import parse_record, write_record
 
 FEWEST = 8  # rollouts at once for which another worker process is worth its memory
@@ -111,7 +112,7 @@ def _import_ray() -> Any:
         import ray.data
     except ImportError:
         raise ValueError(
-            "--engine ray needs Ray: pip install 'scale-dspy[ray]', on every machine"
+            f"--engine ray needs Ray: {advise_install('ray')}, on every machine"
         ) from None
     return ray
 

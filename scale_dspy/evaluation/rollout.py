@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from scale_dspy.grading.flags import CUT_OFF, hit_limit, stands_unread
 from scale_dspy.lm.tally import Tally
 from scale_dspy.step import Step
 from scale_dspy.utils.records import parse_record
@@ -58,6 +59,7 @@ class Rollout:
         seconds: wall-clock; None where unknown.
         error: what ended it early; None where nothing did.
         replaced: in words, every model output that had to be replaced.
+        groups: what the set tells of the problem, by the names of `GROUPS`.
     """
 
     id: str
@@ -71,6 +73,7 @@ class Rollout:
     seconds: float | None
     error: str | None
     replaced: tuple[str, ...] = ()
+    groups: dict[str, str] = field(default_factory=dict)
 
     @property
     def right(self) -> bool:
@@ -92,18 +95,35 @@ class Rollout:
         """Sub-problems that System 2 solved."""
         return sum(step.system == 2 for step in self.steps)
 
+    @property
+    def unread(self) -> bool:
+        """Whether it is wrong though its gold stands at the end of its last step."""
+        if self.correct or self.error is not None or not self.steps or not self.gold:
+            return False
+        return stands_unread(self.steps[-1].solution, [self.gold], right=self.right)
+
     def drop_texts(self) -> Rollout:
-        """The same in numbers: what a run of any length may keep in memory."""
+        """The same in numbers: what a run of any length may keep in memory.
+
+        Of the texts as much stays as `unread` and `flags.hit_limit` are told by.
+        """
+        unread = self.unread
         return replace(
             self,
             problem="",
-            gold="",
+            gold=self.gold if unread else "",
             error=None if self.error is None else "error",
             usage={"all": sum_usage(self.usage)} if self.usage else {},
             steps=tuple(
-                replace(step, subproblem="", solution="", reasoning="") for step in self.steps
+                replace(
+                    step,
+                    subproblem="",
+                    solution=f"\\boxed{{{self.gold}}}" if unread else "",
+                    reasoning="",
+                )
+                for step in self.steps
             ),
-            replaced=(),
+            replaced=(CUT_OFF,) if hit_limit(self.replaced) else (),
         )
 
 

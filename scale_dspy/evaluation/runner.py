@@ -23,6 +23,7 @@ from dspy.utils.exceptions import (
 )
 from typing_extensions import Unpack
 
+from scale_dspy.data.registry import GROUPS
 from scale_dspy.evaluation.description import describe_run as describe_run
 from scale_dspy.evaluation.description import read_versions
 from scale_dspy.evaluation.folder import RUN, match_description, write_json
@@ -225,6 +226,7 @@ async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: Me
         problem=example.problem,
         answer=answer,
         gold=str(example.answer),
+        groups={name: str(example[name]) for name in GROUPS if name in example},
         correct=right,
         steps=steps,
         usage={name: Tally(**tally) for name, tally in ledger.usage().items()},

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypedDict
 
 from scale_dspy.evaluation.rollout import Rollout
 from scale_dspy.grading.answers import vote
+from scale_dspy.grading.flags import hit_limit
 from scale_dspy.utils.statistics import (
     bound_accuracy,
     bound_tokens,
@@ -28,6 +29,8 @@ class Outcome(NamedTuple):
         hard: those of them that System 2 solved.
         seconds: wall-clock; None where unknown.
         failed: whether an error ended it.
+        unread: whether it is wrong though the right value stands at the end of its text.
+        cut_off: whether the token limit ended a reply of it.
     """
 
     correct: int
@@ -38,6 +41,8 @@ class Outcome(NamedTuple):
     hard: int
     seconds: float | None
     failed: bool
+    unread: bool = False
+    cut_off: bool = False
 
 
 class Summary(TypedDict):
@@ -58,6 +63,8 @@ class Summary(TypedDict):
         calls: model calls a rollout.
         seconds: wall-clock seconds a rollout.
         errors: failed rollouts.
+        unread: wrong ones at whose end the right value stands, but was not read as the answer.
+        cut_off: those that hit the token limit.
     """
 
     problems: int
@@ -74,6 +81,8 @@ class Summary(TypedDict):
     calls: float | None
     seconds: float | None
     errors: int
+    unread: int
+    cut_off: int
 
 
 def collect(rollouts: Iterable[Rollout]) -> dict[str, dict[int, Outcome]]:
@@ -107,6 +116,8 @@ def _measure(rollout: Rollout) -> Outcome:
         hard=rollout.hard,
         seconds=rollout.seconds,
         failed=failed,
+        unread=rollout.unread,
+        cut_off=hit_limit(rollout.replaced),
     )
 
 
@@ -157,6 +168,8 @@ def summarise(rollouts: Iterable[Rollout]) -> Summary:
         calls=_mean_known(one.calls for one in outcomes),
         seconds=_mean_known(one.seconds for one in outcomes),
         errors=sum(one.failed for one in outcomes),
+        unread=sum(one.unread for one in outcomes),
+        cut_off=sum(one.cut_off for one in outcomes),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scale_dspy.lm.connect import TIMEOUT, MeteredLM, connect, uses_embedded
-from scale_dspy.lm.modes import Style
+from scale_dspy.lm.modes import Modes
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,20 @@ class Backend:
         """The LM of this backend; the options are those of dspy.LM."""
         return connect(**asdict(self), **options)
 
-    def resolve(self, style: Style | None = None, threads: int | None = None) -> Resolved:
+    def resolve(self, style: str | None = None, threads: int | None = None) -> Resolved:
         """Settle what was left open: the one place where it matters whether the model is embedded.
 
         Args:
-            style: how System 1 and 2 differ; by default the one that fits the backend.
+            style: how System 1 and 2 differ, or a family's switch; None or "auto" to find it out.
             threads: problems at work at once; by default as many as the backend is good for.
         """
         embedded = uses_embedded(self.model, self.api_base)
+        named = style not in (None, "auto")
         return Resolved(
             backend=self,
             embedded=embedded,
-            style=style or ("embedded" if embedded else "hybrid"),
+            style=style if named and style else ("embedded" if embedded else "hybrid"),
+            named=named,
             threads=threads or (1 if embedded else 64),
             candidates=1 if embedded else 8,
         )
@@ -48,13 +50,15 @@ class Resolved:
 
     Attributes:
         embedded: whether the model is served by this process, on the CPU.
-        style: how System 1 and 2 differ.
+        style: how System 1 and 2 differ: a name, or the modes that were found.
+        named: whether it was named; else it stands in for what is to be found out.
         threads: problems at work at once.
         candidates: decompositions to choose from, where nothing else is asked for.
     """
 
     backend: Backend
     embedded: bool
-    style: Style
+    style: Modes | str
+    named: bool
     threads: int
     candidates: int

@@ -24,10 +24,11 @@ import dspy
 import httpx
 import orjson
 from dspy.clients.execution import IGNORED_CACHE_KEYS, prepare
-from dspy.utils.exceptions import LMConfigurationError, LMError
+from dspy.utils.exceptions import LMConfigurationError, LMError, LMTransportError
 
+from scale_dspy.lm.embedded.server import explain_end, find_key
 from scale_dspy.lm.event_loop import run_on_shared_loop
-from scale_dspy.lm.modes import PARTNER
+from scale_dspy.lm.modes import PARTNER, Style, take_words
 from scale_dspy.lm.routing import (
     Replica,
     find_replicas,
@@ -68,6 +69,7 @@ class MeteredLM(dspy.LM):
             messages: the same call repeats its reply, another rollout id draws another sample.
         partner: the other model of a pair; it answers the calls whose config has PARTNER.
         num_retries: times that a request is sent again after a failure that may pass.
+        style: the one that the model needs, where it cannot serve another; see `fit_request`.
         kwargs: as for dspy.LM.
     """
 
@@ -78,6 +80,7 @@ class MeteredLM(dspy.LM):
         seed: int | None = None,
         partner: MeteredLM | None = None,
         num_retries: int = RETRIES,
+        style: Style | None = None,
         **kwargs: Any,
     ) -> None:
         _load_litellm(model)
@@ -87,6 +90,8 @@ class MeteredLM(dspy.LM):
         self.seed = seed
         self.partner = partner
         self.retries = num_retries
+        self.style = style
+        self.found: dict[str, Any] | None = None  # how its modes were found, for run.json
         self._learned: dict[str, int] = {}  # shared with the LM's copies
 
     def __call__(
@@ -95,6 +100,7 @@ class MeteredLM(dspy.LM):
         other = self.find_lm(kwargs)
         if other is not self:
             return other(prompt, messages=messages, **self._hand_over(kwargs))
+        messages, kwargs = take_words(messages, kwargs)
         kwargs = self._seeded(prompt, messages, kwargs)
         need = self._price(prompt, messages, kwargs, asynchronous=False)
         while not _may_send(need):
@@ -113,6 +119,7 @@ class MeteredLM(dspy.LM):
         other = self.find_lm(kwargs)
         if other is not self:
             return await other.acall(prompt, messages=messages, **self._hand_over(kwargs))
+        messages, kwargs = take_words(messages, kwargs)
         kwargs = self._seeded(prompt, messages, kwargs)
         need = self._price(prompt, messages, kwargs, asynchronous=True)
         while not _may_send(need):  # noqa: ASYNC110 - requests of other threads end the wait
@@ -141,7 +148,14 @@ class MeteredLM(dspy.LM):
         raise AssertionError("a call has one turn at least, and the last one's error is raised")
 
     def _find_replicas(self) -> Sequence[Replica]:
+        self._check_own_server()
         return find_replicas(self.kwargs.get("api_base"))
+
+    def _check_own_server(self) -> None:
+        """LMTransportError where the embedded server that this LM asks is one no more."""
+        ended = explain_end(self.kwargs.get("api_base"))
+        if ended:
+            raise LMTransportError(ended)
 
     def find_lm(self, config: Mapping[str, Any]) -> MeteredLM:
         """The LM that answers calls with this config: itself, or its partner.
@@ -203,6 +217,8 @@ class MeteredLM(dspy.LM):
     def _process_completion(self, response: Any, merged_kwargs: dict[str, Any]) -> list[Any]:
         """Enter the reply in the ledgers; called once for each reply, cached ones included."""
         hit = bool(getattr(response, "cache_hit", False))
+        if not hit:
+            self._check_own_server()
         record(_read_usage(response, hit), from_cache=hit)
         outputs = super()._process_completion(response, merged_kwargs)
         reasons = [getattr(choice, "finish_reason", None) for choice in response.choices or []]
@@ -262,6 +278,8 @@ def connect(
 
         server = serve(model)
         model, api_base = server.model, server.api_base
+        kwargs.setdefault("style", "embedded")
+    api_key = find_key(api_base) or api_key
     if api_base:
         model = _name_model(model, api_base, api_key)
         kwargs["api_base"] = api_base
@@ -280,7 +298,8 @@ def _connect_partner(
     api_base = ",".join(split_addresses(api_base or os.environ.get("SCALE_SYSTEM_1_API_BASE")))
     if not model and not api_base:
         return None
-    given = {name: value for name, value in shared.items() if name not in ("api_base", "api_key")}
+    own = ("api_base", "api_key", "style")
+    given = {name: value for name, value in shared.items() if name not in own}
     key = os.environ.get("SCALE_SYSTEM_1_API_KEY")
     if not api_base:
         api_base, key = shared.get("api_base"), key or shared.get("api_key")
@@ -305,9 +324,10 @@ def uses_embedded(model: str | None, api_base: str | None) -> bool:
         return False
     if not model or Path(model).suffix == ".gguf":
         return True
+    from scale_dspy.lm.embedded.hub import HUB
     from scale_dspy.lm.embedded.weights import MODELS
 
-    return model in MODELS
+    return model in MODELS or model in HUB
 
 
 def _ask_for_model(api_base: str, api_key: str | None = None) -> str:

@@ -1,20 +1,21 @@
 """Read back what `evaluate` wrote: a run's description, and of its rollouts the numbers.
 
 Texts stay in the file, so that a run of any length fits in memory: a run knows the offset of each
-rollout's line, and `read_texts` fetches one whole.
+rollout's line, and `read_text` fetches one whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from scale_dspy.evaluation.folder import RUN, read_description
 from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout
 from scale_dspy.evaluation.summary import Summary, summarise
+from scale_dspy.report.flags import Flags, find_flags, read_caps
 from scale_dspy.utils.records import Share, WrongFieldError, parse_record, read_record
 
 
@@ -41,6 +42,7 @@ class Run:
         rollouts: without their texts.
         offsets: where in the file a rollout's line begins, by problem and sample.
         summary: of `rollouts`.
+        flags: what else there is to say of a rollout, by problem and sample.
         notes: what a reader should know of how complete it is.
     """
 
@@ -51,6 +53,7 @@ class Run:
     rollouts: Sequence[Rollout]
     offsets: Mapping[tuple[str, int], int]
     summary: Summary
+    flags: Mapping[tuple[str, int], Flags]
     notes: tuple[str, ...]
 
     @property
@@ -58,6 +61,11 @@ class Run:
         """What identifies its data: runs with equal digests had the same problems."""
         digest = self.description.get("digest")
         return None if digest is None else str(digest)
+
+    @property
+    def cap(self) -> int | None:
+        """The most response tokens of one System 2 call; None for a method without System 2."""
+        return read_caps(self.description).get(2)
 
     @property
     def threshold(self) -> float | None:
@@ -79,21 +87,24 @@ def read_run(folder: Path) -> Run:
     description = read_description(folder / RUN)
     terms = _read_terms(description)
     path = folder / ROLLOUTS
+    if path.exists() and not path.is_file():  # opening a FIFO would wait for a writer
+        raise ValueError(f"{path} cannot be read: it is no file")
     try:
         with path.open("rb") as file:
-            found, torn = _read_rollouts(path, file)
+            found, torn = _read_rollouts(path, file, read_caps(description))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    rollouts, beyond = _drop_samples([rollout for rollout, _ in found], terms.samples)
+    rollouts, beyond = _drop_samples([each.rollout for each in found], terms.samples)
     if not rollouts:
         raise ValueError(f"{folder} holds no rollouts yet: nothing to report")
     try:
         summary = summarise(rollouts)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    offsets = {(rollout.id, rollout.sample): offset for rollout, offset in found}
+    offsets = {(each.rollout.id, each.rollout.sample): each.offset for each in found}
+    flags = {(each.rollout.id, each.rollout.sample): each.flags for each in found}
     notes = tuple(_note(terms, summary, torn, beyond))
-    return Run("", folder, description, terms, rollouts, offsets, summary, notes)
+    return Run("", folder, description, terms, rollouts, offsets, summary, flags, notes)
 
 
 def _read_terms(description: Mapping[str, Any]) -> Terms:
@@ -105,29 +116,41 @@ def _read_terms(description: Mapping[str, Any]) -> Terms:
     return terms
 
 
-def read_texts(run: Run, rollouts: Iterable[Rollout]) -> Iterator[Rollout]:
-    """Fetch rollouts of a run whole, one at a time.
+def read_text(run: Run, file: BinaryIO, known: Rollout) -> Rollout:
+    """Fetch one rollout of a run whole.
+
+    Args:
+        run: whose it is.
+        file: the run's rollouts, open.
+        known: the rollout without its texts.
 
     Raises:
         ValueError: the file is not the one that was read before.
     """
     path = run.folder / ROLLOUTS
-    with path.open("rb") as file:
-        for known in rollouts:
-            file.seek(run.offsets[known.id, known.sample])
-            try:
-                whole = parse_record(Rollout, file.readline(), str(path), "rollout")
-            except ValueError:
-                whole = None
-            if whole is None or (whole.id, whole.sample) != (known.id, known.sample):
-                raise ValueError(f"{path} changed while it was read: try again")
-            yield whole
+    file.seek(run.offsets[known.id, known.sample])
+    try:
+        whole = parse_record(Rollout, file.readline(), str(path), "rollout")
+    except ValueError:
+        whole = None
+    if whole is None or (whole.id, whole.sample) != (known.id, known.sample):
+        raise ValueError(f"{path} changed while it was read: try again")
+    return whole
 
 
-def _read_rollouts(path: Path, file: BinaryIO) -> tuple[list[tuple[Rollout, int]], bool]:
-    """All rollouts in numbers, each with the offset of its line, and whether a last line was left
-    out that a kill tore off."""
-    found: list[tuple[Rollout, int]] = []
+class _Found(NamedTuple):
+    """A rollout in numbers, the offset of its line, and what its texts showed."""
+
+    rollout: Rollout
+    offset: int
+    flags: Flags
+
+
+def _read_rollouts(
+    path: Path, file: BinaryIO, caps: Mapping[int, int]
+) -> tuple[list[_Found], bool]:
+    """All rollouts, and whether a last line was left out that a kill tore off."""
+    found: list[_Found] = []
     offset = 0
     for number, line in enumerate(file, 1):
         try:
@@ -136,7 +159,7 @@ def _read_rollouts(path: Path, file: BinaryIO) -> tuple[list[tuple[Rollout, int]
             if not line.endswith(b"\n"):
                 return found, True
             raise
-        found.append((rollout.drop_texts(), offset))
+        found.append(_Found(rollout.drop_texts(), offset, find_flags(rollout, caps)))
         offset += len(line)
     return found, False
 

@@ -11,6 +11,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,22 +20,27 @@ from dspy.clients._deprecation import adapter_message_call
 from dspy.utils.exceptions import ContextWindowExceededError, LMInvalidRequestError
 
 from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.modes import fit_request
+from scale_dspy.lm.streaming import stream_reply
 from scale_dspy.lm.usage import MIN_GRANT, OutOfTokensError, grant, room, stage, track
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_BESIDE = ("reasoning", "cut_off", "logprobs")  # what travels beside a prediction's one output
 ATTEMPTS = 3  # a reply that cannot be read is asked for again, with another rollout id
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One choice: its text, the model's reasoning if it showed any, and whether it was cut off."""
+    """One choice: its text, the model's reasoning if it showed any, and whether it was cut off; the
+    log-probabilities of its tokens where they were asked for and the server gives them."""
 
     text: str
     reasoning: str = ""
     cut_off: bool = False
+    logprobs: tuple[float, ...] | None = None
 
 
 class PlainAdapter(dspy.Adapter):
@@ -94,7 +100,7 @@ class PlainAdapter(dspy.Adapter):
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
         messages = self.format(signature, demos, inputs)
-        with adapter_message_call(lm, messages):
+        with adapter_message_call(lm, messages), _stream(signature, lm_kwargs):
             return self._read(signature, lm(messages=messages, **lm_kwargs))
 
     async def acall(
@@ -108,11 +114,11 @@ class PlainAdapter(dspy.Adapter):
         # Unlike the base class: no look-up of the model's capabilities, which costs a thread and a
         # search in LiteLLM's tables on every call and answers nothing that is asked here.
         messages = self.format(signature, demos, inputs)
-        with adapter_message_call(lm, messages):
+        with adapter_message_call(lm, messages), _stream(signature, lm_kwargs):
             return self._read(signature, await lm.acall(messages=messages, **lm_kwargs))
 
     def _read(self, signature: type[dspy.Signature], outputs: list[Any]) -> list[dict[str, Any]]:
-        """Choices as field values; `reasoning` and `cut_off` travel beside the one output."""
+        """Choices as field values; those of _BESIDE travel beside the one output."""
         choices = []
         for output in outputs or [""]:
             whole = output if isinstance(output, dict) else {"text": output}
@@ -122,14 +128,34 @@ class PlainAdapter(dspy.Adapter):
                     **self.parse(signature, text),
                     "reasoning": mend(whole.get("reasoning_content") or reasoning),
                     "cut_off": whole.get("finish_reason") == "length",
+                    "logprobs": _read_logprobs(whole.get("logprobs")),
                 }
             )
         return choices
 
 
+def _read_logprobs(given: Any) -> tuple[float, ...] | None:
+    """The log-probability of each token, whatever else a server says of it; None without them."""
+    content = given.get("content") if isinstance(given, dict) else getattr(given, "content", None)
+    found = []
+    for token in content or ():
+        value = token.get("logprob") if isinstance(token, dict) else getattr(token, "logprob", None)
+        if isinstance(value, (int, float)):
+            found.append(float(value))
+    return tuple(found) or None
+
+
 # Lone surrogates, which UTF-8 cannot hold, and control characters, which could rewrite a terminal.
 # A backspace and a form feed stay: they are what JSON makes of \\boxed and \\frac, see answers.py.
 _HARMFUL = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+THINKING = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("[THINK]", "[/THINK]"),
+)
+"""Tags that models set around their thinking, opening and closing; a text has those of one kind."""
 
 
 def mend(text: str) -> str:
@@ -138,16 +164,22 @@ def mend(text: str) -> str:
 
 
 def split_thinking(text: str) -> tuple[str, str]:
-    """Part a reply into (content, thinking) where the server left <think> in the content.
+    """Part a reply into (content, thinking) where the server left the tags in the content.
 
     A block that is never closed is thinking to its end, so nothing in it passes for an answer.
+
+    >>> split_thinking("<thinking>so</thinking>7"), split_thinking("[THINK]so[/THINK]7")
+    (('7', 'so'), ('7', 'so'))
     """
-    before, opened, rest = text.partition("<think>")
-    if not opened and "</think>" not in text:
+    for opening, closing in THINKING:
+        if opening in text or closing in text:
+            break
+    else:
         return text.strip(), ""
+    before, opened, rest = text.partition(opening)
     if not opened:  # the opening tag was part of the prompt
         before, rest = "", text
-    thinking, _, content = rest.rpartition("</think>") if "</think>" in rest else (rest, "", "")
+    thinking, _, content = rest.rpartition(closing) if closing in rest else (rest, "", "")
     return (before + content).strip(), thinking.strip()
 
 
@@ -158,6 +190,7 @@ async def ask(
     *,
     attempt: int = 0,
     n: int = 1,
+    logprobs: bool = False,
 ) -> list[Reply]:
     """Ask the model once.
 
@@ -167,15 +200,21 @@ async def ask(
         inputs: the Signature's inputs; empty ones are left out of the prompt.
         attempt: 0, or the number of this repeat, which then is a rollout of its own.
         n: choices in the one request; a server may send fewer.
+        logprobs: ask for the log-probabilities of the tokens too.
 
     Raises:
         OutOfTokensError: the budget has no room for a request.
         dspy.utils.exceptions.LMError: the server did not answer in the end.
     """
-    config: dict[str, Any] = {"n": n if n > 1 else None}
+    if not isinstance(predictor, dspy.Predict):
+        return await _ask_module(predictor, stage_name, inputs, attempt, n)
+    request = read_request(predictor, stage_name)
+    config: dict[str, Any] = {"extra_body": None, **request, "n": n if n > 1 else None}
+    if logprobs:
+        config["logprobs"] = True
     if attempt:
         config["rollout_id"] = _derive_rollout(predictor, attempt)
-    with stage(stage_name), grant(predictor.config.get("max_tokens"), n) as max_tokens:
+    with stage(stage_name), grant(request.get("max_tokens"), n) as max_tokens:
         lm = predictor.lm or dspy.settings.lm
         server = lm.find_lm(predictor.config) if isinstance(lm, MeteredLM) else None
         window = server.window if server else None
@@ -192,14 +231,57 @@ async def ask(
             prediction = await predictor.acall(**inputs, config={**config, "max_tokens": None})
     (field,) = predictor.signature.output_fields
     replies = [
-        Reply(text, reasoning, cut_off)
-        for text, reasoning, cut_off in zip(
-            *(prediction.completions[key] for key in (field, "reasoning", "cut_off")), strict=True
+        Reply(text, reasoning, cut_off, logprobs)
+        for text, reasoning, cut_off, logprobs in zip(
+            *(prediction.completions[key] for key in (field, *_BESIDE)), strict=True
         )
     ]
     # DSPy's trace holds the prediction: demos and reflections on it would carry all the thinking.
-    del prediction["reasoning"]
+    for name in ("reasoning", "logprobs"):
+        del prediction[name]
     return replies
+
+
+def read_request(predictor: dspy.Module, stage_name: str) -> dict[str, Any]:
+    """The request parameters of a stage, as the LM that it will ask needs them.
+
+    None of another module that stands in a Predict's place.
+    """
+    if not isinstance(predictor, dspy.Predict):
+        return {}
+    lm = predictor.lm or dspy.settings.lm
+    return fit_request(predictor.config, stage_name, getattr(lm, "style", None))
+
+
+async def _ask_module(
+    module: dspy.Module, stage_name: str, inputs: dict[str, str], attempt: int, n: int
+) -> list[Reply]:
+    """Ask through a module that stands where a Predict stood: it sees DSPy's own adapter, and its
+    last output is the text. Its choices are `n` calls, each a rollout of its own."""
+    lm = dspy.settings.lm
+    calls = []
+    for number in range(attempt, attempt + n):
+        rollout = {"rollout_id": _derive_rollout(module, number)} if number else {}
+        calls.append(_call_module(module, stage_name, inputs, lm.copy(**rollout)))
+    return await gather_all(*calls)
+
+
+async def _call_module(
+    module: dspy.Module, stage_name: str, inputs: dict[str, str], lm: Any
+) -> Reply:
+    (*_, field) = module.predictors()[-1].signature.output_fields
+    with stage(stage_name), grant(lm.kwargs.get("max_tokens")) as most:
+        if most is not None:
+            lm.kwargs["max_tokens"] = most
+        with dspy.context(adapter=None, lm=lm):
+            prediction = await module.acall(**inputs)
+    text = prediction.get(field)
+    return Reply(mend(str(text or "")), mend(str(prediction.get("reasoning") or "")))
+
+
+def read_config(predictor: dspy.Module) -> dict[str, Any]:
+    """The request parameters of a predictor; none of another module that stands in its place."""
+    return dict(predictor.config) if isinstance(predictor, dspy.Predict) else {}
 
 
 async def ask_many(
@@ -209,12 +291,13 @@ async def ask_many(
     wanted: int,
     *,
     attempt: int = 0,
+    logprobs: bool = False,
 ) -> list[Reply]:
     """Draw `wanted` replies: in one request, or concurrently in requests of the `n` that the
     predictor's config sets. Where a server sends fewer choices, the rest is asked for one by one.
     Under a cap, requests that are sent together share its room equally.
     """
-    together = min(wanted, predictor.config.get("n", wanted))
+    together = min(wanted, read_request(predictor, stage_name).get("n", wanted))
     replies: list[Reply] = []
     for size in (together, 1):
         count = math.ceil((wanted - len(replies)) / size)
@@ -225,7 +308,15 @@ async def ask_many(
         if replies and share is not None and share < MIN_GRANT:
             break  # what there is has to do
         requests = [
-            _ask_within(share, predictor, stage_name, inputs, attempt + len(replies) + number, size)
+            _ask_within(
+                share,
+                predictor,
+                stage_name,
+                inputs,
+                attempt=attempt + len(replies) + number,
+                n=size,
+                logprobs=logprobs,
+            )
             for number in range(count)
         ]
         replies += [reply for choices in await gather_all(*requests) for reply in choices]
@@ -237,16 +328,20 @@ async def _ask_within(
     predictor: dspy.Predict,
     stage_name: str,
     inputs: dict[str, str],
-    attempt: int,
-    n: int,
+    **how: Any,
 ) -> list[Reply]:
     """One of several requests at once: without a cap of its own the first takes all the room."""
     with track(cap):
-        return await ask(predictor, stage_name, inputs, attempt=attempt, n=n)
+        return await ask(predictor, stage_name, inputs, **how)
 
 
 async def ask_until_said(
-    predictor: dspy.Predict, stage_name: str, inputs: dict[str, str], *, keep: int = 0
+    predictor: dspy.Predict,
+    stage_name: str,
+    inputs: dict[str, str],
+    *,
+    keep: int = 0,
+    logprobs: bool = False,
 ) -> Reply:
     """Ask until something is said, at most ATTEMPTS times; never again after a cut-off.
 
@@ -261,7 +356,9 @@ async def ask_until_said(
         left = room()
         try:
             with track(None if left is None else max(0, left - keep)):
-                (reply, *_) = await ask(predictor, stage_name, inputs, attempt=attempt)
+                (reply, *_) = await ask(
+                    predictor, stage_name, inputs, attempt=attempt, logprobs=logprobs
+                )
         except OutOfTokensError:
             break
         if reply.text or reply.cut_off:
@@ -317,9 +414,16 @@ def _derive_rollout(predictor: dspy.Predict, attempt: int) -> int:
 
     It lies above 2**31, where it meets none of the small ids that samples are numbered with.
     """
-    lm = predictor.lm or dspy.settings.lm
+    lm = getattr(predictor, "lm", None) or dspy.settings.lm
     base = lm.kwargs.get("rollout_id") if lm is not None else None
     return zlib.crc32(f"{base}/{attempt}".encode()) | 1 << 31
+
+
+def _stream(
+    signature: type[dspy.Signature], lm_kwargs: dict[str, Any]
+) -> AbstractContextManager[None]:
+    (name,) = signature.output_fields
+    return stream_reply(name, lm_kwargs.get("n") or 1)
 
 
 def _describe(field: Any) -> str:

@@ -13,6 +13,7 @@ from scale_dspy.stages.stage import Stage
 from scale_dspy.utils.lists import BULLET, MAX_SUBPROBLEMS, NUMBERED, read_list, render_list
 from scale_dspy.utils.validation import check_whole
 
+USUAL_CANDIDATES = 8  # of the paper; drawn one by one on the CPU they take minutes
 MAX_CANDIDATES = 256  # a program file from a stranger may name any number
 MIN_LIST = 128  # response tokens; under a budget, fewer candidates are drawn before shorter ones
 
@@ -53,7 +54,7 @@ class Decompose(dspy.Module):
 
     def __init__(self, candidates: int, modes: Modes) -> None:
         super().__init__()
-        self.candidates = check_whole("candidates", candidates, most=MAX_CANDIDATES)
+        self.candidates = check_candidates(candidates)
         self.propose = dspy.Predict(ProposeSubproblems, **modes["decompose"])
         self.select = dspy.Predict(SelectCandidate, **modes["select"])
 
@@ -64,8 +65,9 @@ class Decompose(dspy.Module):
         rounds in all. After that, or without room in the budget, the one sub-problem is the
         problem itself.
         """
+        candidates, told = self._count_candidates()
         left = room()
-        wanted = self.candidates if left is None else min(self.candidates, left // MIN_LIST)
+        wanted = candidates if left is None else min(candidates, left // MIN_LIST)
         complaint, seen = "no room in the budget", 0
         for attempt in range(ATTEMPTS if wanted else 0):
             try:
@@ -82,10 +84,18 @@ class Decompose(dspy.Module):
             if lists:
                 chosen, replaced = await self._choose(problem, lists)
                 self._trace_choice(problem, chosen)
-                return dspy.Prediction(subproblems=chosen, replaced=replaced)
+                return dspy.Prediction(subproblems=chosen, replaced=[*told, *replaced])
             seen += len(replies)
             complaint = f"no list in any of {seen} replies"
-        return dspy.Prediction(subproblems=[problem], replaced=[f"decompose: {complaint}"])
+        complaints = [*told, f"decompose: {complaint}"]
+        return dspy.Prediction(subproblems=[problem], replaced=complaints)
+
+    def _count_candidates(self) -> tuple[int, list[str]]:
+        """How many to draw, and in words where that is not what the program says."""
+        lm = self.propose.lm or dspy.settings.lm
+        if getattr(lm, "style", None) != "embedded" or self.candidates != USUAL_CANDIDATES:
+            return self.candidates, []
+        return 1, [f"decompose: 1 candidate instead of {self.candidates}, as the CPU allows"]
 
     async def _choose(self, problem: str, lists: list[list[str]]) -> tuple[list[str], list[str]]:
         if all(items == lists[0] for items in lists):
@@ -109,6 +119,11 @@ class Decompose(dspy.Module):
             if predictor is self.propose and inputs["problem"] == problem:
                 prediction.subproblems = render_list(chosen)
                 return
+
+
+def check_candidates(value: int) -> int:
+    """`value` itself; ValueError unless it is a whole number from 1 to MAX_CANDIDATES."""
+    return check_whole("candidates", value, most=MAX_CANDIDATES)
 
 
 def read_choice(text: str, count: int) -> int | None:

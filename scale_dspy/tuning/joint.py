@@ -26,11 +26,13 @@ from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import CostLimitError
 from scale_dspy.program import SCALE, load_program, save_program
 from scale_dspy.tuning.costs import COSTS, pay, read_costs, sum_costs
+from scale_dspy.tuning.decision import compare_points
 from scale_dspy.tuning.frontier import (
     Choice,
     Frontier,
     describe_point,
     list_points,
+    name_plain_points,
     rank,
     read_problems,
 )
@@ -142,8 +144,10 @@ def _pick_winner(
 ) -> SCALE:
     """The best stage's program, with the record of the whole compile."""
     candidates = _list_candidates(program, first, last, plan.budget)
-    best = rank([choice for _, _, choice in candidates], plan.margin)
+    points = [(stage, choice) for stage, _, choice in candidates]
+    best = rank([choice for _, choice in points], plan.margin)
     stage, winning, choice = candidates[best]
+    decision = compare_points(points, _list_plain(first.start, plan.budget), plan.margin)
     reached = _find_frontier(stage, first, last)
     baselines = _compare_baselines(first.start, program, reached, choice)
     winner = change(winning, {})
@@ -156,7 +160,8 @@ def _pick_winner(
         **_tell_outcome(candidates, best, costs),
         "points": list_points(reached),
         "baselines": baselines,
-        "told": _tell_noise(choice, baselines),
+        "runner_up": decision.to_dict()["runner_up"],
+        "told": [f"Chosen: {decision.why}.", *_tell_noise(choice, baselines)],
         "difficulty": {
             "before": report_scores(first.walks),
             "after": report_scores((last or first).walks),
@@ -218,14 +223,21 @@ def _list_candidates(
     The stage `prompts` is the new prompts at the thresholds that the program came with.
     """
     ends = program.threshold.value, program.split.value
-    start = describe_point(first.start, *ends, budget)
+    stop = program.stop.value
+    start = describe_point(first.start, *ends, budget, stop)
     candidates = [("start", program, start), ("threshold", first.program, first.choice)]
     if last is not None:
         if last.program.options == program.options:
-            point = describe_point(last.frontier, *ends, budget)
-            candidates.append(("prompts", last.program.at(*ends), point))
+            point = describe_point(last.frontier, *ends, budget, stop)
+            candidates.append(("prompts", last.program.at(*ends, stop), point))
         candidates.append(("joint", last.program, last.choice))
     return candidates
+
+
+def _list_plain(start: Frontier, budget: int | None) -> list[tuple[str, Choice]]:
+    """The plain points of the program as it came, which a search would have fallen back on."""
+    named = name_plain_points(start).items()
+    return [(name, describe_point(start, *point, budget)) for name, point in named]
 
 
 def _tell_failures(first: Found, last: Found | None) -> Iterator[str]:
@@ -261,6 +273,7 @@ def _tell_outcome(
                 "variant": {k: v for k, v in program.options.items() if v != given[k]},
                 "threshold": choice.threshold,
                 "split": choice.split,
+                "stop": choice.stop,
                 "accuracy": choice.accuracy.estimate,
                 "tok": choice.tokens.estimate,
                 "response_tokens": costs.get(stage, Tally()).completion_tokens,
@@ -285,14 +298,15 @@ def _compare_baselines(
         start: the frontier of `program`, which is the program as it came.
         reached: the frontier on which `choice`, the winner's point, lies.
     """
-    ours = read_problems(reached, choice.threshold, choice.split)
+    ours = read_problems(reached, choice.threshold, choice.split, choice.stop)
+    stop = program.stop.value
     points = {"as it came": (program.threshold.value, program.split.value)}
     if len(start.splits) > 1:
         points |= {"whole, System 2": (0.0, 1.0), "whole, System 1": (1.0, 1.0)}
     told = []
     for name, (tau, split) in points.items():
-        accuracy, tokens = start.read(tau, split)
-        effect = compare(ours, read_problems(start, tau, split)).effect
+        accuracy, tokens = start.read(tau, split, stop)
+        effect = compare(ours, read_problems(start, tau, split, stop)).effect
         told.append(
             {
                 "name": name,
@@ -321,11 +335,13 @@ def _tell_noise(choice: Choice, baselines: Sequence[dict[str, Any]]) -> list[str
         )
     for each in baselines:
         low, high = (100 * end for end in each["difference_interval"])
+        worst = 100 * owed - low
+        risk = f"may by chance be up to {worst:.1f} points worse"
         told.append(
             f"Against the program {each['name']} ({each['accuracy']:.1%}, {each['tok']:,.0f} "
             f"tokens): {100 * each['difference']:+.1f} points, {low:+.1f} to {high:+.1f}; on new "
-            f"problems, less what the choice owes to these, it may by chance be up to "
-            f"{max(0.0, 100 * owed - low):.1f} points worse."
+            f"problems, less what the choice owes to these, it "
+            f"{risk if round(worst, 1) > 0 else 'is no worse, also by chance'}."
         )
     return told
 
@@ -336,6 +352,7 @@ def _tell_choice(choice: Choice) -> dict[str, Any]:
     return {
         "threshold": choice.threshold,
         "split": choice.split,
+        "stop": choice.stop,
         "accuracy": accuracy["estimate"],
         "accuracy_interval": [accuracy["low"], accuracy["high"]],
         "tok": tokens["estimate"],
@@ -357,7 +374,8 @@ def _match_folder(
     same = {
         key: started[key] for key in ("options", "program", "requests", "model", "system_1", "seed")
     }
-    same["thresholds"] = [program.threshold.value, program.split.value]
+    same["thresholds"] = [each.value for each in (program.threshold, program.split, program.stop)]
+    same["estimate"] = program.estimate.dump_state()
     match_description(folder / "compile.json", {**same, "data": data, "plan": described})
 
 

@@ -18,6 +18,7 @@ from scale_dspy.program import SCALE
 from scale_dspy.tuning import OPTIMIZERS
 from scale_dspy.tuning.frontier import check_rule
 from scale_dspy.tuning.threshold_search import adopt_prompts, change
+from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.validation import check_whole
 
 NEEDS = {"mipro": "optuna", "gepa": "gepa"}  # packages that DSPy imports late, after spending
@@ -67,7 +68,7 @@ def check_optimizer(name: str) -> None:
         raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
     package = NEEDS.get(name)
     if package and importlib.util.find_spec(package) is None:
-        raise ValueError(f"optimizer {name} needs {package}: pip install 'scale-dspy[tune]'")
+        raise ValueError(f"optimizer {name} needs {package}: {advise_install('tune')}")
 
 
 def tune_prompts(

@@ -141,13 +141,21 @@ class Options:
         delay: seconds that every choice takes.
         per_token: seconds that each response token takes on top.
         max_concurrency: choices that are worked on at the same time; the others wait.
-        thinking: "switch" as chat_template_kwargs.enable_thinking says (on if it says nothing),
-            "always" or "never".
+        thinking: "switch" as `switch` says, "always" or "never".
+        switch: what the chat template reads: a key of chat_template_kwargs; "reasoning_effort",
+            which also says enable_thinking, as in vLLM; "levels" of it, none of which is off; or
+            words of the system message: "/no_think", "detailed thinking off".
+        thinks: what it does where a request says nothing of the switch.
+        closes: whether it keeps a thinking_token_budget; one of 0 closes the thinking block.
+        refuses: fields of a request that are answered with 400.
+        believes: a key of chat_template_kwargs that the parser believes and the template does not
+            read: with it on, a plain answer is told as reasoning.
         reasoning_field: where reasoning goes: "reasoning" (vLLM today), "reasoning_content"
             (before), or None: it is left in the content between think tags, as without a parser.
         ignore_n: one choice, however many are asked for.
         usage: "all" choices are counted, or "one" (as llama.cpp), or "none" (no usage at all).
         cached_tokens: whether usage tells how much of the prompt the prefix cache held.
+        logprobs: whether log-probabilities are given to those who ask for them.
         keep_bodies: whether the log keeps requests and replies; without, it also forgets all
             but the latest records, so that a long run needs little memory.
         other: what a request gets that is about no problem of the world; None: words that say
@@ -162,10 +170,16 @@ class Options:
     per_token: float = 0.0
     max_concurrency: int | None = None
     thinking: Literal["switch", "always", "never"] = "switch"
+    switch: str = "enable_thinking"
+    thinks: bool = True
+    closes: bool = True
+    refuses: tuple[str, ...] = ()
+    believes: str = ""
     reasoning_field: Literal["reasoning", "reasoning_content"] | None = "reasoning"
     ignore_n: bool = False
     usage: Literal["all", "one", "none"] = "all"
     cached_tokens: bool = False
+    logprobs: bool = True
     keep_bodies: bool = True
     other: str | Callable[[dict[str, Any]], str | None] | None = None
 

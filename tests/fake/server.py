@@ -28,6 +28,7 @@ from tests.fake.wire import (
     send_event,
     write_chunks,
     write_envelope,
+    write_logprobs,
     write_message,
     write_refusal,
     write_usage,
@@ -255,6 +256,8 @@ class FakeVLLM:
         else:
             choices = []
         choices = choices or make_choices(prompt, sampling, self.world, self.options)
+        if (entry.body.get("chat_template_kwargs") or {}).get(self.options.believes):
+            choices = [Choice(None, choice.content or "") for choice in choices]
         if entry.fault:
             choices = override(choices, entry.fault)
         entry.choices = choices
@@ -271,7 +274,7 @@ class FakeVLLM:
                 {
                     "index": index,
                     "message": write_message(choice, self.options),
-                    "logprobs": None,
+                    "logprobs": write_logprobs(choice, entry.body, self.options),
                     "finish_reason": choice.finish_reason,
                     "stop_reason": None,
                 }

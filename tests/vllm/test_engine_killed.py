@@ -60,7 +60,8 @@ def evaluate(server: RealVLLM, folder: Path, *more: str) -> subprocess.Completed
     """The command; it raises where it takes longer than BOUND."""
     command = [sys.executable, "-m", "scale_dspy", "evaluate", "set.jsonl", "--method", "cot"]
     command += ["--samples", str(SAMPLES), "--budget", "64", "--threads", "4", "--out", "out"]
-    command += ["--model", server.model, "--api-base", server.api_base, *more]
+    command += ["--model", server.model, "--api-base", server.api_base]
+    command += ["--modes", "hybrid", *more]
     environment = {"PYTHONPATH": str(ROOT), "DSPY_CACHEDIR": str(folder / "cache")}
     return subprocess.run(
         command,

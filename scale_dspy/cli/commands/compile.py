@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from scale_dspy.tuning.prompt_optimizers import Plan
 
 HELP = "tune thresholds and prompts together"
+EXAMPLES = """
+scale-dspy compile train.jsonl --optimizer none --out tuned.json
+scale-dspy compile train.jsonl --valset val.jsonl --optimizer gepa --budget 4000 --out tuned.json
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -61,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.program import save_program
     from scale_dspy.tuning.joint import compile_program
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(file=sys.stderr, highlight=False)  # this one, whatever is diverted later
     check_counts(arguments, "threads")
     settled = settle_backend(arguments)
     plan = _read_plan(arguments, settled.threads)
@@ -74,8 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         return detach(arguments.argv, folder)
     program, lm = connect_program(settled, partial(read_start, arguments), console)
     open_cache()
-    # DSPy's optimizers print, and standard output is for --json alone.
-    with RunBar(console, folder) as bar, redirect_stdout(sys.stderr):
+    log = folder / "optimizer.log"
+    with RunBar(console, folder) as bar, divert_output(log):
         tuned = compile_program(
             program,
             trainset,
@@ -88,10 +93,29 @@ def run(arguments: argparse.Namespace) -> int:
         )
     save_program(tuned, out)
     show_compiled(console, tuned.record or {})
+    if log.exists():
+        console.print(f"what the optimizer said is in {log}", markup=False)
     console.print(f"the program is in {out}", markup=False)
     if arguments.json:
         print_json(tuned.record)
     return DONE
+
+
+@contextmanager
+def divert_output(log: Path) -> Iterator[None]:
+    """Let all that is printed inside the block go to a file, which is gone if nothing is.
+
+    DSPy's optimizers show bars, log every step and print the stack of every failed run. That is
+    for a file: the terminal has one bar, and standard output is for --json.
+    """
+    log.parent.mkdir(exist_ok=True)
+    with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        try:
+            with redirect_stdout(file), redirect_stderr(file):
+                yield
+        finally:
+            if not file.tell():
+                log.unlink()
 
 
 def _read_plan(arguments: argparse.Namespace, threads: int) -> Plan:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from scale_dspy.lm.doctor import Finding
 
 HELP = "what the server at --api-base really does"
+EXAMPLES = """
+scale-dspy doctor
+scale-dspy doctor --api-base http://127.0.0.1:8000/v1
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -25,30 +29,36 @@ def run(arguments: argparse.Namespace) -> int:
 
     from scale_dspy.cli.console import show_finding
     from scale_dspy.lm.connect import uses_embedded
-    from scale_dspy.lm.doctor import examine
+    from scale_dspy.lm.doctor import examine, write_command_line
     from scale_dspy.lm.routing import split_addresses
 
     console = Console(stderr=bool(arguments.json), highlight=False)
     model = (arguments.model or "").removeprefix("hosted_vllm/") or None
-    api_base = arguments.api_base
-    if uses_embedded(model, api_base):
+    api_base, key = arguments.api_base, arguments.api_key
+    embedded = uses_embedded(model, api_base)
+    if embedded:
         server = start_embedded(model, console)
-        model, api_base = server.model, server.api_base
+        model, api_base, key = server.model, server.api_base, server.key
     addresses = split_addresses(api_base)
     if not addresses:
         raise ValueError("there is no server to ask: give --api-base, or set SCALE_API_BASE")
-    rows = []
+    rows, lines = [], []
     with console.status("asking the server"):
         for number, address in enumerate(addresses, 1):
             if len(addresses) > 1:
                 console.print(f"server {number}: {address}", markup=False)
-            for finding in examine(address, model, arguments.api_key):
-                finding = _hide_key(finding, arguments.api_key)
+            findings = []
+            for finding in examine(address, model, key, embedded=embedded):
+                finding = _hide_key(finding, key)
                 place = {"server": number} if len(addresses) > 1 else {}
                 rows.append({**place, **asdict(finding)})
                 show_finding(console, finding)
+                findings.append(finding)
+            if line := write_command_line(findings):
+                lines.append(line)
+                console.print(f"beside your own flags: {line}", markup=False, soft_wrap=True)
     if arguments.json:
-        print_json({"model": model, "findings": rows})
+        print_json({"model": model, "findings": rows, "command_lines": lines})
     return FAILED if any(row["needed"] and not row["ok"] for row in rows) else DONE
 
 

@@ -21,6 +21,11 @@ from scale_dspy.cli.options import (
 )
 
 HELP = "accuracy and tokens of a method on a set"
+EXAMPLES = """
+scale-dspy evaluate mini --limit 5 --samples 1
+scale-dspy evaluate aime24 --method cot --samples 8 --out runs/cot
+scale-dspy evaluate set.jsonl --program tuned.json --split 0.4
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

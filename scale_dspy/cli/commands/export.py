@@ -6,10 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from scale_dspy.cli.arguments import MODES
+from scale_dspy.cli.arguments import NAMES
 from scale_dspy.cli.options import DONE
 
 HELP = "a program's prompts for people or other runtimes"
+EXAMPLES = """
+scale-dspy export tuned.json --format markdown --out tuned.md
+scale-dspy export tuned.json --format messages --out tuned.messages.json
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -17,7 +21,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--format", required=True, choices=("markdown", "messages"))
     command.add_argument("--out", required=True, metavar="PATH", help="where to write")
     command.add_argument(
-        "--modes", choices=MODES, default="hybrid", help="how requests switch thinking; hybrid"
+        "--modes",
+        choices=NAMES,
+        default="hybrid",
+        metavar="NAME",
+        help="how requests switch thinking [hybrid]; `solve --modes list` has the names",
     )
 
 

@@ -19,6 +19,10 @@ from scale_dspy.cli.options import (
 )
 
 HELP = "accuracy and tokens at every threshold"
+EXAMPLES = """
+scale-dspy frontier aime25 --candidates 2
+scale-dspy frontier set.jsonl --budget 4000 --out runs/frontier
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -38,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.cli.detach import detach
     from scale_dspy.data.load import load
     from scale_dspy.evaluation.folder import name_folder, write_json
-    from scale_dspy.tuning.frontier import check_rule, summarise_frontier
+    from scale_dspy.tuning.decision import summarise_frontier
+    from scale_dspy.tuning.frontier import check_rule
     from scale_dspy.tuning.threshold_sweep import walk_all
 
     console = Console(stderr=True, highlight=False)
@@ -65,7 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
             retry_errors=arguments.retry_errors,
             report=bar.report,
         )
-    found = summarise_frontier(walks, budget=arguments.budget, margin=arguments.margin)
+    found = summarise_frontier(
+        walks,
+        (program.threshold.value, program.split.value),
+        budget=arguments.budget,
+        margin=arguments.margin,
+        seed=arguments.seed or 0,
+    )
     write_json(out / "frontier.json", found)
     show_frontier(console, found)
     console.print(f"walks and frontier are in {out}", markup=False)

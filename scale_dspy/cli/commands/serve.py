@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from scale_dspy.lm.backend import Resolved
 
 HELP = "serve SCALE as a model, to any OpenAI client"
+EXAMPLES = """
+scale-dspy serve
+scale-dspy serve --program tuned.json --port 8080
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -34,6 +38,20 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--key-file", metavar="FILE", help="holds the key that clients send [SCALE_SERVE_KEY]"
     )
     command.add_argument(
+        "--allow-host",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="other names that clients reach it by, such as scale.example.org",
+    )
+    command.add_argument(
+        "--allow-origin",
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages that may use it, such as http://localhost:3000 [none]",
+    )
+    command.add_argument(
         "--waiting",
         type=int,
         default=256,
@@ -47,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve SCALE as a model until interrupted; with --json, say where once it answers."""
     from rich.console import Console
 
+    from scale_dspy.serve.callers import describe_callers
     from scale_dspy.serve.proxy import check_extra, check_key, open_socket, read_key
 
     console = Console(stderr=True, highlight=False)
@@ -55,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--port is a whole number from 0 to 65535, not {arguments.port}")
     key = read_key(arguments.key_file)
     check_key(key, arguments.host)
+    callers = describe_callers(key, arguments.host, arguments.allow_host, arguments.allow_origin)
     check_extra()
     with open_socket(arguments.host, arguments.port) as listener:
         from scale_dspy.serve.models import Catalogue, list_names, read_catalogue
@@ -82,5 +102,5 @@ def run(arguments: argparse.Namespace) -> int:
 
         offer = Offer(catalogue, lm, settled.threads, arguments.waiting)
         with redirect_stdout(sys.stderr):  # the proxy prints, and standard output is for --json
-            serve(offer, listener, key, say)
+            serve(offer, listener, callers, say)
     return DONE

@@ -10,6 +10,10 @@ from pathlib import Path
 from scale_dspy.cli.options import DONE, print_json
 
 HELP = "how far runs are, and which process is at work"
+EXAMPLES = """
+scale-dspy status
+scale-dspy status runs/scale runs/cot
+"""
 WATCH = 2.0  # seconds between two looks
 
 

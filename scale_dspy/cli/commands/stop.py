@@ -9,6 +9,9 @@ from pathlib import Path
 from scale_dspy.cli.options import DONE, print_json
 
 HELP = "end a run as Ctrl-C would; it can go on later"
+EXAMPLES = """
+scale-dspy stop runs/scale
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from scale_dspy.cli.arguments import add_backend, add_engine, add_method, add_rollouts, add_steering
 from scale_dspy.cli.options import (
+    FAILED,
     check_counts,
     connect_program,
     end_run,
@@ -22,6 +23,10 @@ from scale_dspy.cli.options import (
 from scale_dspy.methods import METHODS
 
 HELP = "training data from problems that it solves right"
+EXAMPLES = """
+scale-dspy traces limo --out traces.jsonl
+scale-dspy traces train.jsonl --samples 4 --against aime24,aime25 --out traces.parquet
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -33,7 +38,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--against",
         metavar="SET[,SET...]",
         help="test sets that no problem may overlap with, or none; by default aime24, aime25, "
-        "amc23 and math500, as far as they can be loaded",
+        "amc23 and math500; it fails at its end if one cannot be loaded",
     )
     add_rollouts(command, 1, "tries a problem; the shortest right one is kept")
     add_engine(command)
@@ -63,8 +68,6 @@ def run(arguments: argparse.Namespace) -> int:
         )
     examples = load(arguments.data, limit=arguments.limit)
     against, unchecked = _load_against(arguments.against)
-    for name in unchecked:
-        console.print(f"note: {name} cannot be loaded, so nothing is checked against it")
     folder = out.with_name(f"{out.name}.run")
     if arguments.detach:
         return detach(arguments.argv, folder)
@@ -91,7 +94,16 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(f"the records are in {out}, how they were made in its .card.md", markup=False)
     if arguments.json:
         print_json(asdict(card))
-    return end_run(console, card.dropped.get("error", 0))
+    code = end_run(console, card.dropped.get("error", 0))
+    if not unchecked:
+        return code
+    console.print(
+        f"no overlap was looked for with {', '.join(unchecked)}: they cannot be loaded. "
+        "Put copies into a folder, set SCALE_DATA_DIR to it and run this again, or give --against "
+        "without them",
+        style="yellow",
+    )
+    return FAILED
 
 
 def _load_against(names: str | None) -> tuple[dict[str, list[Any]], list[str]]:
