@@ -385,9 +385,13 @@ def read_options(held: Any) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise ValueError("there are no options under 'scale_dspy'")
     try:
-        return SCALE(**options).options
+        checked = SCALE(**options).options
     except TypeError as error:
         raise ValueError(str(error)) from None
+    foreign = sorted(options.keys() - checked.keys())  # modes, which belong to a server
+    if foreign:
+        raise ValueError(f"a program's file has no option {foreign[0]!r}")
+    return checked
 
 
 def save_program(program: SCALE, path: str | Path) -> None:

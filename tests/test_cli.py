@@ -410,11 +410,11 @@ def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
 
     from scale_dspy.cli.options import read_options
 
-    assert read_options(Namespace(candidates=None, caps=None)) == [{}]
-    assert read_options(Namespace(candidates=[8, 1], caps=None)) == [
+    assert read_options(Namespace(assess=None, votes=None, candidates=None, caps=None)) == [{}]
+    assert read_options(Namespace(assess=None, votes=None, candidates=[8, 1], caps=None)) == [
         {"candidates": 8},
         {"candidates": 1},
     ]
-    both = read_options(Namespace(candidates=[8, 1], caps=[2048, 8192]))
+    both = read_options(Namespace(assess=None, votes=None, candidates=[8, 1], caps=[2048, 8192]))
     assert both[0] == {"candidates": 8, "system_2_cap": 2048}
     assert len(both) == 4
