@@ -387,9 +387,13 @@ def read_options(held: Any) -> dict[str, Any]:
     if "modes" in options:
         raise ValueError("modes belong to a server, and are no option of a saved program")
     try:
-        return SCALE(**options).options
+        checked = SCALE(**options).options
     except TypeError as error:
         raise ValueError(str(error)) from None
+    foreign = sorted(options.keys() - checked.keys())  # modes, which belong to a server
+    if foreign:
+        raise ValueError(f"a program's file has no option {foreign[0]!r}")
+    return checked
 
 
 def save_program(program: SCALE, path: str | Path) -> None:

@@ -115,6 +115,7 @@ FILES = [
 FEW, ALL = 16, 10**6
 
 
+@pytest.mark.timeout(3600)  # all cases take minutes, on a busy machine many
 @pytest.mark.parametrize("most", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "file"), FILES)
 def test_no_value_of_a_file_is_a_traceback(

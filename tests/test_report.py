@@ -371,6 +371,14 @@ def test_a_record_keeps_no_text(tmp_path: Path) -> None:
     assert "long" not in str([replace(rollout, answer=None) for rollout in run.rollouts])
 
 
+@pytest.mark.parametrize("value", [10**4000, -1, True, "0.5", [], float("nan")])
+def test_a_number_of_a_description_that_is_none_is_left_out(value: Any, tmp_path: Path) -> None:
+    names = ("threshold", "split", "problems", "samples")
+    run = read_run(make_run(tmp_path / "a", told=dict.fromkeys(names, value)))
+    assert (run.threshold, run.split, run.notes) == (None, None, ())
+    assert name_runs([run]) == ["scale"]
+
+
 def test_samples_beyond_those_asked_for_are_left_out(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "a", told={"samples": 1}))
     assert run.summary["rollouts"] == 2

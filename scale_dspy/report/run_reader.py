@@ -7,7 +7,8 @@ rollout's line, and `read_text` fetches one whole.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -15,7 +16,18 @@ from scale_dspy.evaluation.folder import RUN, read_description
 from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout
 from scale_dspy.evaluation.summary import Summary, summarise
 from scale_dspy.report.flags import Flags, find_flags, read_caps
-from scale_dspy.utils.records import parse_record
+from scale_dspy.utils.records import Share, WrongFieldError, parse_record, read_record
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The numbers of a run's description; None for what is missing or no such number, as a run
+    that was made by hand can be reported on without."""
+
+    threshold: Share | None = None
+    split: Share | None = None
+    problems: int | None = None
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,7 @@ class Run:
         name: tells it from the other runs of the report.
         folder: where it lies.
         description: run.json.
+        terms: the numbers in it.
         rollouts: without their texts.
         offsets: where in the file a rollout's line begins, by problem and sample.
         summary: of `rollouts`.
@@ -36,6 +49,7 @@ class Run:
     name: str
     folder: Path
     description: Mapping[str, Any]
+    terms: Terms
     rollouts: Sequence[Rollout]
     offsets: Mapping[tuple[str, int], int]
     summary: Summary
@@ -56,16 +70,12 @@ class Run:
     @property
     def threshold(self) -> float | None:
         """Its tau; None for a method that has none."""
-        return self._read_number("threshold")
+        return self.terms.threshold
 
     @property
     def split(self) -> float | None:
         """Up to which difficulty its problems were solved whole; None for a method without it."""
-        return self._read_number("split")
-
-    def _read_number(self, key: str) -> float | None:
-        value = self.description.get(key)
-        return value if isinstance(value, (int, float)) else None
+        return self.terms.split
 
 
 def read_run(folder: Path) -> Run:
@@ -75,6 +85,7 @@ def read_run(folder: Path) -> Run:
         ValueError: a file is missing or unreadable, or there is no rollout in it.
     """
     description = read_description(folder / RUN)
+    terms = _read_terms(description)
     path = folder / ROLLOUTS
     if path.exists() and not path.is_file():  # opening a FIFO would wait for a writer
         raise ValueError(f"{path} cannot be read: it is no file")
@@ -83,7 +94,7 @@ def read_run(folder: Path) -> Run:
             found, torn = _read_rollouts(path, file, read_caps(description))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    rollouts, beyond = _drop_samples([each.rollout for each in found], description.get("samples"))
+    rollouts, beyond = _drop_samples([each.rollout for each in found], terms.samples)
     if not rollouts:
         raise ValueError(f"{folder} holds no rollouts yet: nothing to report")
     try:
@@ -92,8 +103,17 @@ def read_run(folder: Path) -> Run:
         raise ValueError(f"{path}: {error}") from None
     offsets = {(each.rollout.id, each.rollout.sample): each.offset for each in found}
     flags = {(each.rollout.id, each.rollout.sample): each.flags for each in found}
-    notes = tuple(_note(description, summary, torn, beyond))
-    return Run("", folder, description, rollouts, offsets, summary, flags, notes)
+    notes = tuple(_note(terms, summary, torn, beyond))
+    return Run("", folder, description, terms, rollouts, offsets, summary, flags, notes)
+
+
+def _read_terms(description: Mapping[str, Any]) -> Terms:
+    terms = Terms()
+    for name in asdict(terms):
+        with suppress(WrongFieldError):
+            value = {name: description.get(name)}
+            terms = replace(terms, **{name: getattr(read_record(Terms, value), name)})
+    return terms
 
 
 def read_text(run: Run, file: BinaryIO, known: Rollout) -> Rollout:
@@ -144,23 +164,20 @@ def _read_rollouts(
     return found, False
 
 
-def _drop_samples(rollouts: list[Rollout], samples: Any) -> tuple[list[Rollout], int]:
+def _drop_samples(rollouts: list[Rollout], samples: int | None) -> tuple[list[Rollout], int]:
     """Leave out samples beyond those that the run was last asked for, as its summary does."""
-    if not isinstance(samples, int):
+    if samples is None:
         return rollouts, 0
     kept = [rollout for rollout in rollouts if rollout.sample < samples]
     return kept, len(rollouts) - len(kept)
 
 
-def _note(
-    description: Mapping[str, Any], summary: Summary, torn: bool, beyond: int
-) -> Iterator[str]:
-    problems, samples = description.get("problems"), description.get("samples")
-    if isinstance(problems, int) and isinstance(samples, int):
-        wanted = problems * samples
+def _note(terms: Terms, summary: Summary, torn: bool, beyond: int) -> Iterator[str]:
+    if terms.problems is not None and terms.samples is not None:
+        wanted = terms.problems * terms.samples
         if summary["rollouts"] < wanted:
             yield f"not finished: {summary['rollouts']:,} of {wanted:,} rollouts"
     if torn:
         yield "the last line of rollouts.jsonl is torn and was left out"
     if beyond:
-        yield f"{beyond:,} rollouts of samples beyond the {samples} asked for were left out"
+        yield f"{beyond:,} rollouts of samples beyond the {terms.samples} asked for were left out"
