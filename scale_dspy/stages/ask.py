@@ -30,11 +30,17 @@ ATTEMPTS = 3  # a reply that cannot be read is asked for again, with another rol
 
 @dataclass(frozen=True)
 class Reply:
-    """One choice: its text, the model's reasoning if it showed any, and whether it was cut off."""
+    """One choice: its text, the model's reasoning if it showed any, and whether it was cut off.
+
+    Attributes:
+        logprobs: the log-probability of each token, where the config asks for `logprobs` and the
+            server tells them.
+    """
 
     text: str
     reasoning: str = ""
     cut_off: bool = False
+    logprobs: tuple[float, ...] | None = None
 
 
 class PlainAdapter(dspy.Adapter):
@@ -122,9 +128,15 @@ class PlainAdapter(dspy.Adapter):
                     **self.parse(signature, text),
                     "reasoning": mend(whole.get("reasoning_content") or reasoning),
                     "cut_off": whole.get("finish_reason") == "length",
+                    "logprobs": _read_logprobs(whole.get("logprobs")),
                 }
             )
         return choices
+
+
+def _read_logprobs(found: Any) -> tuple[float, ...] | None:
+    tokens = getattr(found, "content", None)
+    return None if tokens is None else tuple(float(token.logprob) for token in tokens)
 
 
 # Lone surrogates, which UTF-8 cannot hold, and control characters, which could rewrite a terminal.
@@ -192,13 +204,15 @@ async def ask(
             prediction = await predictor.acall(**inputs, config={**config, "max_tokens": None})
     (field,) = predictor.signature.output_fields
     replies = [
-        Reply(text, reasoning, cut_off)
-        for text, reasoning, cut_off in zip(
-            *(prediction.completions[key] for key in (field, "reasoning", "cut_off")), strict=True
+        Reply(*parts)
+        for parts in zip(
+            *(prediction.completions[key] for key in (field, "reasoning", "cut_off", "logprobs")),
+            strict=True,
         )
     ]
     # DSPy's trace holds the prediction: demos and reflections on it would carry all the thinking.
-    del prediction["reasoning"]
+    for heavy in ("reasoning", "logprobs"):
+        del prediction[heavy]
     return replies
 
 
