@@ -7,8 +7,9 @@ from typing import Any
 import dspy
 
 from scale_dspy.grading.answers import find_answer, vote
+from scale_dspy.lm.cap import MIN_GRANT, OutOfTokensError, room
 from scale_dspy.lm.modes import Modes, Style, choose_modes
-from scale_dspy.lm.usage import MIN_GRANT, Ledger, OutOfTokensError, room, track
+from scale_dspy.lm.usage import Ledger, track
 from scale_dspy.method import Solver
 from scale_dspy.program import SCALE
 from scale_dspy.stages.ask import Reply, ask, ask_many, ask_until_said

@@ -31,7 +31,7 @@ def cluster() -> Iterator[Path]:
     import ray
 
     with tempfile.TemporaryDirectory(prefix="scale") as folder, pytest.MonkeyPatch.context() as env:
-        env.setenv("DSPY_CACHEDIR", f"{folder}/cache")
+        env.setenv("SCALE_CACHE", f"{folder}/cache")
         env.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
         ray.init(num_cpus=2, log_to_driver=False, _temp_dir=f"{folder}/ray")
         yield Path(folder)

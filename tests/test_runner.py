@@ -198,7 +198,6 @@ signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for _ in sys.stdin:
     child = os.fork()
     if child == 0:
-        dspy.configure_cache(enable_memory_cache=False)
         examples = World.noisy().problems(int(problems))
         evaluate(SCALE(candidates=2), examples, lm, Path(out), samples=int(samples), threads=3)
         os._exit(0)
@@ -298,7 +297,7 @@ def _begin_lives(server: FakeVLLM, folder: Path) -> Iterator[subprocess.Popen[by
     sizes = [str(PROBLEMS), str(SAMPLES)]
     lives = subprocess.Popen(
         [sys.executable, "-c", LIVES, server.model, server.url, str(folder / "out"), *sizes],
-        env={**os.environ, "DSPY_CACHEDIR": str(folder / "cache")},
+        env={**os.environ, "SCALE_CACHE": str(folder / "cache")},
         cwd=Path(__file__).parents[1],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

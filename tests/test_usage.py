@@ -10,8 +10,10 @@ import dspy
 import pytest
 
 from scale_dspy import SCALE, connect, modes, track
+from scale_dspy.lm.cache import Store, use
+from scale_dspy.lm.cap import OutOfTokensError, grant, room
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.lm.usage import Ledger, OutOfTokensError, Tally, grant, record, room, stage
+from scale_dspy.lm.usage import Ledger, Usage, record, stage
 from tests.fake.orders import Totals
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
@@ -26,14 +28,14 @@ def server() -> Any:
 
 
 def sent(ledger: Ledger) -> Totals:
-    return _totals(sum(ledger.sent.values(), Tally()))
+    return _totals(sum(ledger.sent.values(), Usage()))
 
 
 def spent(ledger: Ledger) -> Totals:
     return _totals(ledger.total())
 
 
-def _totals(tally: Tally) -> Totals:
+def _totals(tally: Usage) -> Totals:
     return Totals(tally.calls, tally.prompt_tokens, tally.completion_tokens, tally.reasoning_tokens)
 
 
@@ -160,9 +162,7 @@ def test_no_history_still_counts(server: FakeVLLM, lm: MeteredLM) -> None:
 
 def test_disk_cache_keeps_the_count(server: FakeVLLM, lm: MeteredLM, tmp_path: Any) -> None:
     def call() -> dspy.Prediction:
-        dspy.configure_cache(
-            enable_disk_cache=True, enable_memory_cache=False, disk_cache_dir=str(tmp_path)
-        )
+        use(Store(tmp_path / "replies.sqlite3"))
         with dspy.context(lm=lm):
             return SCALE()(problem=WORLD.problems(1)[0].problem)
 
@@ -178,7 +178,7 @@ def test_grants_never_overrun_a_cap_together() -> None:
                 pass
         assert room() == 100
         with stage("assess"):
-            record(Tally(completion_tokens=30))
+            record(Usage(completion_tokens=30))
         assert (room(), ledger.tokens) == (70, 30)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, get_args
 
 from scale_dspy import __version__
-from scale_dspy.cli import run, serve, tune
+from scale_dspy.cli import cache, run, serve, tune
 from scale_dspy.cli.options import FAILED
 from scale_dspy.lm.modes import Style
 from scale_dspy.tuning import OPTIMIZERS
@@ -69,6 +69,7 @@ def _make_parser() -> argparse.ArgumentParser:
         _add_report_command,
         _add_serve_command,
         _add_doctor_command,
+        _add_cache_command,
         _add_completion_command,
     ):
         add(parsers)
@@ -89,6 +90,7 @@ def _add_evaluate_command(parsers: _Parsers) -> None:
     command.add_argument("--out", metavar="DIR", help="where to write [runs/DATA-METHOD]")
     _add_rollouts(command, 8, "rollouts of each problem")
     command.set_defaults(run=run.evaluate)
+    _add_reuse(command)
     _add_engine(command)
     _add_method(command)
     _add_backend(command)
@@ -153,6 +155,7 @@ def _add_traces_command(parsers: _Parsers) -> None:
     )
     command.set_defaults(run=run.traces)
     _add_rollouts(command, 1, "tries a problem; the shortest right one is kept")
+    _add_reuse(command)
     _add_engine(command)
     _add_method(command)
     _add_backend(command)
@@ -198,6 +201,21 @@ def _add_doctor_command(parsers: _Parsers) -> None:
     command = parsers.add_parser("doctor", help="what the server at --api-base really does")
     command.set_defaults(run=serve.doctor)
     _add_backend(command)
+
+
+def _add_cache_command(parsers: _Parsers) -> None:
+    command = parsers.add_parser("cache", help="the replies that are kept: how many, how large")
+    command.add_argument("--clear", action="store_true", help="forget them all")
+    command.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    command.set_defaults(run=cache.cache)
+
+
+def _add_reuse(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--reuse",
+        action="store_true",
+        help="in a new folder, take replies that earlier runs drew from this server",
+    )
 
 
 def _add_rollouts(command: argparse.ArgumentParser, samples: int, text: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sqlite3
 from typing import TYPE_CHECKING, Any
 
 from scale_dspy.utils.validation import check_whole
@@ -46,12 +45,12 @@ def read_program(arguments: argparse.Namespace) -> Solver:
     return program
 
 
-def read_engine(arguments: argparse.Namespace, program: Solver) -> Engine | None:
+def read_engine(arguments: argparse.Namespace, program: Solver, run: str) -> Engine | None:
     if arguments.engine == "local":
         return None
     from scale_dspy.evaluation.ray_engine import Backend, make_engine
 
-    backend = Backend(**read_backend(arguments))
+    backend = Backend(**read_backend(arguments), run=run)
     return make_engine(program, backend, count_threads(arguments))
 
 
@@ -126,21 +125,14 @@ def check_counts(arguments: argparse.Namespace, *flags: str) -> None:
 
 
 def open_cache() -> None:
-    """The cache on disk is what a resumed run lives on; one in memory would only grow.
+    """The cache of replies is what a resumed run lives on.
 
     Raises:
-        OSError: its folder cannot be written.
+        OSError: its folder cannot be used.
     """
-    import dspy
-    from dspy.clients import DISK_CACHE_DIR
+    from scale_dspy.lm.cache import open_store
 
-    try:
-        dspy.configure_cache(enable_memory_cache=False)
-    except (OSError, sqlite3.Error) as error:
-        raise OSError(
-            f"the cache folder {DISK_CACHE_DIR} cannot be used: {error}; "
-            "set DSPY_CACHEDIR to a folder that can be written"
-        ) from None
+    open_store()
 
 
 def end_run(console: Console, errors: int) -> int:

@@ -66,18 +66,19 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     from scale_dspy.cli.console import RunBar, show_summary
     from scale_dspy.data.load import load
-    from scale_dspy.evaluation.runner import describe_run, name_folder
+    from scale_dspy.evaluation.runner import describe_run, name_draws, name_folder
     from scale_dspy.evaluation.runner import evaluate as run
 
     console = Console(stderr=True, highlight=False)
     check_counts(arguments, "samples", "threads")
     examples = load(arguments.data, limit=arguments.limit)
     program = read_program(arguments)
-    lm = connect_backend(arguments, console)
-    engine = read_engine(arguments, program)
     method = arguments.method
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, method)}")
     open_cache()
+    draws = name_draws(out, reuse=arguments.reuse)
+    lm = connect_backend(arguments, console, run=draws)
+    engine = read_engine(arguments, program, draws)
     with RunBar(console, out) as bar:
         summary = run(
             program,
@@ -106,6 +107,7 @@ def traces(arguments: argparse.Namespace) -> int:
 
     from scale_dspy.cli.console import RunBar, show_card
     from scale_dspy.data.load import load
+    from scale_dspy.evaluation.runner import name_draws
     from scale_dspy.traces.traces import JOINABLE, check_path, make_traces
 
     console = Console(stderr=True, highlight=False)
@@ -122,10 +124,12 @@ def traces(arguments: argparse.Namespace) -> int:
     against, unchecked = _load_against(arguments.against)
     for name in unchecked:
         console.print(f"note: {name} cannot be loaded, so nothing is checked against it")
-    lm = connect_backend(arguments, console)
-    engine = read_engine(arguments, program)
+    folder = out.with_name(f"{out.name}.run")
     open_cache()
-    with RunBar(console, out.with_name(f"{out.name}.run")) as bar:
+    draws = name_draws(folder, reuse=arguments.reuse)
+    lm = connect_backend(arguments, console, run=draws)
+    engine = read_engine(arguments, program, draws)
+    with RunBar(console, folder) as bar:
         card = make_traces(
             program,
             examples,

@@ -36,6 +36,7 @@ class Backend:
     system_1: str | None = None
     system_1_api_base: str | None = field(default=None, repr=False)
     timeout: float = TIMEOUT
+    run: str = ""
 
 
 def make_engine(program: Solver, backend: Backend, threads: int = 64) -> Engine:
@@ -67,7 +68,6 @@ class Worker:
     """A worker process: makes rollouts, many at once, all on its one event loop."""
 
     def __init__(self, program: Solver, backend: Backend) -> None:
-        dspy.configure_cache(enable_memory_cache=False)
         self.program = program
         self.lm = connect(**asdict(backend))
 

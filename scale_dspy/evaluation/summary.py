@@ -29,6 +29,8 @@ class Outcome(NamedTuple):
         hard: those of them that System 2 solved.
         seconds: wall-clock; None where unknown.
         failed: whether an error ended it.
+        replayed: calls that the cache answered.
+        unknown: replies whose tokens the server did not tell.
     """
 
     correct: int
@@ -39,6 +41,8 @@ class Outcome(NamedTuple):
     hard: int
     seconds: float | None
     failed: bool
+    replayed: int
+    unknown: int
 
 
 class Summary(TypedDict):
@@ -59,6 +63,9 @@ class Summary(TypedDict):
         calls: model calls a rollout.
         seconds: wall-clock seconds a rollout.
         errors: failed rollouts.
+        replayed: calls of all rollouts that the cache answered.
+        drawn: calls of all rollouts that a server answered; None where unknown.
+        unknown: replies whose tokens the server did not tell, which count as 0 above.
     """
 
     problems: int
@@ -75,6 +82,9 @@ class Summary(TypedDict):
     calls: float | None
     seconds: float | None
     errors: int
+    replayed: int
+    drawn: int | None
+    unknown: int
 
 
 def collect(rollouts: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, Outcome]]:
@@ -115,6 +125,8 @@ def _measure(record: Mapping[str, Any]) -> Outcome:
         hard=sum(step["system"] == 2 for step in steps),
         seconds=record["seconds"],
         failed=failed,
+        replayed=int(record.get("replayed") or 0),
+        unknown=int(record.get("unknown") or 0),
     )
 
 
@@ -158,6 +170,8 @@ def summarise(rollouts: Iterable[Mapping[str, Any]]) -> Summary:
     outcomes = [one for samples in run.values() for one in samples.values()]
     fewest = min(map(len, run.values()))
     steps = sum(one.steps for one in outcomes)
+    replayed = sum(one.replayed for one in outcomes)
+    calls = [one.calls for one in outcomes if one.calls is not None]
     return Summary(
         problems=len(run),
         samples=fewest,
@@ -173,6 +187,9 @@ def summarise(rollouts: Iterable[Mapping[str, Any]]) -> Summary:
         calls=_mean_known(one.calls for one in outcomes),
         seconds=_mean_known(one.seconds for one in outcomes),
         errors=sum(one.failed for one in outcomes),
+        replayed=replayed,
+        drawn=sum(calls) - replayed if calls else None,
+        unknown=sum(one.unknown for one in outcomes),
     )
 
 

@@ -6,8 +6,8 @@ import re
 
 import dspy
 
+from scale_dspy.lm.cap import OutOfTokensError, room
 from scale_dspy.lm.modes import Modes
-from scale_dspy.lm.usage import OutOfTokensError, room
 from scale_dspy.stages.ask import ATTEMPTS, ask_many, ask_until_read
 from scale_dspy.utils.lists import read_list, render_list
 from scale_dspy.utils.validation import check_whole

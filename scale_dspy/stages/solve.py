@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dspy
 
+from scale_dspy.lm.cap import has_room, room
 from scale_dspy.lm.modes import Modes
-from scale_dspy.lm.usage import has_room, room, track
+from scale_dspy.lm.usage import track
 from scale_dspy.stages.ask import Reply, ask_until_said
 
 MIN_THINKING = 256  # response tokens; with less room than this, thinking would end before it helps

@@ -11,7 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from scale_dspy.evaluation.runner import write_json
-from scale_dspy.lm.usage import Ledger, Tally, limit_cost
+from scale_dspy.lm.cost_limit import limit_cost
+from scale_dspy.lm.usage import Ledger, Usage
 
 NOTED = 1.0  # seconds between two notes of what a stage has cost so far
 COSTS = "costs.json"
@@ -28,7 +29,7 @@ def pay(path: Path, stage: str, limit: int | None, keep: int = 0) -> Iterator[Le
     costs = read_costs(path)
     left = None if limit is None else max(0, limit - sum_costs(costs).completion_tokens - keep)
     started = time.perf_counter()
-    before = costs.get(stage, Tally())
+    before = costs.get(stage, Usage())
     ended = threading.Event()
 
     def note() -> None:
@@ -53,15 +54,15 @@ def pay(path: Path, stage: str, limit: int | None, keep: int = 0) -> Iterator[Le
             note()
 
 
-def read_costs(path: Path) -> dict[str, Tally]:
+def read_costs(path: Path) -> dict[str, Usage]:
     try:
         stages = json.loads(path.read_text(encoding="utf-8"))
-        return {name: Tally(**tally) for name, tally in stages.items()}
+        return {name: Usage(**tally) for name, tally in stages.items()}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, AttributeError):
         raise ValueError(f"{path} cannot be read: choose another --out") from None
 
 
-def sum_costs(costs: dict[str, Tally]) -> Tally:
-    return sum(costs.values(), Tally())
+def sum_costs(costs: dict[str, Usage]) -> Usage:
+    return sum(costs.values(), Usage())

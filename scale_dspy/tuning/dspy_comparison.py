@@ -25,7 +25,7 @@ from scale_dspy.evaluation.runner import (
 )
 from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.lm.usage import Tally
+from scale_dspy.lm.usage import Usage
 from scale_dspy.method import Solver
 from scale_dspy.program import SCALE, load_program, save_program
 from scale_dspy.tuning.comparison_table import ROWS, Row, draw_rows, render_rows
@@ -123,7 +123,7 @@ def tune_row(
         own = contest.lm.copy(rollout_id=OWN_ROLLOUT + 1)
         matched = replace(plan, optimizer="gepa", rollouts=calls)
         return _tune_baseline(contest, folder, matched, own)
-    tuned, costs, calls = contest.program, dict[str, Tally](), 0
+    tuned, costs, calls = contest.program, dict[str, Usage](), 0
     if name == "scale":
         pass  # as it came
     elif name == "scale+reanchor":
@@ -150,7 +150,7 @@ def _tune_baseline(contest: Contest, folder: Path, plan: Plan, lm: MeteredLM) ->
     return tuned
 
 
-def _tune_by_reanchor(contest: Contest, folder: Path) -> tuple[SCALE, dict[str, Tally], int]:
+def _tune_by_reanchor(contest: Contest, folder: Path) -> tuple[SCALE, dict[str, Usage], int]:
     """The threshold that ReAnchor finds, put into the program as it came.
 
     It takes the outcomes at every cut, without a cost term, and keeps one only if it beats the
@@ -172,7 +172,7 @@ def _tune_by_reanchor(contest: Contest, folder: Path) -> tuple[SCALE, dict[str, 
 
 def _tune_jointly(
     contest: Contest, thresholds_only: bool, report: Callable[[str, Progress], None] | None
-) -> tuple[SCALE, dict[str, Tally], int]:
+) -> tuple[SCALE, dict[str, Usage], int]:
     """SCALE with its thresholds tuned, or with its prompts too; the second goes on from the first,
     and its cost holds that of the first."""
     folder, plan = contest.out / "compile", contest.plan
@@ -213,10 +213,10 @@ class CountingMetric:
 
 
 def _write_note(
-    folder: Path, costs: dict[str, Tally], metric_calls: int, program: SCALE | None = None
+    folder: Path, costs: dict[str, Usage], metric_calls: int, program: SCALE | None = None
 ) -> None:
     """Write what a row's tuning cost, and where its thresholds ended."""
-    total = sum(costs.values(), Tally())
+    total = sum(costs.values(), Usage())
     noted = {
         "metric_calls": metric_calls,
         "requests": total.calls,

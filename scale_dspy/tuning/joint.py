@@ -18,7 +18,8 @@ import dspy
 from scale_dspy.data.load import digest, drop_folder
 from scale_dspy.evaluation.runner import Progress, describe_run, match_description
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.lm.usage import CostLimitError, Tally
+from scale_dspy.lm.cost_limit import CostLimitError
+from scale_dspy.lm.usage import Usage
 from scale_dspy.program import SCALE, load_program, save_program
 from scale_dspy.tuning.costs import COSTS, pay, read_costs, sum_costs
 from scale_dspy.tuning.frontier import (
@@ -129,7 +130,7 @@ def _pick_winner(
     program: SCALE,
     first: Found,
     last: Found | None,
-    costs: dict[str, Tally],
+    costs: dict[str, Usage],
     lm: MeteredLM,
     plan: Plan,
     data: dict[str, Any],
@@ -240,7 +241,7 @@ def _find_frontier(stage: str, first: Found, last: Found | None) -> Frontier:
 
 
 def _tell_outcome(
-    stages: Sequence[tuple[str, SCALE, Choice]], best: int, costs: dict[str, Tally]
+    stages: Sequence[tuple[str, SCALE, Choice]], best: int, costs: dict[str, Usage]
 ) -> dict[str, Any]:
     """The part of the record that says what was reached, and at what cost."""
     total = sum_costs(costs)
@@ -258,7 +259,7 @@ def _tell_outcome(
                 "split": choice.split,
                 "accuracy": choice.accuracy.estimate,
                 "tok": choice.tokens.estimate,
-                "response_tokens": costs.get(stage, Tally()).completion_tokens,
+                "response_tokens": costs.get(stage, Usage()).completion_tokens,
             }
             for place, (stage, program, choice) in enumerate(stages)
         ],

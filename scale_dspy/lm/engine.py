@@ -1,0 +1,200 @@
+"""The engine under dspy.LM: DSPy's contract `complete(Request) -> Response`, and what each call
+goes through on its way: cache, cost limit, replicas and repeats, ledgers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from dspy import lm15
+from dspy.utils.exceptions import LMError
+
+from scale_dspy.lm import cache, cost_limit
+from scale_dspy.lm.chat import (
+    Completion,
+    count_most,
+    keep_completion,
+    read_completion,
+    read_order,
+    restore_completion,
+    write_body,
+    write_response,
+)
+from scale_dspy.lm.client import Server, complete, cost_nothing
+from scale_dspy.lm.event_loop import run_call, run_on_shared_loop
+from scale_dspy.lm.routing import find_replicas, take_turns, work_on
+from scale_dspy.lm.usage import Usage, count, read_scope, record
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """DSPy's asynchronous engine on a server.
+
+    Args:
+        server: where the model is.
+        retries: times that a request is sent again after a failure that may pass.
+
+    Attributes:
+        window: tokens of prompt and reply together, known once a request was refused as too long.
+    """
+
+    def __init__(self, server: Server, retries: int) -> None:
+        self.server = server
+        self.retries = retries
+        self.window: int | None = None
+        self.warned: set[str] = set()
+
+    async def complete(self, request: lm15.Request) -> lm15.Response:
+        """The response to a request, from the cache or from the server.
+
+        Raises:
+            LMError: the server did not answer, also after repeats.
+            CostLimitError: the request may not be sent.
+        """
+        return await run_on_shared_loop(self.complete_here(request))
+
+    async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
+        """The response as events, once it is whole."""
+        for event in lm15.response_to_events(await self.complete(request)):
+            yield event
+
+    async def aclose(self) -> None:
+        """Nothing: the connections belong to the process."""
+
+    def learn_window(self, refusal: str) -> None:
+        """Remember the window that a refusal names."""
+        said = re.search(r"(?:context length|max_model_len)\D{0,24}(\d+)", refusal)
+        if said:
+            self.window = int(said[1])
+
+    async def complete_here(self, request: lm15.Request) -> lm15.Response:
+        """As `complete`, on the loop that it is awaited on."""
+        order = read_order(request)
+        body = write_body(request, order)
+        store = cache.open_store() if order.cache else None
+        if store is None:
+            found, _ = await self._ask(body)
+            return write_response(request, found, replayed=False)
+
+        def make_keys(address: str) -> cache.Keys:
+            place = f"{self.server.model} at {self.server.identity or address}"
+            return cache.make_keys(place, order.run, order.rollout, body)
+
+        # A reply belongs to the server that gave it; servers named together are one to the caller.
+        for replica in find_replicas(self.server.api_base):
+            kept = _look_up(store, make_keys(replica.address))
+            if kept is not None:
+                _enter(kept, count_most(body, self.window), from_cache=True)
+                return write_response(request, kept, replayed=True)
+        found, address = await self._ask(body)
+        store.put(make_keys(address), keep_completion(found))
+        return write_response(request, found, replayed=False)
+
+    async def _ask(self, body: dict[str, Any]) -> tuple[Completion, str]:
+        """(a reply, the address it is from); sent again after failures that may pass."""
+        try:
+            replicas = find_replicas(self.server.api_base)
+            for turn in take_turns(replicas, self.retries, read_scope().problem):
+                await asyncio.sleep(turn.wait)
+                with work_on(turn, body.get("n") or 1):
+                    address = turn.replica.address
+                    return await self._try(address, body), address
+        except LMError:
+            count(failed=1)
+            raise
+        raise AssertionError("a call has one turn at least, and the last one's error is raised")
+
+    async def _try(self, address: str, body: dict[str, Any]) -> Completion:
+        most = count_most(body, self.window)
+        await cost_limit.reserve(most)
+        began = time.perf_counter()
+        try:
+            with _in_flight():
+                reply = await complete(self.server, address, body)
+            found = read_completion(reply, most, time.perf_counter() - began)
+            self._warn(found)
+            _enter(found, most)
+            return found
+        except BaseException as error:
+            record(Usage(seconds=time.perf_counter() - began))
+            if not cost_nothing(error):
+                count(assumed=most, assumed_sent=most)
+            raise
+        finally:
+            cost_limit.release(most)
+
+    def _warn(self, found: Completion) -> None:
+        """Say once for each server that its usage is unknown or not believed."""
+        if found.usage is not None:
+            return
+        what = found.doubt or "it tells no usage"
+        kind = "doubt" if found.doubt else "none"
+        if kind not in self.warned:
+            self.warned.add(kind)
+            logger.warning(
+                "the tokens of %s are not known (%s): each reply counts as the most that it was "
+                "allowed",
+                self.server.model,
+                what,
+            )
+
+
+class BlockingEngine:
+    """DSPy's synchronous engine: the same engine, waited for."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        """See Engine.complete."""
+        return run_call(self.engine.complete_here(request))
+
+    def stream(self, request: lm15.Request) -> Iterator[Any]:
+        """See Engine.stream."""
+        yield from lm15.response_to_events(self.complete(request))
+
+    def close(self) -> None:
+        """Nothing: the connections belong to the process."""
+
+
+def _look_up(store: cache.Store, keys: cache.Keys) -> Completion | None:
+    kept = store.get(keys)
+    if kept is None:
+        return None
+    found = restore_completion(kept)
+    if found is None:
+        store.drop(keys)
+    return found
+
+
+def _enter(found: Completion, most: int, *, from_cache: bool = False) -> None:
+    """Enter a reply in the open ledgers; what its server did not tell counts as the most."""
+    if found.usage is None:
+        count(unknown=1, assumed=most, assumed_sent=0 if from_cache else most)
+    used = found.usage or Usage(calls=1)
+    record(used + Usage(seconds=found.seconds), from_cache=from_cache)
+
+
+_calls: set[object] = set()
+
+
+def count_in_flight() -> int:
+    """Model calls of this process that wait for a reply at this moment."""
+    return len(_calls)
+
+
+@contextlib.contextmanager
+def _in_flight() -> Iterator[None]:
+    call = object()
+    _calls.add(call)
+    try:
+        yield
+    finally:
+        _calls.discard(call)
