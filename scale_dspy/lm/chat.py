@@ -8,6 +8,7 @@ beside the provider's own parameters, and its response carries them all as `prov
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ _CANONICAL = (
     "max_tokens", "temperature", "top_p", "top_k", "stop", "seed",
     "frequency_penalty", "presence_penalty",
 )  # fmt: skip
+_HALF = re.compile("[\ud800-\udfff]")  # half a character, which UTF-8 cannot hold
 _FINISHES = {"stop": "stop", "length": "length", "tool_calls": "tool_call"}
 
 
@@ -86,8 +88,9 @@ def write_request(
         ValueError, TypeError: a parameter has no good value, or belongs to the connection.
     """
     given = {name: value for name, value in config.items() if value is not None}
-    given = {**given, **(given.pop("extra_body", None) or {})}
+    extra = given.pop("extra_body", {})
     known = {name: given.pop(name) for name in _CANONICAL if name in given}
+    given |= extra
     if given.pop("logprobs", None):
         known["logprobs"] = int(given.pop("top_logprobs", 0))
     form = given.get("response_format")
@@ -206,12 +209,11 @@ def _read_choice(choice: Mapping[str, Any]) -> Choice:
 
 
 def _read_text(content: Any) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
     if isinstance(content, list):
         parts = (part.get("text") if isinstance(part, dict) else part for part in content)
-        return "".join(part for part in parts if isinstance(part, str))
-    return str(content)
+        content = "".join(part for part in parts if isinstance(part, str))
+    text = "" if content is None else str(content)
+    return text if text.isascii() else _HALF.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def read_usage(told: Any, most: int) -> tuple[Usage | None, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import json
 import os
 import re
 import ssl
@@ -109,8 +110,11 @@ async def _post(server: Server, address: str, body: dict[str, Any]) -> Any:
 
 def _decode(text: bytes) -> Any:
     try:
-        return orjson.loads(text)
-    except ValueError:
+        try:
+            return orjson.loads(text)
+        except ValueError:  # halves of characters, for example, are JSON to others
+            return json.loads(text)
+    except (ValueError, RecursionError):
         shown = text[:120].decode("utf-8", "replace")
         raise kinds.LMProviderError(
             f"the server's reply is no JSON: {shown!r}", status=200

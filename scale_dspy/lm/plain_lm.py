@@ -12,6 +12,7 @@ from typing import Any
 from dspy import lm15
 
 from scale_dspy.lm.chat import EXTENSION, Choice, Order, read_choices, write_request
+from scale_dspy.lm.client import PREFIXES
 from scale_dspy.lm.modes import PARTNER
 from scale_dspy.lm.usage import Usage, record
 
@@ -45,6 +46,9 @@ async def ask_plain_lm(
     given = {name: value for name, value in given.items() if name not in {*CONNECTION, PARTNER}}
     cache = {"cache": given.pop("cache")} if "cache" in given else {}
     choices, rollout = given.pop("n", None) or 1, given.pop("rollout_id", None)
+    if lm.model.startswith(PREFIXES) and given.get("top_k"):
+        # DSPy's own client drops it from the parameters that it knows.
+        given["extra_body"] = {**(given.get("extra_body") or {}), "top_k": given.pop("top_k")}
     request = _drop_own(write_request(lm.model, messages, given, Order()))
 
     async def ask_once(number: int) -> Choice:
