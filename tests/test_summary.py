@@ -52,6 +52,9 @@ def test_summary_by_hand():
         "calls": 13 / 5,
         "seconds": 12 / 5,
         "errors": 0,
+        "replayed": 0,
+        "drawn": 13,
+        "unknown": 0,
     }
     assert intervals[0][0] < 1 / 3 < intervals[0][1]
     assert intervals[1] is None

@@ -40,6 +40,7 @@ class Order:
         cache: whether an earlier reply will do.
         run: the run that draws; see cache.make_keys.
         messages: as they were given, where they hold more than text.
+        retries: times that it is sent again, where not as often as the engine does.
     """
 
     choices: int = 1
@@ -47,6 +48,7 @@ class Order:
     cache: bool = True
     run: str = ""
     messages: Any = None
+    retries: int | None = None
 
 
 @dataclass(frozen=True)

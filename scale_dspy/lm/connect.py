@@ -75,6 +75,7 @@ class MeteredLM(dspy.LM):
         self.seed = seed
         self.partner = partner
         self.run = run
+        self.retries = num_retries
 
     def __call__(
         self, prompt: Any = None, *, messages: list[dict[str, Any]] | None = None, **kwargs: Any
@@ -116,6 +117,7 @@ class MeteredLM(dspy.LM):
             rollout=given.pop("rollout_id", None),
             cache=given.pop("cache", self.cache),
             run=self.run,
+            retries=None if self.retries == self.core.retries else self.retries,
         )
         if self.seed is not None and given.get("seed") is None:
             sample = orjson.dumps([self.seed, order.rollout, messages])

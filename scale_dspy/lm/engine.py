@@ -80,7 +80,7 @@ class Engine:
         body = write_body(request, order)
         store = cache.open_store() if order.cache else None
         if store is None:
-            found, _ = await self._ask(body)
+            found, _ = await self._ask(body, order.retries)
             return write_response(request, found, replayed=False)
 
         def make_keys(address: str) -> cache.Keys:
@@ -93,15 +93,16 @@ class Engine:
             if kept is not None:
                 _enter(kept, count_most(body, self.window), from_cache=True)
                 return write_response(request, kept, replayed=True)
-        found, address = await self._ask(body)
+        found, address = await self._ask(body, order.retries)
         store.put(make_keys(address), keep_completion(found))
         return write_response(request, found, replayed=False)
 
-    async def _ask(self, body: dict[str, Any]) -> tuple[Completion, str]:
+    async def _ask(self, body: dict[str, Any], retries: int | None) -> tuple[Completion, str]:
         """(a reply, the address it is from); sent again after failures that may pass."""
         try:
             replicas = find_replicas(self.server.api_base)
-            for turn in take_turns(replicas, self.retries, read_scope().problem):
+            most = self.retries if retries is None else retries
+            for turn in take_turns(replicas, most, read_scope().problem):
                 await asyncio.sleep(turn.wait)
                 with work_on(turn, body.get("n") or 1):
                     address = turn.replica.address
