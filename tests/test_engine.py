@@ -1,4 +1,4 @@
-"""The engine under dspy.LM: repeats, what replies belong to, usage that is not told, odd servers."""
+"""The engine under dspy.LM: repeats, whose replies are whose, unknown usage, odd servers."""
 
 from __future__ import annotations
 
@@ -160,9 +160,13 @@ def test_a_failed_try_is_charged_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scale_dspy.lm.routing.FIRST_WAIT", 0.01)
     with fake_vllm(faults=[Fault(every=2, reset="middle")]) as server:
         lm = connect(server.model, server.api_base, max_tokens=100, cache=False)
-        with dspy.context(lm=lm), limit_cost(1000), pytest.raises(CostLimitError):
+
+        def ask_for_ever() -> None:
             for number in range(100):
                 lm(f"What is {number} + 1?")
+
+        with dspy.context(lm=lm), limit_cost(1000), pytest.raises(CostLimitError):
+            ask_for_ever()
         assert server.totals().completion_tokens <= 1000
 
 
@@ -179,9 +183,8 @@ def test_a_user_and_a_password_are_sent_and_never_shown(capsys: Any, tmp_path: P
         assert connect("m", address)("hi") == ["7"]
         assert server.seen[0]["Authorization"].startswith("Basic ")
         assert main(["solve", "p", "--model", "m", "--api-base", address, "--api-key", "k"]) == 2
-    assert (
-        main(["solve", "p", "--model", "m", "--api-base", "http://me:hidden@127.0.0.1:9/v1"]) == 1
-    )
+    gone = "http://me:hidden@127.0.0.1:9/v1"
+    assert main(["solve", "p", "--model", "m", "--api-base", gone]) == 1
     assert "hidden" not in "".join(capsys.readouterr())
 
 
