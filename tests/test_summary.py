@@ -76,7 +76,7 @@ def test_failed_rollouts_are_wrong_and_their_known_tokens_count():
 
 def test_what_rollouts_do_not_give_is_none():
     found = summarise([rollout(error="refused", steps=[], usage=None, seconds=None)])
-    unknown = {"tok", "tok_interval", "tpi", "hard_percent", "calls", "seconds"}
+    unknown = {"tok", "tok_interval", "tpi", "hard_percent", "calls", "drawn", "seconds"}
     assert {field for field, value in found.items() if value is None} == unknown
     assert found["accuracy"] == found["maj_at_k"] == 0
 

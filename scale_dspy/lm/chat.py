@@ -92,7 +92,9 @@ def write_request(
     given = {name: value for name, value in config.items() if value is not None}
     extra = given.pop("extra_body", {})
     known = {name: given.pop(name) for name in _CANONICAL if name in given}
-    given |= extra
+    # As LiteLLM has it: of a parameter that is not OpenAI's the one beside `extra_body` holds.
+    beside = {*given, *({"top_k"} & known.keys())}
+    given |= {name: value for name, value in extra.items() if name not in beside}
     if given.pop("logprobs", None):
         known["logprobs"] = int(given.pop("top_logprobs", 0))
     form = given.get("response_format")
