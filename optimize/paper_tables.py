@@ -15,12 +15,14 @@ from pathlib import Path
 from flags import make_parser
 
 from scale_dspy import SCALE, connect
-from scale_dspy.baselines import make_program
 from scale_dspy.data.load import load
-from scale_dspy.evaluation.runner import describe_run, evaluate, name_folder
+from scale_dspy.evaluation.description import describe_run
+from scale_dspy.evaluation.folder import name_folder
+from scale_dspy.evaluation.runner import evaluate
 from scale_dspy.method import Solver
+from scale_dspy.methods import METHODS, make_program
 
-TABLE_1 = ("cot", "inftythink", "majority", "last_step", "scale")  # last_step is ours
+TABLE_1 = tuple(name for name, method in METHODS.items() if method.in_table)
 TABLE_2 = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FIGURE_2 = (4096, 8192, 16384, 32768)  # System 2's max_tokens; System 1's stays as it is
 

@@ -8,7 +8,8 @@ lm/usage.py (where tokens come from and how they are counted).
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # typing's own takes a while to import, and a shell waits for this file
 
 __version__ = "0.1.0"
 
@@ -33,7 +34,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'scale_dspy' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

@@ -8,9 +8,11 @@ import dspy
 
 from scale_dspy.grading.answers import find_answer, vote
 from scale_dspy.lm.cap import MIN_GRANT, OutOfTokensError, room
-from scale_dspy.lm.modes import Modes, Style, choose_modes
+from scale_dspy.lm.modes import Modes, choose_modes
 from scale_dspy.lm.usage import Ledger, track
 from scale_dspy.method import Solver
+from scale_dspy.methods import METHODS as METHODS
+from scale_dspy.methods import make_program as make_program
 from scale_dspy.program import SCALE
 from scale_dspy.stages.ask import Reply, ask, ask_many, ask_until_said
 from scale_dspy.step import Step
@@ -67,7 +69,7 @@ class ChainOfThought(Solver):
         modes: request parameters by stage, or the name of a style.
     """
 
-    def __init__(self, *, budget: int | None = None, modes: Modes | Style = "hybrid") -> None:
+    def __init__(self, *, budget: int | None = None, modes: Modes | str = "hybrid") -> None:
         super().__init__(budget)
         self.solve = dspy.Predict(SolveProblem, **choose_modes(modes)["solve_2"])
 
@@ -86,7 +88,7 @@ class MajorityVote(Solver):
     """
 
     def __init__(
-        self, samples: int = 8, *, budget: int | None = None, modes: Modes | Style = "hybrid"
+        self, samples: int = 8, *, budget: int | None = None, modes: Modes | str = "hybrid"
     ) -> None:
         super().__init__(budget)
         self.samples = check_whole("samples", samples)
@@ -127,7 +129,7 @@ class InftyThink(Solver):
         round_tokens: int | None = None,
         *,
         budget: int | None = None,
-        modes: Modes | Style = "hybrid",
+        modes: Modes | str = "hybrid",
     ) -> None:
         super().__init__(budget)
         stages = choose_modes(modes)
@@ -183,43 +185,9 @@ class ProblemRouting(SCALE):
         threshold: float = 0.5,
         *,
         budget: int | None = None,
-        modes: Modes | Style = "hybrid",
+        modes: Modes | str = "hybrid",
     ) -> None:
         super().__init__(threshold, candidates=1, split=1.0, budget=budget, modes=modes)
-
-
-METHODS = ("scale", "last_step", "cot", "majority", "inftythink", "routing")
-
-
-def make_program(
-    method: str,
-    *,
-    threshold: float | None = None,
-    candidates: int = 8,
-    budget: int | None = None,
-    modes: Modes | Style = "hybrid",
-) -> Solver:
-    """The program of a method by its name on the command line.
-
-    `last_step` is SCALE that rates nothing, so that only the question itself is thought over.
-
-    Raises:
-        ValueError: an unknown method, or a threshold for one that has none.
-    """
-    shared: dict[str, Any] = {"budget": budget, "modes": modes}
-    routed: dict[str, Any] = {"threshold": 0.5 if threshold is None else threshold, **shared}
-    if method == "scale":
-        return SCALE(candidates=candidates, **routed)
-    if method == "last_step":
-        return SCALE(candidates=candidates, assess="none", **routed)
-    if method == "routing":
-        return ProblemRouting(**routed)
-    others = {"cot": ChainOfThought, "majority": MajorityVote, "inftythink": InftyThink}
-    if method not in others:
-        raise ValueError(f"unknown method {method!r}")
-    if threshold is not None:
-        raise ValueError(f"method {method} has no threshold")
-    return others[method](**shared)
 
 
 def _loosen(config: dict[str, Any], tokens: int) -> dict[str, Any]:

@@ -72,10 +72,18 @@ class Solver(dspy.Module):
             told = f"the server did not tell the tokens of {ledger.unknown} replies"
             note = f"usage: {told}; a budget counts them as at most {ledger.assumed:,}"
             prediction.replaced = [*prediction.replaced, note]
-        return prediction
+        return _put_answer_last(prediction)
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
         raise NotImplementedError
+
+
+def _put_answer_last(prediction: dspy.Prediction) -> dspy.Prediction:
+    """Where `dspy.majority` looks for what to count, unless it is told a field."""
+    answer = prediction["answer"]
+    del prediction["answer"]
+    prediction["answer"] = answer
+    return prediction
 
 
 def check_budget(budget: int | None) -> int | None:

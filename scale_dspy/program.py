@@ -17,7 +17,7 @@ import dspy
 from scale_dspy import __version__
 from scale_dspy.grading.answers import find_answer
 from scale_dspy.lm.cap import has_room
-from scale_dspy.lm.modes import Modes, Style, choose_modes
+from scale_dspy.lm.modes import Modes, choose_modes
 from scale_dspy.lm.usage import Ledger, track
 from scale_dspy.method import Solver
 from scale_dspy.stages.ask import gather_all
@@ -74,7 +74,7 @@ class SCALE(Solver):
         final_difficulty: float | None = FINAL_DIFFICULTY,
         budget: int | None = None,
         system_2_cap: int | None = None,
-        modes: Modes | Style = "hybrid",
+        modes: Modes | str = "hybrid",
     ) -> None:
         super().__init__(budget)
         if assess not in TIMINGS:
@@ -221,7 +221,7 @@ def save_program(program: SCALE, path: str | Path) -> None:
         program.save(draft)
 
 
-def load_program(path: str | Path, modes: Modes | Style = "hybrid") -> SCALE:
+def load_program(path: str | Path, modes: Modes | str = "hybrid") -> SCALE:
     """The program saved in a JSON file by `program.save(path)` or by a compile.
 
     Args:
@@ -238,6 +238,8 @@ def load_program(path: str | Path, modes: Modes | Style = "hybrid") -> SCALE:
     options = record.get("options") if isinstance(record, dict) else None
     if not isinstance(record, dict) or not isinstance(options, dict):
         raise ValueError(f"{path} holds no SCALE program (no options under 'scale_dspy')")
+    if not isinstance(record.get("record") or {}, dict):
+        raise ValueError(f"{path}: scale_dspy.record is an object: what a compile did")
     try:
         program = SCALE(**options, modes=modes)
         program.load_state(state)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from scale_dspy.utils.records import Between, Share
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,11 @@ class Step:
     """
 
     subproblem: str
-    difficulty: float | None
-    system: int
+    difficulty: Share | None
+    system: Annotated[int, Between(1, 2)]
     solution: str
     reasoning: str
-    tokens: int
+    tokens: int = 0
 
 
 def show_step(step: Step) -> dict[str, Any]:

@@ -19,5 +19,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 def backend(server: FakeVLLM | Spawned) -> list[str]:
-    """The flags that name the server, its model and a seed."""
-    return ["--model", server.model, "--api-base", server.api_base, "--seed", "0"]
+    """The flags that name the server, its model, its style and a seed. Without the style a command
+    asks the server for it first, and a test that counts requests would count those too."""
+    named = ["--model", server.model, "--api-base", server.api_base]
+    return [*named, "--modes", "hybrid", "--seed", "0"]

@@ -33,6 +33,12 @@ def _isolated_cache() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_findings_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What was found out about a server is not taken for another's on the same port."""
+    monkeypatch.setattr("scale_dspy.lm.detect.cache_folder", lambda: tmp_path / "found")
+
+
+@pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the caller's but where things are, and no proxy before a test's server."""
     for name in list(os.environ):

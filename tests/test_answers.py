@@ -83,7 +83,7 @@ def test_thinking_is_read_only_where_nothing_follows(text: str, answer: str | No
         (r"The answer is 5. The answer is \boxed{}", "5"),
         ("We get 3 and then 1,234.", "1,234"),
         ("It costs -4", "-4"),
-        ("so 9-4", "4"),
+        ("so 9-4", "9-4"),
         ("half of it: 1/2.", "1/2"),
         ("nothing here", None),
         ("", None),

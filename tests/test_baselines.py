@@ -16,8 +16,8 @@ from scale_dspy.baselines import (
     ProblemRouting,
     make_program,
 )
-from scale_dspy.cli.main import METHODS
 from scale_dspy.method import Solver
+from scale_dspy.methods import METHODS
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from scale_dspy import SCALE
-from scale_dspy.cli import main as cli
+from scale_dspy.methods import METHODS
 from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World, write_set
@@ -147,7 +147,7 @@ def two_problems(tmp_path: Path) -> str:
     return write_set(tmp_path / "two.jsonl", World().problems(2))
 
 
-@pytest.mark.parametrize("method", cli.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_evaluate_every_method_then_report(
     server: FakeVLLM,
     capsys: pytest.CaptureFixture[str],
@@ -376,7 +376,7 @@ def test_neither_key_is_shown(
     def fail(arguments: Any) -> int:
         raise RuntimeError("the server said first-secret and second-secret")
 
-    monkeypatch.setattr("scale_dspy.cli.run.solve", fail)
+    monkeypatch.setattr("scale_dspy.cli.commands.solve.run", fail)
     monkeypatch.setenv("SCALE_SYSTEM_1_API_KEY", "second-secret")
     code, _, err = run(capsys, "solve", "1+1", "--api-key", "first-secret")
     assert (code, err) == (1, "scale-dspy: the server said [key] and [key]\n")
@@ -404,13 +404,13 @@ def test_python_m_is_the_command() -> None:
 def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
     from argparse import Namespace
 
-    from scale_dspy.cli.tune import _read_options
+    from scale_dspy.cli.options import read_options
 
-    assert _read_options(Namespace(candidates=None, caps=None)) == [{}]
-    assert _read_options(Namespace(candidates=[8, 1], caps=None)) == [
+    assert read_options(Namespace(candidates=None, caps=None)) == [{}]
+    assert read_options(Namespace(candidates=[8, 1], caps=None)) == [
         {"candidates": 8},
         {"candidates": 1},
     ]
-    both = _read_options(Namespace(candidates=[8, 1], caps=[2048, 8192]))
+    both = read_options(Namespace(candidates=[8, 1], caps=[2048, 8192]))
     assert both[0] == {"candidates": 8, "system_2_cap": 2048}
     assert len(both) == 4

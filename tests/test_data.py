@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import datasets
@@ -386,3 +387,35 @@ def test_local_copies_tell_exceptions(monkeypatch):
 
 def test_mini_ships_with_the_package():
     assert {(e.kind, e.source) for e in load("mini")} == {("integer", "mini")}
+
+
+def test_what_groups_problems_is_kept_through_loading(tmp_path: Path) -> None:
+    rows = [
+        {"question": "q", "answer": "a <<1+1=2>>\nb\nc <<2+2=4>>\n#### 4"},
+        {"problem": "p", "answer": 7, "Year": 2023, "Level": "Level 5", "type": "Algebra"},
+    ]
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second = load(str(path))
+    assert first.steps == "2"
+    assert (second.year, second.level, second.subject) == ("2023", "Level 5", "Algebra")
+    assert "steps" not in second
+
+
+def test_a_hub_that_does_not_answer_is_given_up_within_seconds(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    data.reach_hub.cache_clear()
+    began = time.monotonic()
+    try:
+        for name in ("owner/nosuch-a", "owner/nosuch-b"):
+            with pytest.raises(DataError, match="did not answer in 5 seconds"):
+                load(name)
+    finally:
+        data.reach_hub.cache_clear()
+    assert time.monotonic() - began < 15  # importing the client included
+
+
+def test_what_installs_an_extra_is_no_name_on_the_index():
+    """The package is on no index: a stranger could put one of its name there."""
+    for path in Path(data.__file__).parents[1].rglob("*.py"):
+        assert "scale-dspy[" not in path.read_text(encoding="utf-8"), path

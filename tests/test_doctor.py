@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scale_dspy.lm.doctor import Finding, examine
+from scale_dspy.lm.embedded.server import start_server, stop_server
+from tests.command import run
 from tests.fake_vllm import Fault, fake_vllm
+from tests.tiny_gguf import write_gguf
 
 
 def diagnose(model: str | None = None, **server: Any) -> dict[str, Finding]:
@@ -94,3 +100,101 @@ def test_every_probe_survives_replies_that_are_none() -> None:
     ):
         findings = diagnose(faults=[fault])
         assert "seed" in findings, fault
+
+
+UGLY = [
+    "null",
+    '{"prompt_tokens": null}',
+    '{"prompt_tokens": "12", "completion_tokens": "8"}',
+    "[1, 2]",
+    '{"prompt_tokens": [3], "prompt_tokens_details": [], "completion_tokens_details": 0}',
+    "7",
+    '{"prompt_tokens": 1e400, "prompt_tokens_details": {"cached_tokens": "all"}}',
+]
+
+
+@pytest.mark.parametrize("usage", UGLY)
+@pytest.mark.parametrize("content", ["null", '"x"', "5", '["a", 5]', '[{"type": "text"}]', "{}"])
+def test_any_usage_and_content_is_survived(usage: str, content: str) -> None:
+    body = f'{{"choices": [{{"message": {{"content": {content}}}}}], "usage": {usage}}}'
+    assert "seed" in diagnose(faults=[Fault(body=body)])
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(content_type="text/html"),
+        Fault(body='{"error": {"message": "overloaded", "code": 529}}'),
+        Fault(body='{"choices": null}'),
+        Fault(body='{"choices": [5]}'),
+        Fault(body="[]"),
+        Fault(cut_json=True),
+        Fault(status=500),
+    ],
+)
+def test_scale_cannot_work_where_no_reply_is_one(
+    fault: Fault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fake_vllm(faults=[fault]) as server:
+        code, out, _ = run(capsys, "doctor", "--api-base", server.api_base, "--json")
+    assert code == 1
+    told = {each["name"]: each for each in json.loads(out)["findings"]}
+    assert told["chat"]["needed"]
+    assert told["chat"]["ok"] is False
+
+
+def test_a_listing_may_be_ugly_too() -> None:
+    for body in ('{"data": [{"id": "m", "meta": 5, "max_model_len": "long"}]}', "[]", "<html>"):
+        findings = diagnose(model="m", faults=[Fault(path="/v1/models", body=body)])
+        assert "reachable" in findings
+
+
+@pytest.mark.parametrize(
+    ("server", "thinking", "modes"),
+    [
+        ({"switch": "thinking", "thinks": False}, "by itself it is off", "--modes template;"),
+        ({"switch": "/no_think"}, "system message /no_think or /think", "--modes no-think;"),
+        ({"switch": "reasoning_effort"}, "reasoning_effort none or high", "--modes effort-none;"),
+        ({"switch": "levels", "closes": False}, "always", "--modes levels;"),
+    ],
+)
+def test_it_finds_what_auto_finds(server: dict[str, Any], thinking: str, modes: str) -> None:
+    with fake_vllm(model="mine", **server) as running:
+        findings = {each.name: each for each in examine(running.api_base)}
+    assert thinking in findings["thinking"].detail
+    assert modes in findings["style"].detail
+    assert findings["seed"].ok
+
+
+def test_the_command_line_that_mends_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with fake_vllm(reasoning_field=None, max_model_len=8192) as server:
+        _, out, err = run(capsys, "doctor", "--api-base", server.api_base, "--json")
+    (line,) = json.loads(out)["command_lines"]
+    assert line.startswith("vllm serve fake/Qwen3-World --")
+    assert line in err
+    for flag in ("--reasoning-parser qwen3", "--max-model-len 40960"):
+        assert flag in line
+    with fake_vllm(cached_tokens=True) as server:
+        _, out, _ = run(capsys, "doctor", "--api-base", server.api_base, "--json")
+    assert json.loads(out)["command_lines"] == []
+
+
+def test_it_ends_in_time() -> None:
+    began = time.monotonic()
+    with fake_vllm(delay=1.0) as server:
+        findings = {each.name: each for each in examine(server.api_base, seconds=4)}
+    assert time.monotonic() - began < 8
+    assert "time was used up" in findings["prefix"].detail
+
+
+@pytest.mark.embedded
+def test_llama_cpp_is_called_by_its_name(cache: Path, tmp_path: Path) -> None:
+    server = start_server(write_gguf(tmp_path / "tiny.gguf"), context=4096)
+    try:
+        found = {each.name: each for each in examine(server.api_base, embedded=True)}
+    finally:
+        stop_server(server)
+    assert found["engine"].detail == "llama.cpp"
+    assert found["style"].detail.startswith("embedded: enable_thinking false or true (--modes")
+    assert not any("vLLM" in each.detail + each.advice for each in found.values())
+    assert found["structure"].detail.startswith("grammar")

@@ -11,18 +11,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import dspy
 import httpx
 import pytest
+from dspy.utils.exceptions import LMTransportError
 
 from scale_dspy import connect, modes
 from scale_dspy.baselines import InftyThink, make_program
-from scale_dspy.cli.main import METHODS
 from scale_dspy.lm.embedded import server as embedded
 from scale_dspy.lm.embedded.server import Server
 from scale_dspy.lm.embedded.weights import EmbeddedError
+from scale_dspy.methods import METHODS
+from tests.fake_vllm import fake_vllm
 from tests.programs import start_program
 
 SMALL = "qwen2.5-coder-0.5b"
@@ -201,6 +204,77 @@ def test_no_log_can_be_written(
         embedded.start_server(gguf)
 
 
+def test_whoever_took_the_port_of_a_dead_server_is_not_believed(
+    gguf: Path, run_instead: Callable[[str], None]
+) -> None:
+    run_instead(HEALTHY)
+    server = embedded.start_server(gguf)
+    lm = connect(server.model, server.api_base, cache=False, num_retries=0)
+    os.kill(server.pid, signal.SIGKILL)
+    server.process.wait()
+    port = int(server.api_base.removesuffix("/v1").rpartition(":")[2])
+    with fake_vllm(port=port) as stranger:
+        with pytest.raises(LMTransportError, match="its port is another program's"):
+            lm("What is 2 + 3?")
+        assert not stranger.chats()
+        other = connect(stranger.model, f"http://localhost:{port}/v1", cache=False)
+        assert other("What is 2 + 3?")  # asked under another address it is just a server
+
+
+def test_a_server_that_dies_under_a_call_is_not_believed_either(
+    gguf: Path, run_instead: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_instead(HEALTHY)
+    server = embedded.start_server(gguf)
+    with fake_vllm() as stranger:
+        lm = connect(stranger.model, server.api_base, cache=False, num_retries=0)
+        monkeypatch.setitem(embedded._addresses, stranger.api_base, server)
+        lm.core.server = replace(lm.core.server, api_base=stranger.api_base)
+        assert lm("What is 2 + 3?")
+        found = iter((None, -9))
+        monkeypatch.setattr(server.process, "poll", lambda: next(found))
+        with pytest.raises(LMTransportError, match="its port is another program's"):
+            lm("What is 3 + 4?")
+    monkeypatch.undo()
+    embedded.stop_server(server)
+
+
+def test_the_key_is_each_servers_own_and_on_no_command_line(
+    cache: Path, gguf: Path, run_instead: Callable[[str], None]
+) -> None:
+    run_instead(HEALTHY)
+    servers = [embedded.start_server(gguf) for _ in range(2)]
+    try:
+        assert len({server.key for server in servers}) == 2
+        for server in servers:
+            assert len(server.key) > 30
+            assert server.key not in repr(server)
+            assert server.key.encode() not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+            assert connect(server.model, server.api_base).server.api_key == server.key
+    finally:
+        for server in servers:
+            embedded.stop_server(server)
+
+
+@pytest.mark.parametrize("planted", ["log", "folder"])
+def test_a_planted_log_is_not_written_through(
+    cache: Path, gguf: Path, tmp_path: Path, run_instead: Callable[[str], None], planted: str
+) -> None:
+    run_instead(BROKEN)
+    victim = tmp_path / "victim" / "some-model.log"
+    victim.parent.mkdir()
+    victim.write_text("dear")
+    if planted == "folder":
+        cache.mkdir(exist_ok=True)
+        (cache / "logs").symlink_to(victim.parent)
+    else:
+        (cache / "logs").mkdir(parents=True)
+        (cache / "logs" / "some-model.log").symlink_to(victim)
+    with pytest.raises(EmbeddedError, match=r"no such tensor|is a link"):
+        embedded.start_server(gguf)
+    assert victim.read_text() == "dear"
+
+
 # The real one; its joined weights stay in the cache for the next time
 
 
@@ -216,7 +290,11 @@ def ask(server: Server, **more: object) -> httpx.Response:
     messages = [{"role": "user", "content": "What is 2 + 3? Reply with the number only."}]
     body = {"model": server.model, "messages": messages, "temperature": 0, "max_tokens": 16}
     return httpx.post(
-        f"{server.api_base}/chat/completions", json={**body, **more}, timeout=120, trust_env=False
+        f"{server.api_base}/chat/completions",
+        json={**body, **more},
+        headers={"Authorization": f"Bearer {server.key}"},
+        timeout=120,
+        trust_env=False,
     )
 
 
@@ -263,6 +341,18 @@ def test_refuses_browsers_and_listens_on_loopback_only(server: Server) -> None:
     )
     assert health.json() == {"status": "ok"}
     assert not health.headers.get("Access-Control-Allow-Origin")
+
+
+@pytest.mark.embedded
+def test_it_answers_to_its_key_only(server: Server) -> None:
+    for key in ("", "wrong", server.key[:-1]):
+        reply = httpx.post(
+            f"{server.api_base}/chat/completions",
+            json={"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            trust_env=False,
+        )
+        assert reply.status_code == 401
 
 
 @pytest.mark.embedded

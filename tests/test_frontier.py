@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import dspy
@@ -18,6 +19,7 @@ from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.cost_limit import CostLimitError, limit_cost
 from scale_dspy.lm.event_loop import run
 from scale_dspy.program import Timing
+from scale_dspy.tuning.decision import summarise_frontier
 from scale_dspy.tuning.frontier import (
     Frontier,
     choose,
@@ -25,7 +27,6 @@ from scale_dspy.tuning.frontier import (
     list_curve,
     list_points,
     settle,
-    summarise_frontier,
 )
 from scale_dspy.tuning.threshold_sweep import read_labels, walk_all
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
@@ -40,9 +41,9 @@ def join(server: FakeVLLM, seed: int = 0) -> MeteredLM:
 
 def solve(program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM) -> tuple[float, float]:
     rollout = run(solve_once(program, example, sample, lm))
-    assert rollout["error"] is None
-    tokens = sum(stage["completion_tokens"] for stage in rollout["usage"].values())
-    return rollout["correct"], tokens
+    assert rollout.error is None
+    assert rollout.tokens is not None
+    return rollout.correct, rollout.tokens
 
 
 def sweep(
@@ -61,7 +62,7 @@ def test_frontier_equals_brute_force_over_1001_thresholds(timing: Timing, tmp_pa
     program = SCALE(candidates=1, assess=timing, final_difficulty=None)
     with fake_vllm(world) as server:
         lm = join(server)
-        frontier = draw_frontier(walk_all(program, examples, lm, tmp_path, whole=False))
+        frontier = draw_frontier(walk_all(program, examples, lm, tmp_path))
         sent = len(server.requests)
         assert len(frontier.taus) > 1
         for tau in (number / 1000 for number in range(1001)):
@@ -94,7 +95,7 @@ def test_frontier_is_exact_in_any_world(
         chance = random.Random(seed)
         edges = [float(tau) for tau in frontier.taus]
         taus = {*edges, *(max(0.0, edge - 1e-6) for edge in edges), 1.0, chance.random()}
-        ratings = [walk["difficulty"] for walk in walks]
+        ratings = [walk.difficulty for walk in walks]
         for split in (0.0, 1e-9, *ratings, max(0.0, ratings[0] - 1e-6), 1.0):
             for tau in chance.sample(sorted(taus), min(4, len(taus))):
                 expected = sweep(program, examples, lm, tau, split)
@@ -111,7 +112,7 @@ def test_walks_ask_far_less_than_a_sweep_over_eight_thresholds(
     examples = world.problems(12)
     program = SCALE(candidates=8, assess=timing)
     with fake_vllm(world) as server:
-        walks = walk_all(program, examples, join(server), tmp_path / "walks", whole=False)
+        walks = walk_all(program, examples, join(server), tmp_path / "walks")
         walked = len(server.requests)
         uncached = join(server).copy(cache=False)
         for tau in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):  # those of the paper's Table 2
@@ -133,7 +134,7 @@ def test_walks_come_in_order_whatever_order_they_end_in(tmp_path: Path) -> None:
     lines = (tmp_path / "walks.jsonl").read_text().splitlines()
     ended = [json.loads(line)["id"] for line in lines]
     assert ended[0] != examples[0].id
-    assert [(walk["id"], walk["sample"]) for walk in walks] == [
+    assert [(walk.id, walk.sample) for walk in walks] == [
         (str(example.id), sample) for example in examples for sample in range(2)
     ]
 
@@ -152,10 +153,10 @@ def test_each_sample_is_walked_by_itself_and_interrupted_walks_resume(tmp_path: 
             torn.write(first[0][:40])
         walks = walk_all(program, examples[:2], lm, tmp_path / "a", samples=2)
         assert len(server.requests) == sent
-    assert sorted((walk["id"], walk["sample"]) for walk in walks) == [
+    assert sorted((walk.id, walk.sample) for walk in walks) == [
         (str(example.id), sample) for example in examples[:2] for sample in range(2)
     ]
-    by_pair = {(walk["id"], walk["sample"]): walk["split"] for walk in walks}
+    by_pair = {(walk.id, walk.sample): walk.split for walk in walks}
     assert by_pair[str(examples[0].id), 0] != by_pair[str(examples[0].id), 1]
 
 
@@ -177,14 +178,14 @@ def test_a_failed_walk_is_recorded_and_counts_as_wrong(tmp_path: Path) -> None:
     with fake_vllm(world, faults=[fault]) as server:
         lm = join(server)
         walks = walk_all(SCALE(candidates=1), world.problems(2), lm, tmp_path)
-        assert {walk["id"][-1]: bool(walk["error"]) for walk in walks} == {"0": False, "1": True}
+        assert {walk.id[-1]: bool(walk.error) for walk in walks} == {"0": False, "1": True}
         assert draw_frontier(walks).read(0.0)[0] == 0.5
-        lost = [walk for walk in walks if walk["error"]]
-        assert summarise_frontier([{**lost[0], "labels": []}])["difficulty"] is None
+        lost = [walk for walk in walks if walk.error]
+        assert summarise_frontier([replace(lost[0], labels=())])["difficulty"] is None
     with fake_vllm(world) as server:
         lm = join(server)
         walks = walk_all(SCALE(candidates=1), world.problems(2), lm, tmp_path, retry_errors=True)
-        assert not any(walk["error"] for walk in walks)
+        assert not any(walk.error for walk in walks)
 
 
 def test_labels_tell_what_system_1_and_2_agree_on(tmp_path: Path) -> None:
@@ -195,7 +196,6 @@ def test_labels_tell_what_system_1_and_2_agree_on(tmp_path: Path) -> None:
             world.problems(6),
             join(server),
             tmp_path,
-            whole=False,
         )
     labels = read_labels(walks)
     assert len(labels) > 10
@@ -219,7 +219,7 @@ def test_a_cost_limit_is_kept_and_what_was_done_stays(tmp_path: Path, limit: int
         total = ledger.cost.completion_tokens + again.cost.completion_tokens
         assert total == server.totals().completion_tokens
         walks = walk_all(program, examples, lm, tmp_path)
-        assert [walk["error"] for walk in walks] == [None] * 6
+        assert [walk.error for walk in walks] == [None] * 6
 
 
 def make_frontier(right: list[list[list[float]]], tokens: list[list[list[float]]]) -> Frontier:
@@ -295,7 +295,7 @@ def test_no_point_is_better_than_the_chosen_and_points_are_undominated(data: st.
     frontier = make_frontier(np.reshape(right, shape).tolist(), np.reshape(tokens, shape).tolist())
     accuracy, cost = frontier.right.mean(axis=1), frontier.tokens.mean(axis=1)
     budget = data.draw(st.sampled_from([None, 3, 6]))
-    choice = choose(frontier, budget=budget, resamples=20)
+    choice = choose(frontier, budget=budget)
     assert frontier.read(choice.threshold, choice.split) == pytest.approx(
         (choice.accuracy.estimate, choice.tokens.estimate)
     )

@@ -3,6 +3,9 @@ traceback is shown, and the report page, in a real browser, is text."""
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import hashlib
 import html
 import http.server
 import json
@@ -22,10 +25,11 @@ from scale_dspy.cli import main as cli
 from scale_dspy.data.load import DataError, load
 from scale_dspy.evaluation.runner import name_folder
 from scale_dspy.program import load_program
-from scale_dspy.report.html_page import POLICY
+from scale_dspy.report.html_page import POLICY, SCRIPT
+from tests.browser import ask, open_page, press, wait_for
 from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
-from tests.test_report import check_harmless, make_run
+from tests.test_report import check_harmless, list_html, make_run, unpack
 from tests.world import World
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -283,6 +287,11 @@ def listen() -> Iterator[tuple[str, list[str]]]:
         server.server_close()
 
 
+def find_digest(script: str) -> str:
+    """What a policy calls a script by."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
 def browse(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """Run Chromium without a window, with a profile of its own."""
     profile = folder / "profile"
@@ -293,6 +302,21 @@ def browse(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *flags], capture_output=True, text=True, timeout=90)
 
 
+async def read_opened(page: Path, folder: Path) -> str:
+    """The page as it stands once both its problems were opened, and every sample of them."""
+    async with open_page(page, folder, fragment="#p=0") as call:
+        parts = []
+        for key in "01":
+            await wait_for(call, "document.querySelectorAll('#reader-runs .step').length")
+            await press(call, key)
+            await asyncio.sleep(0.3)
+            parts.append(await ask(call, "document.documentElement.outerHTML"))
+        await press(call, "j")
+        await asyncio.sleep(0.3)
+        parts.append(await ask(call, "document.documentElement.outerHTML"))
+    return "\n".join(parts)
+
+
 def test_every_text_of_a_hostile_run_is_escaped(tmp_path: Path) -> None:
     folder = make_hostile_run(tmp_path / "run", "http://127.0.0.1:9")
     page = tmp_path / "page.html"
@@ -301,10 +325,13 @@ def test_every_text_of_a_hostile_run_is_escaped(tmp_path: Path) -> None:
     check_harmless(text)
     assert f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">' in text
     assert "default-src 'none'" in POLICY
-    assert "script-src" not in POLICY
+    assert re.findall("script-src ([^;]*)", POLICY) == [find_digest(SCRIPT)]
+    assert "unsafe" not in POLICY
     assert not re.findall(r"<[^>]*\sstyle=", text)
     assert text.count("<style>") == text.count("</style>") == 1
     assert "&lt;script&gt;" in text
+    for html_ in (each for body in unpack(text) for each in list_html(body)):
+        check_harmless(html_)
 
 
 def test_no_text_of_a_run_or_a_reply_commands_the_terminal(
@@ -336,6 +363,10 @@ def test_a_browser_finds_nothing_to_run_or_fetch(tmp_path: Path) -> None:
         bare = tmp_path / "bare.html"
         bare.write_text(page.read_text().replace(POLICY, ""))
         for path in (page, bare):
+            opened = asyncio.run(read_opened(path, tmp_path))
+            assert "&lt;iframe" in opened  # the texts are there, as text
+            assert "BROKEN</title>" not in opened
+            check_harmless(opened)
             seen = browse(tmp_path, "--dump-dom", path.as_uri())
             assert "<title>Evaluation report</title>" in seen.stdout, seen.stderr[-500:]
             check_harmless(seen.stdout)
@@ -356,13 +387,18 @@ def test_on_a_phone_nothing_makes_the_page_wider(tmp_path: Path) -> None:
     folder = make_hostile_run(tmp_path / "run", "http://127.0.0.1:9", write_wide())
     page = tmp_path / "page.html"
     assert cli.main(["report", str(folder), "--out", str(page)]) == 0
-    measure = """<script>for (const each of document.querySelectorAll("details")) each.open = true;
-        parent.document.title = document.documentElement.scrollWidth</script></body>"""
+    measure = """<script>open(0).then(() => {
+        const wide = () => document.documentElement.scrollWidth;
+        for (const each of document.querySelectorAll("details")) each.open = true;
+        const read = Math.max(wide(), reader.scrollWidth);
+        reader.close();
+        parent.document.title = Math.max(read, wide());
+        })</script></body>"""
     inner = page.read_text().replace(POLICY, "").replace("</body>", measure)
     # Chromium's own window is 500 pixels wide at least.
     phone = tmp_path / "phone.html"
     phone.write_text(f'<title></title><iframe width="390" srcdoc="{html.escape(inner)}"></iframe>')
-    seen = browse(tmp_path, "--dump-dom", phone.as_uri()).stdout
+    seen = browse(tmp_path, "--virtual-time-budget=9000", "--dump-dom", phone.as_uri()).stdout
     (width,) = re.findall(r"<title>(\d+)</title>", seen)
     assert 300 < int(width) <= 390
 

@@ -13,7 +13,8 @@ import pytest
 from dspy.utils.exceptions import LMConfigurationError
 
 from scale_dspy import SCALE, connect, modes, track
-from scale_dspy.cli.main import MODES, main
+from scale_dspy.cli.arguments import MODES
+from scale_dspy.cli.main import main
 from scale_dspy.lm.cost_limit import CostLimitError, limit_cost
 from scale_dspy.lm.modes import Style
 from scale_dspy.program import load_program
@@ -166,3 +167,79 @@ def test_a_pair_on_the_command_line(
     assert described["system_1"] == f"hosted_vllm/{server.model}"
     assert "127.0.0.1" not in (tmp_path / "run" / "run.json").read_text()
     assert {chat.stage for chat in thinker.chats()} == {"solve_2"}
+
+
+def test_a_switch_by_its_name_has_its_publishers_sampling() -> None:
+    found = modes("hybrid", switch="deepseek-v4")
+    assert found["solve_1"]["extra_body"] == {"chat_template_kwargs": {"thinking": False}}
+    assert found["solve_2"]["extra_body"] == {"chat_template_kwargs": {"thinking": True}}
+    assert found["solve_2"]["temperature"] == 1.0
+    assert "top_k" not in found["solve_2"]
+    plain = modes("hybrid", switch="qwen3.5")["assess"]
+    assert (plain["presence_penalty"], plain["top_p"]) == (1.5, 0.8)
+    assert modes("hybrid") == modes("hybrid", switch="qwen3")
+
+
+def test_a_change_of_modes_leaves_the_table_alone() -> None:
+    found = modes("hybrid", switch="gemma-4")
+    found["solve_1"]["extra_body"]["chat_template_kwargs"]["enable_thinking"] = True
+    assert modes("hybrid", switch="gemma-4") != found
+
+
+@pytest.mark.parametrize(
+    ("style", "switch", "message"),
+    [
+        ("hybrid", "no-such", "unknown switch 'no-such'"),
+        ("hybrid", "smollm3", "has no use for smollm3"),
+        ("prompt", "qwen3", "has no use for qwen3"),
+        ("effort", "qwen3", "has no use for qwen3"),
+    ],
+)
+def test_a_switch_has_to_fit(style: Style, switch: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        modes(style, switch=switch)
+
+
+def test_words_stand_in_the_system_message() -> None:
+    with fake_vllm(switch="/no_think") as running:
+        lm = connect(running.model, running.api_base)
+        with dspy.context(lm=lm):
+            SCALE(modes="smollm3")(problem=World().problem(5).text)
+        for chat in running.chats():
+            head = chat.body["messages"][0]
+            assert head["role"] == "system"
+            assert head["content"] == ("/think" if chat.stage == "solve_2" else "/no_think")
+            assert "system_words" not in chat.body
+        lm(
+            messages=[{"role": "system", "content": "Be kind."}, {"role": "user", "content": "?"}],
+            **modes("system")["assess"],
+        )
+        first = running.chats()[-1].body["messages"]
+        assert [message["content"] for message in first] == ["/no_think\n\nBe kind.", "?"]
+
+
+def test_a_pair_with_another_switch_of_system_1() -> None:
+    found = modes("pair", switch="granite-3.2")
+    assert found["solve_1"]["extra_body"] == {"chat_template_kwargs": {"thinking": False}}
+    assert "extra_body" not in found["solve_2"]
+
+
+def test_levels_of_effort() -> None:
+    with fake_vllm(model="openai/gpt-oss-20b", switch="levels", closes=False) as running:
+        problem = World().problem(5)
+        with dspy.context(lm=connect(running.model, running.api_base)):
+            prediction = SCALE(modes="gpt-oss")(problem=problem.text)
+        assert prediction.answer == problem.answer
+        for chat in running.chats():
+            thorough = chat.body["max_tokens"] == 32768
+            assert chat.body["reasoning_effort"] == ("high" if thorough else "low")
+            assert chat.body["temperature"] == 1.0
+
+
+def test_the_list_of_modes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["solve", "--modes", "list"])
+    assert ended.value.code == 0
+    listed = capsys.readouterr().out
+    assert "deepseek-v3.1" in listed
+    assert "hybrid, effort, system" in listed

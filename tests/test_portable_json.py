@@ -73,6 +73,8 @@ CASES = {
     "in_context": {"threshold": 0.3},
     "upfront": {"assess": "upfront", "split": 0.01, "final_difficulty": None},
     "prompt": {"modes": "prompt", "assess": "none"},
+    "words": {"modes": "smollm3"},
+    "effort": {"modes": "gpt-oss", "candidates": 2},
     "parameters": {
         "candidates": 3,
         "modes": modes(

@@ -14,10 +14,10 @@ import pytest
 from litellm.utils import custom_llm_setup
 
 from scale_dspy import SCALE
-from scale_dspy.baselines import METHODS
 from scale_dspy.cli import main as cli
 from scale_dspy.lm.connect import connect
 from scale_dspy.lm.event_loop import shared_loop
+from scale_dspy.methods import METHODS
 from scale_dspy.serve.chat_format import LONGEST_QUESTION, join_messages
 from scale_dspy.serve.models import UnknownModelError, find_program, list_names, read_catalogue
 from scale_dspy.serve.provider import Offer, ScaleLLM
@@ -136,7 +136,8 @@ def test_a_name_sets_the_threshold(handler: ScaleLLM, server: FakeVLLM) -> None:
         ({"model": "scale@mode=9"}, litellm.BadRequestError, "@tau=NUMBER"),
         ({"budget": -1}, litellm.BadRequestError, "not -1"),
         ({"budget": "many"}, litellm.BadRequestError, "not 'many'"),
-        ({"max_tokens": 3}, litellm.BadRequestError, "from 64, not 3"),
+        ({"budget": 3}, litellm.BadRequestError, "from 64, not 3"),
+        ({"max_tokens": 0}, litellm.BadRequestError, "from 1, not 0"),
         ({"method": "magic"}, litellm.BadRequestError, "not 'magic'"),
         ({"method": "cot", "model": "scale@tau=0.5"}, litellm.BadRequestError, "no threshold"),
         ({"n": 2}, litellm.BadRequestError, "n is 1"),
@@ -274,7 +275,11 @@ def test_the_record_of_a_compile_may_hold_the_points(tmp_path: Path) -> None:
 
 
 def test_methods_on_the_command_line_are_those_of_a_request() -> None:
-    assert METHODS == cli.METHODS
+    parser = cli.make_parser()
+    for method in METHODS:
+        assert parser.parse_args(["solve", "1 + 1", "--method", method]).method == method
+    with pytest.raises(SystemExit):
+        parser.parse_args(["solve", "1 + 1", "--method", "guess"])
 
 
 @pytest.mark.parametrize("name", ["a b.json", "scale@x.json", "scale.json"])
@@ -291,3 +296,52 @@ def test_proxy_files_that_name_the_old_address_find_the_handler() -> None:
     from scale_dspy.serve.provider import handler
 
     assert provider.handler is handler
+
+
+BAD_VALUES = (True, 10**30, 10**400, float("nan"), float("inf"), -1, "x", [], [1], {"a": 1})
+
+
+def list_places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value in a JSON document."""
+    yield path
+    items: Any = value.items() if isinstance(value, dict) else ()
+    for key, each in enumerate(value) if isinstance(value, list) else items:
+        yield from list_places(each, (*path, key))
+
+
+@pytest.mark.parametrize("kind", ["record", "frontier"])
+def test_a_value_of_another_kind_in_a_file_is_one_line(kind: str, tmp_path: Path) -> None:
+    """Of a frontier, and of the part of a program's file that says what its points are."""
+    program = SCALE()
+    program.record = {"points": POINTS}
+    whole: Any = {"points": POINTS}
+    if kind == "record":
+        program.save(tmp_path / "p.json")
+        whole = json.loads((tmp_path / "p.json").read_text())
+    refused, path = 0, tmp_path / "damaged.json"
+    start = ("scale_dspy", "record") if kind == "record" else ()
+    places = [each for each in list_places(whole) if each[: len(start)] == start]
+    for place in places:
+        for value in BAD_VALUES:
+            damaged = json.loads(json.dumps(whole))
+            if place:
+                spot = damaged
+                for key in place[:-1]:
+                    spot = spot[key]
+                spot[place[-1]] = value
+            path.write_text(json.dumps(damaged if place else value))
+            given: tuple[Any, ...] = ([path],) if kind == "record" else ([], path)
+            said = complain(*given)
+            refused += bool(said)
+            assert "\n" not in said
+            assert not said or "damaged.json" in said
+    assert refused > 2 * len(places)
+
+
+def complain(*given: Any) -> str:
+    """What is wrong with files, in words; empty where nothing is."""
+    try:
+        list_names(read_catalogue(*given))
+    except ValueError as error:
+        return str(error)
+    return ""

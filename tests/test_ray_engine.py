@@ -14,8 +14,9 @@ import pytest
 from dspy.utils.exceptions import LMAuthError
 
 from scale_dspy import SCALE, connect
-from scale_dspy.evaluation.ray_engine import Backend, make_engine
+from scale_dspy.evaluation.ray_engine import make_engine
 from scale_dspy.evaluation.runner import GIVE_UP, Engine, Progress, evaluate
+from scale_dspy.lm.backend import Backend
 from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.rollouts import read_untimed
@@ -149,7 +150,7 @@ def test_without_ray_one_line_says_so(
     out = ["--out", str(tmp_path / "t.jsonl"), "--engine", "ray", "--limit", "2"]
     code, _, err = run(capsys, command, "mini", *out, *backend(server))
     assert code == 2
-    assert "pip install 'scale-dspy[ray]'" in err.splitlines()[-1]
+    assert 'pip install ".[ray]"' in err.splitlines()[-1]
     assert not server.chats()
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import os
 import re
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,10 +18,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scale_dspy.report import html_rollouts as reader
-from scale_dspy.report import report
-from scale_dspy.report.comparisons import calibrate, compare_runs, count_positions, name_runs
-from scale_dspy.report.mathml import render_answer, render_text
+from scale_dspy.report import bodies, report
+from scale_dspy.report.comparisons import calibrate, compare_groups, compare_runs, count_positions
+from scale_dspy.report.figures import Panel, draw_accuracy, draw_caps
+from scale_dspy.report.html_page import POLICY, SCRIPT
+from scale_dspy.report.mathml import render_answer
+from scale_dspy.report.names import name_runs
+from scale_dspy.report.paper import METHODS
+from scale_dspy.report.prose import render_text
 from scale_dspy.report.report import render_comparisons, render_table, write_report
 from scale_dspy.report.run_reader import Run, read_run
 
@@ -93,25 +103,36 @@ def change_rollouts(folder: Path, **changed: Any) -> Path:
 
 def read_steps(folder: Path, *steps: tuple[float | None, int], **told: Any) -> Run:
     """A run whose rollouts all have these steps, each a difficulty and a system."""
-    made = [{"difficulty": difficulty, "system": system} for difficulty, system in steps]
+    texts = {"subproblem": "s", "solution": "x", "reasoning": ""}
+    made = [{"difficulty": difficulty, "system": system, **texts} for difficulty, system in steps]
     return read_run(change_rollouts(make_run(folder, told=told), steps=made))
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without pictures, which take longest."""
-    for name in ("draw_accuracy", "draw_calibration", "draw_positions"):
-        monkeypatch.setattr(report, name, lambda runs: None)
+    for name in ("draw_accuracy", "draw_caps", "draw_calibration", "draw_positions"):
+        monkeypatch.setattr(report, name, lambda *runs: None)
 
 
 class Collector(HTMLParser):
+    """Tags, attributes, and each script's type and text."""
+
     def __init__(self) -> None:
         super().__init__()
         self.tags: set[str] = set()
         self.attributes: list[tuple[str, str]] = []
+        self.scripts: list[tuple[str | None, str]] = []
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag == "script" and self.cdata_elem:
+            kind, text = self.scripts.pop()
+            self.scripts.append((kind, text + data))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
+        if tag == "script":
+            self.scripts.append((dict(attrs).get("type"), ""))
         self.attributes += [(name, value or "") for name, value in attrs]
 
 
@@ -123,11 +144,36 @@ def collect(text: str) -> Collector:
 
 def check_harmless(text: str) -> None:
     found = collect(text)
-    assert not found.tags & {"script", "iframe", "object", "embed", "link", "base", "form", "svg"}
+    assert not found.tags & {"iframe", "object", "embed", "link", "base", "form", "svg"}
+    # The page's own script, and data that no browser runs.
+    assert {text for kind, text in found.scripts if kind is None} <= {SCRIPT}
+    assert {kind for kind, _ in found.scripts} <= {None, "application/json", "text/plain"}
     assert not [name for name, _ in found.attributes if name.startswith("on")]
     for name, value in found.attributes:
         if name in ("src", "href", "srcset"):
             assert value.startswith(("#", "data:image/png;base64,"))
+
+
+def unpack(text: str) -> list[dict[str, Any]]:
+    """The problems' bodies in a page, in the order of its index."""
+    blocks = [
+        base64.b64decode(block) for kind, block in collect(text).scripts if kind == "text/plain"
+    ]
+    return [body for block in blocks for body in json.loads(gzip.decompress(block))]
+
+
+def list_html(body: dict[str, Any]) -> Iterator[str]:
+    """What of a problem's body the page reads as HTML; all else it puts in as text."""
+    yield body["problem"]
+    for rollout in (each for rollouts in body["runs"] for each in rollouts):
+        yield rollout["answer"] or ""
+        for step in rollout["steps"]:
+            yield from (step["asked"] or "", step["solution"])
+
+
+def read_index(text: str) -> dict[str, Any]:
+    (index,) = [told for kind, told in collect(text).scripts if kind == "application/json"]
+    return dict(json.loads(index))
 
 
 def test_page_tells_the_figures_of_each_run_and_their_difference(tmp_path: Path) -> None:
@@ -161,7 +207,10 @@ def test_nothing_from_a_run_becomes_markup(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a", text=" ".join(ATTACKS))
     text = write_report([folder], tmp_path / "report.html").page.read_text()
     check_harmless(text)
-    assert "default-src 'none'" in text
+    for body in unpack(text):
+        for html in list_html(body):
+            check_harmless(html)
+    assert f'content="{POLICY}"' in text
 
 
 @given(st.text() | st.text(alphabet=r"\$<>{}&\"'_^abc()[]", max_size=60))
@@ -190,17 +239,6 @@ def test_formulas_become_mathml(text: str) -> None:
 
 def test_money_is_no_formula() -> None:
     assert "<math" not in render_text("It costs $5 and then $7.")
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_a_long_run_shows_the_wrong_rollouts_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reader, "RUN_LIMIT", 2)
-    written = write_report([make_run(tmp_path / "a", "1101")], tmp_path / "report.html")
-    text = written.page.read_text()
-    assert "2 of 4 rollouts, wrong ones first" in text
-    assert text.count('class="rollout"') == 2
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -330,7 +368,7 @@ def test_positions_keep_the_last_sub_problem_apart(tmp_path: Path) -> None:
 
 def test_a_record_keeps_no_text(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "a", text="long" * 1000))
-    assert "long" not in str([{**record, "answer": None} for record in run.records])
+    assert "long" not in str([replace(rollout, answer=None) for rollout in run.rollouts])
 
 
 def test_samples_beyond_those_asked_for_are_left_out(tmp_path: Path) -> None:
@@ -354,20 +392,26 @@ def test_ids_are_never_paths(tmp_path: Path) -> None:
 def test_the_reader_tells_errors_replacements_and_what_it_cut(tmp_path: Path) -> None:
     folder = change_rollouts(make_run(tmp_path / "a"), error="Timeout: <late>", answer=None)
     text = write_report([folder], tmp_path / "report.html").page.read_text()
-    assert "Error: Timeout: &lt;late&gt;" in text
-    assert "no answer" in text
-    assert "Replaced: x" in text
-    assert "0 of 2 right" in text
+    (first, _) = unpack(text)
+    (rollout, _) = first["runs"][0]
+    assert rollout["notes"] == ["Error: Timeout: <late>", "Replaced: x"]
+    assert rollout["answer"] is None
+    assert read_index(text)["problems"][0][5] == ["HH"]  # 8 places after @: failed
     long = make_run(tmp_path / "b", text="word " * 10_000)
-    text = write_report([long], tmp_path / "report.html").page.read_text()
-    assert "[… 44,000 characters …]" in text  # of the reasoning
-    assert "Reasoning, 50,000 characters" in text
+    (first, _) = unpack(write_report([long], tmp_path / "report.html").page.read_text())
+    step = first["runs"][0][0]["steps"][0]
+    assert "[… 44,000 characters …]" in step["reasoning"]
+    assert step["length"] == 50_000
 
 
-def test_problems_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path / "a", "0" * 24))
-    text = "".join(reader.write_reader(run, 1, 1))
-    assert re.findall(r"<strong>p-(\d+)<", text) == [str(number) for number in range(12)]
+def test_problems_on_which_runs_differ_come_first(tmp_path: Path) -> None:
+    runs = [
+        read_run(make_run(tmp_path / name, f"{right}0000"))
+        for name, right in (("a", "1111"), ("b", "1100"))
+    ]
+    found = bodies.collect_problems(runs)
+    assert [each.id for each in found] == ["p-1", "p-2", "p-3", "p-0"]
+    assert [each.spread for each in found] == [1, 0, 0, 0]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -388,5 +432,144 @@ def test_odd_names_can_be_drawn(tmp_path: Path) -> None:
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match=r'pip install "scale-dspy\[report\]"'):
+    with pytest.raises(RuntimeError, match=r'pip install "[^"]*\[report\]"'):
         write_report([make_run(tmp_path / "a")], tmp_path / "report.html")
+
+
+def test_a_pipe_for_rollouts_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a")
+    (folder / "rollouts.jsonl").unlink()
+    os.mkfifo(folder / "rollouts.jsonl")
+    with pytest.raises(ValueError, match=r"rollouts\.jsonl cannot be read: it is no file"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        r"\[",
+        r"\(",
+        "$",
+        "$a ",
+        r"\boxed{",
+        "_a",
+        "[",
+        r"\begin{align}",
+        "> ",
+        "- ",
+        "|a",
+        "$\n",
+        "\\[\n",
+    ],
+)
+def test_what_is_never_closed_costs_little(piece: str) -> None:
+    text = (piece * 8000)[:8000]
+    started = time.process_time()
+    render_text.__wrapped__(text)
+    assert time.process_time() - started < 1.5
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_rollout_of_any_number_of_steps_is_bounded(tmp_path: Path) -> None:
+    step = {"subproblem": "s", "difficulty": 0.1, "system": 1, "solution": "x", "reasoning": ""}
+    folder = change_rollouts(make_run(tmp_path / "a"), steps=[{**step, "tokens": 1}] * 500)
+    first, _ = unpack(write_report([folder], tmp_path / "report.html").page.read_text())
+    rollout = first["runs"][0][0]
+    assert len(rollout["steps"]) == bodies.MOST_STEPS
+    assert rollout["notes"][-1] == "440 sub-problems more are not shown."
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_formulas_of_a_long_run_are_converted_for_the_first_problems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "RENDERED", 2)
+    written = write_report([make_run(tmp_path / "a", "0011")], tmp_path / "report.html")
+    first, second = unpack(written.page.read_text())
+    assert "<math" in first["runs"][0][1]["steps"][1]["solution"]
+    assert second["runs"][0][0]["steps"][1]["solution"] == r"<pre>$\boxed{4}$ x</pre>"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_runs_of_different_graders_are_warned_of(tmp_path: Path) -> None:
+    folders = [
+        make_run(tmp_path / name, told={"versions": {"grader": name}}) for name in ("2", "3")
+    ]
+    notes = write_report(folders, tmp_path / "report.html").notes
+    assert ["graded by different versions" in note for note in notes] == [True]
+    folders = [make_run(tmp_path / name, told={"versions": {"grader": "2"}}) for name in "ab"]
+    assert not write_report(folders, tmp_path / "report.html").notes
+
+
+def test_groups_have_accuracies_of_their_own(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a", "110100")
+    lines = [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["groups"] = {
+            "level": "1" if line["id"] == "p-0" else "2",
+            "subject": "one",
+            "odd": "x",
+        }
+    (folder / "rollouts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = compare_groups([read_run(folder)])
+    assert list(found) == ["level"]  # a subject alone is no group, `odd` is none at all
+    told = [(row.value, row.problems, row.accuracies[0]) for row in found["level"]]
+    assert [(value, count, each.estimate) for value, count, each in told if each] == [
+        ("1", 1, 1.0),
+        ("2", 2, 0.25),
+    ]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_settings_are_told_without_digests_or_python(tmp_path: Path) -> None:
+    request = {"max_tokens": 9, "extra_body": {"thinking": True}}
+    told = {"requests": {"solve.system_2": request}, "program": "ff519ea6"}
+    folders = [
+        make_run(tmp_path / "a", told=told),
+        make_run(tmp_path / "b", told={"program": "00"}),
+    ]
+    text = write_report(folders, tmp_path / "report.html").page.read_text()
+    assert "solve.system_2.extra_body.thinking" in text
+    assert "ff519ea6" not in text
+    assert "{&#39;" not in text
+    assert 'class="word">scale τ=0.5, a<' in text
+
+
+def test_rollouts_load_as_a_dataset(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    folder = make_run(tmp_path / "a", "110100")
+    path = folder / "rollouts.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["usage"], lines[0]["steps"], lines[0]["error"] = {}, [], "Timeout"
+    lines[-1]["groups"] = {"level": "3"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    cache = str(tmp_path / "cache")
+    found = load_dataset("json", data_files=str(path), split="train", cache_dir=cache)
+    assert len(found) == 6
+    assert found[1]["steps"][1]["system"] == 2
+    assert found[5]["groups"] == {"level": "3"}
+
+
+def test_the_paper_stands_beside_runs_on_its_sets_alone(tmp_path: Path) -> None:
+    pictures = {
+        name: draw_accuracy([read_run(make_run(tmp_path / name, told={"data": name}))])
+        for name in ("aime24", "mine")
+    }
+    assert all(pictures.values())
+    assert len({picture.wide for picture in pictures.values() if picture}) == 2
+    panels = [Panel(name, [], []) for name in pictures]
+    assert [len(METHODS.get(panel.set, ())) for panel in panels] == [4, 0]
+
+
+def test_runs_that_differ_in_system_2s_limit_have_a_picture(tmp_path: Path) -> None:
+    runs = [
+        read_run(
+            make_run(
+                tmp_path / f"{cap}", told={"requests": {"solve.system_2": {"max_tokens": cap}}}
+            )
+        )
+        for cap in (4096, 32768)
+    ]
+    assert draw_caps(runs) is not None
+    assert draw_caps(runs[:1]) is None

@@ -198,7 +198,7 @@ def test_one_killed_in_the_middle_of_a_run(tmp_path: Path) -> None:
         summary = evaluate(SCALE(), world.problems(8), lm, tmp_path, samples=2, threads=8)
         assert killed.is_set()
         rollouts = list(read_rollouts(tmp_path / "rollouts.jsonl"))
-        pairs = Counter((each["id"], each["sample"]) for each in rollouts)
+        pairs = Counter((each.id, each.sample) for each in rollouts)
         assert len(pairs) == 16
         assert set(pairs.values()) == {1}
         assert summary["errors"] == 0
@@ -231,7 +231,7 @@ def test_all_dead_is_one_clear_line(
     assert said.startswith(f"scale-dspy: none of {addresses.replace(',', ', ')} can be reached")
     lm = connect(model, addresses)
     evaluate(SCALE(), World().problems(2), lm, tmp_path, samples=1, threads=2)
-    assert all(each["error"] for each in read_rollouts(tmp_path / "rollouts.jsonl"))
+    assert all(each.error for each in read_rollouts(tmp_path / "rollouts.jsonl"))
     for address in addresses.split(","):
         assert urlsplit(address).netloc not in (tmp_path / "rollouts.jsonl").read_text()
 

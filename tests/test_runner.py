@@ -37,7 +37,7 @@ def run(server: FakeVLLM, out: Path, count: int = 5, **options: Any) -> dict[str
 
 
 def read_pairs(out: Path) -> list[tuple[str, int]]:
-    return [(each["id"], each["sample"]) for each in read_rollouts(out / "rollouts.jsonl")]
+    return [(each.id, each.sample) for each in read_rollouts(out / "rollouts.jsonl")]
 
 
 def test_cot_sends_240_requests_for_30_problems_and_8_samples(tmp_path: Path) -> None:
@@ -58,10 +58,7 @@ def test_cot_sends_240_requests_for_30_problems_and_8_samples(tmp_path: Path) ->
 def test_accuracy_and_ledger_are_the_worlds_own(tmp_path: Path, method: str) -> None:
     with fake_vllm(WORLD) as server:
         summary = run(server, tmp_path, 6, program=make_program(method), samples=3)
-        used = [
-            sum(stage["completion_tokens"] for stage in each["usage"].values())
-            for each in read_rollouts(tmp_path / "rollouts.jsonl")
-        ]
+        used = [each.tokens for each in read_rollouts(tmp_path / "rollouts.jsonl")]
         assert sum(used) == server.totals().completion_tokens
         if method == "scale":
             right = sum(sum(verdicts) for verdicts in server.right.values())
@@ -70,7 +67,7 @@ def test_accuracy_and_ledger_are_the_worlds_own(tmp_path: Path, method: str) -> 
 
 def test_a_rollout_is_the_contract(tmp_path: Path, server: FakeVLLM) -> None:
     run(server, tmp_path, 1, samples=1)
-    (rollout,) = read_rollouts(tmp_path / "rollouts.jsonl")
+    rollout = json.loads((tmp_path / "rollouts.jsonl").read_text())
     assert {
         *("id", "sample", "answer", "gold", "correct", "steps", "usage", "seconds", "error")
     } <= set(rollout)
@@ -132,8 +129,8 @@ def test_a_failed_rollout_is_recorded_and_retried_on_request(tmp_path: Path) -> 
         options: dict[str, Any] = {"program": ChainOfThought(), "samples": 2, "threads": 1}
         summary = run(server, tmp_path, **options)
         assert summary["errors"] == 2
-        failed = [each for each in read_rollouts(tmp_path / "rollouts.jsonl") if each["error"]]
-        assert all(not each["correct"] and each["answer"] is None for each in failed)
+        failed = [each for each in read_rollouts(tmp_path / "rollouts.jsonl") if each.error]
+        assert all(not each.correct and each.answer is None for each in failed)
         server.play()
         assert run(server, tmp_path, **options)["errors"] == 2
         assert run(server, tmp_path, retry_errors=True, **options)["errors"] == 0

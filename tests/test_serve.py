@@ -49,10 +49,13 @@ class Served:
 
 @contextlib.contextmanager
 def start_serve(
-    *arguments: str, stderr: Any = subprocess.DEVNULL, **environment: str
+    *arguments: str,
+    stderr: Any = subprocess.DEVNULL,
+    entry: tuple[str, ...] = ("-m", "scale_dspy"),
+    **environment: str,
 ) -> Iterator[tuple[dict[str, Any], Any]]:
     """Run `serve` in a process of its own; what it says of itself, and the process."""
-    command = [sys.executable, "-m", "scale_dspy", "serve", "--port", "0", "--json", *arguments]
+    command = [sys.executable, *entry, "serve", "--port", "0", "--json", *arguments]
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -237,6 +240,7 @@ def leave_at_work(served: Served, body: dict[str, Any]) -> None:
     as soon as the model was asked."""
     start = len(chats(served.fake))
     url, headers = urlsplit(served.url), {"Authorization": f"Bearer {KEY}"}
+    headers["Content-Type"] = "application/json"
     connection = http.client.HTTPConnection(url.netloc, timeout=60)
     connection.request("POST", f"{url.path}/chat/completions", json.dumps(body), headers)
     if body["stream"]:
@@ -362,7 +366,7 @@ def test_a_missing_extra_is_said_before_anything_starts(
     monkeypatch.setattr("scale_dspy.serve.proxy.NEEDED", ("no_such_package",))
     code, _, said = run(capsys, "serve", "--port", "0")
     assert code == 1
-    assert 'pip install "scale-dspy[serve]"' in said
+    assert 'pip install ".[serve]"' in said
 
 
 @pytest.mark.embedded

@@ -71,9 +71,7 @@ def _rows(frontier: Frontier, rows: slice) -> dict[str, Any]:
 def test_variants_are_tried_and_the_best_is_kept(tmp_path: Path) -> None:
     world = World(9, parts=(2, 4), lacking=0.6, merge=0.6)  # one list in two lacks a part
     with fake_vllm(world) as server:
-        search = ThresholdSearch(
-            threads=16, whole=False, variants=[{"candidates": 8}], out=tmp_path
-        )
+        search = ThresholdSearch(threads=16, variants=[{"candidates": 8}], out=tmp_path)
         found = search.find(
             SCALE(candidates=1), world.problems(16), connect(server.model, server.api_base, seed=0)
         )
@@ -120,7 +118,7 @@ class Guess(dspy.Module):
 
 def test_other_programs_are_tuned_with_optuna() -> None:
     examples = [dspy.Example(problem="p", answer="1").with_inputs("problem")] * 2
-    search = ThresholdSearch(lambda gold, pred: gold.answer == pred.answer, threads=1, trials=30)
+    search = ThresholdSearch(lambda gold, pred: gold.answer == pred.answer, threads=1)
     tuned = search.compile(Guess(), trainset=examples)
     assert 0.6 <= tuned.cut.value <= 0.8
     with pytest.raises(ValueError, match="no Threshold"):

@@ -17,14 +17,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scale_dspy import SCALE, connect
+from scale_dspy import SCALE, connect, methods
 from scale_dspy.baselines import make_program
-from scale_dspy.cli.main import METHODS
 from scale_dspy.data.load import load
 from scale_dspy.evaluation.runner import evaluate, read_rollouts
 from scale_dspy.grading.answers import accepts, equal, find_answer, normalise, read_integer, vote
 from scale_dspy.grading.metrics import make_metric
-from scale_dspy.report.mathml import render_answer, render_text
+from scale_dspy.report.mathml import render_answer
+from scale_dspy.report.prose import render_text
 from scale_dspy.stages.ask import ATTEMPTS, split_thinking
 from scale_dspy.stages.assess import read_score
 from scale_dspy.stages.decompose import read_choice
@@ -34,6 +34,7 @@ from tests.fake_vllm import Fault, fake_vllm
 from tests.ugly import INJECTIONS, PIECES, REPLIES
 from tests.world import World
 
+METHODS = tuple(methods.METHODS)
 MEGABYTE = 1_000_000
 READERS: dict[str, Callable[[str], Any]] = {
     "find_answer": find_answer,
@@ -76,7 +77,7 @@ def test_readers_keep_their_promises_on_the_corpus(reply: str) -> None:
 
 def test_an_answer_has_no_blanks_around_it_of_any_kind() -> None:
     """Found by `tests.fuzz.answers`: a file separator stayed behind an answer."""
-    assert find_answer("#####\x1c####") == "#"
+    assert find_answer("#### \x1c7\x1c") == "7"
     assert find_answer("The answer is \x1d\u3000 **$7$**\xa0") == "7"
 
 
@@ -225,7 +226,7 @@ def test_every_method_ends_on_replies_mixed(method: str, tmp_path: Path) -> None
         summary = evaluate(make_program(method), examples, lm, tmp_path, samples=1, threads=4)
         assert len(server.chats()) <= 4 * most_requests(method)
     rollouts = list(read_rollouts(tmp_path / "rollouts.jsonl"))
-    assert summary["errors"] == 0, [rollout["error"] for rollout in rollouts]
+    assert summary["errors"] == 0, [rollout.error for rollout in rollouts]
     assert len(rollouts) == 4
 
 
@@ -272,8 +273,8 @@ def test_half_a_character_is_mended_everywhere(tmp_path: Path) -> None:
         with dspy.context(lm=lm):
             assert SCALE(candidates=1)(problem="What is 1 + 1 \udcff?").steps
     rollouts = list(read_rollouts(tmp_path / "rollouts.jsonl"))
-    assert summary["errors"] == sum("Invalid" in (each["error"] or "") for each in rollouts) == 1
-    assert any("\ufffd" in step["subproblem"] for each in rollouts for step in each["steps"])
+    assert summary["errors"] == sum("Invalid" in (each.error or "") for each in rollouts) == 1
+    assert any("\ufffd" in step.subproblem for each in rollouts for step in each.steps)
 
 
 def test_data_takes_ugly_texts_as_data(tmp_path: Path) -> None:

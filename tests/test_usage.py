@@ -13,7 +13,8 @@ from scale_dspy import SCALE, connect, modes, track
 from scale_dspy.lm.cache import Store, use
 from scale_dspy.lm.cap import OutOfTokensError, grant, room
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.lm.usage import Ledger, Usage, record, stage
+from scale_dspy.lm.tally import Tally
+from scale_dspy.lm.usage import Ledger, record, stage
 from tests.fake.orders import Totals
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
@@ -28,14 +29,14 @@ def server() -> Any:
 
 
 def sent(ledger: Ledger) -> Totals:
-    return _totals(sum(ledger.sent.values(), Usage()))
+    return _totals(sum(ledger.sent.values(), Tally()))
 
 
 def spent(ledger: Ledger) -> Totals:
     return _totals(ledger.total())
 
 
-def _totals(tally: Usage) -> Totals:
+def _totals(tally: Tally) -> Totals:
     return Totals(tally.calls, tally.prompt_tokens, tally.completion_tokens, tally.reasoning_tokens)
 
 
@@ -178,7 +179,7 @@ def test_grants_never_overrun_a_cap_together() -> None:
                 pass
         assert room() == 100
         with stage("assess"):
-            record(Usage(completion_tokens=30))
+            record(Tally(completion_tokens=30))
         assert (room(), ledger.tokens) == (70, 30)
 
 

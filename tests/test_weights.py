@@ -224,3 +224,64 @@ def test_chooses_the_first_installed_model(site: Path, monkeypatch: pytest.Monke
     assert joining.choose_model() == "small"
     install_weights(site, large)
     assert joining.choose_model() == "large"
+
+
+def test_bytes_changed_after_joining_are_not_served(cache: Path, weights: Weights) -> None:
+    path = joining.join_weights(weights)
+    for change in (b"GGUF AND MORE", b"X"):  # of the same size: only the digest tells
+        with path.open("r+b") as file:
+            file.write(change)
+        assert path.stat().st_size == weights.bytes
+        assert joining.join_weights(weights).read_bytes() == b"".join(CONTENT)
+
+
+def test_what_is_opened_is_what_was_checked(cache: Path, weights: Weights) -> None:
+    """The file at its path may be another one a moment later."""
+    file = joining.open_weights(weights)
+    path = joining.name_weights(weights)
+    path.unlink()
+    path.write_bytes(b"another")
+    with os.fdopen(file, "rb") as opened:
+        assert opened.read() == b"".join(CONTENT)
+
+
+@pytest.mark.parametrize("name", ["tiny.gguf", "tiny.gguf.part", "tiny.gguf.sha256", "tiny.lock"])
+def test_a_planted_link_is_not_followed(
+    cache: Path, weights: Weights, tmp_path: Path, name: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"x" * weights.bytes)
+    (cache / "weights").mkdir(parents=True)
+    (cache / "weights" / name).symlink_to(victim)
+    if name == "tiny.lock":
+        with pytest.raises(EmbeddedError, match="cannot join tiny"):
+            joining.join_weights(weights)
+    else:
+        path = joining.join_weights(weights)
+        assert not path.is_symlink()
+        assert path.read_bytes() == b"".join(CONTENT)
+    assert victim.read_bytes() == b"x" * weights.bytes
+
+
+def test_a_link_to_the_right_bytes_is_no_file_of_ours(
+    cache: Path, weights: Weights, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"".join(CONTENT))
+    (cache / "weights").mkdir(parents=True)
+    (cache / "weights" / "tiny.gguf").symlink_to(tmp_path / "elsewhere")
+    assert not joining.join_weights(weights).is_symlink()
+
+
+def test_a_folder_that_is_a_link_is_refused(cache: Path, weights: Weights, tmp_path: Path) -> None:
+    cache.mkdir(exist_ok=True)
+    (tmp_path / "theirs").mkdir()
+    (cache / "weights").symlink_to(tmp_path / "theirs")
+    with pytest.raises(EmbeddedError, match=r"weights is a link.*SCALE_CACHE_DIR"):
+        joining.join_weights(weights)
+    assert list((tmp_path / "theirs").iterdir()) == []
+
+
+def test_a_file_that_others_may_write_is_joined_anew(cache: Path, weights: Weights) -> None:
+    path = joining.join_weights(weights)
+    path.chmod(0o666)
+    assert joining.join_weights(weights).stat().st_mode & 0o022 == 0

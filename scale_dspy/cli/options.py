@@ -5,82 +5,206 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from scale_dspy.utils.validation import check_whole
+from scale_dspy.utils.validation import check_seed, check_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from scale_dspy.evaluation.runner import Engine
+    from scale_dspy.lm.backend import Resolved
     from scale_dspy.lm.connect import MeteredLM
-    from scale_dspy.lm.modes import Style
+    from scale_dspy.lm.detect import UndetectableError
     from scale_dspy.method import Solver
+    from scale_dspy.program import SCALE
 
 DONE, FAILED = 0, 1
 
-
-def read_program(arguments: argparse.Namespace) -> Solver:
-    """The program that the flags describe, before anything is started or asked."""
-    from scale_dspy.baselines import make_program
-    from scale_dspy.method import check_budget
-    from scale_dspy.program import load_program
-
-    style = choose_style(arguments)
-    if not arguments.program:
-        return make_program(
-            arguments.method,
-            threshold=arguments.threshold,
-            candidates=count_candidates(arguments),
-            budget=arguments.budget,
-            modes=style,
-        )
-    if arguments.method != "scale":
-        raise ValueError(f"--program is a SCALE program, and --method is {arguments.method}")
-    program = load_program(arguments.program, style)
-    if arguments.threshold is not None:
-        program.threshold.set(arguments.threshold)
-    if arguments.budget is not None:
-        program.budget = check_budget(arguments.budget)
-    return program
+P = TypeVar("P")
 
 
-def read_engine(arguments: argparse.Namespace, program: Solver, run: str) -> Engine | None:
-    if arguments.engine == "local":
-        return None
-    from scale_dspy.evaluation.ray_engine import Backend, make_engine
+def settle_backend(arguments: argparse.Namespace) -> Resolved:
+    """The backend that the flags name, with all that follows from it; nothing is asked yet.
 
-    backend = Backend(**read_backend(arguments), run=run)
-    return make_engine(program, backend, count_threads(arguments))
-
-
-def connect_backend(arguments: argparse.Namespace, console: Console, **options: Any) -> MeteredLM:
-    from scale_dspy.lm.connect import connect, uses_embedded
-
-    if uses_embedded(arguments.model, arguments.api_base):
-        start_embedded(arguments.model, console)
-    lm = connect(**read_backend(arguments), **options)
-    if arguments.modes == "pair" and lm.partner is None:
-        raise ValueError("--modes pair needs --system-1-model or --system-1-api-base")
-    return lm
-
-
-def read_backend(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `connect`."""
+    Raises:
+        ValueError: a flag's value cannot be used.
+    """
+    from scale_dspy.lm.backend import Backend
     from scale_dspy.lm.connect import TIMEOUT
 
     timeout = TIMEOUT if arguments.timeout is None else arguments.timeout
     if not 0 < timeout < math.inf:
         raise ValueError(f"--timeout is seconds above 0, not {timeout:g}")
-    return {
-        "model": arguments.model,
-        "api_base": arguments.api_base,
-        "api_key": arguments.api_key,
-        "system_1": arguments.system_1_model,
-        "system_1_api_base": arguments.system_1_api_base,
-        "seed": arguments.seed,
-        "timeout": timeout,
-    }
+    backend = Backend(
+        model=arguments.model,
+        api_base=arguments.api_base,
+        api_key=arguments.api_key,
+        seed=check_seed(arguments.seed),
+        system_1=arguments.system_1_model,
+        system_1_api_base=arguments.system_1_api_base,
+        timeout=timeout,
+    )
+    return backend.resolve(arguments.modes, arguments.threads)
+
+
+def connect_program(
+    settled: Resolved, make: Callable[[Resolved], P], console: Console, **options: Any
+) -> tuple[P, MeteredLM]:
+    """What runs on a backend, and the backend's LM, in the order that every command keeps.
+
+    Args:
+        make: makes the program, or whatever takes its modes from the backend. It is called first:
+            what is wrong with its flags is said before anything is started or asked.
+        options: those of dspy.LM.
+    """
+    program = make(settled)
+    if settled.embedded:
+        start_embedded(settled.backend.model, console)
+    lm = settled.backend.connect(**options)
+    if settled.style == "pair" and lm.partner is None:
+        raise ValueError("--modes pair needs --system-1-model or --system-1-api-base")
+    if not settled.named:
+        program = make(find_style(settled, lm, console))
+    return program, lm
+
+
+def connect_run(
+    settled: Resolved,
+    make: Callable[[Resolved], P],
+    console: Console,
+    out: Path,
+    arguments: argparse.Namespace,
+) -> tuple[Resolved, P, MeteredLM]:
+    """As `connect_program`, for a run in a folder, whose replies are its own; also its backend.
+
+    Raises:
+        OSError: the folder of the run or of the cache cannot be used.
+    """
+    from scale_dspy.evaluation.runner import name_draws
+
+    make(settled)  # what is wrong with its flags is said before anything is written
+    open_cache()
+    draws = name_draws(out, reuse=arguments.reuse)
+    settled = replace(settled, backend=replace(settled.backend, run=draws))
+    return settled, *connect_program(settled, make, console)
+
+
+def find_style(settled: Resolved, lm: MeteredLM, console: Console) -> Resolved:
+    """The backend with its modes found out; they are said in one line and noted for run.json.
+
+    Raises:
+        ValueError: servers of one model differ.
+        ConnectionError: there is no reply to go by.
+    """
+    from scale_dspy.lm.detect import UndetectableError, find_embedded, find_modes
+    from scale_dspy.lm.hosted import find_hosted
+
+    address = lm.server.api_base
+    if lm.partner is not None:
+        console.print("modes: pair, as System 1 is a model of its own", markup=False)
+        return replace(settled, style="pair")
+    if settled.embedded:
+        found = find_embedded(str(address))
+    elif address:
+        try:
+            found = find_modes(lm.model, address, lm.server.api_key)
+        except UndetectableError as error:
+            raise ConnectionError(_explain_silence(error, address, lm.model)) from None
+    else:
+        found = find_hosted(lm.model)
+    lm.found = found.describe()
+    asked = f" ({found.requests} requests, {found.seconds:.1f} s)" if found.requests else ""
+    console.print(f"modes: {found.tell()}{asked}", markup=False, soft_wrap=True)
+    return replace(settled, style=found.modes())
+
+
+def _explain_silence(error: UndetectableError, api_base: str, model: str) -> str:
+    """Why a server could not be asked for its modes, and what to do, in one line."""
+    from scale_dspy.lm.routing import split_addresses
+
+    addresses = split_addresses(api_base)
+    where = addresses[0] if len(addresses) == 1 else f"each of {', '.join(addresses)}"
+    if error.status in (401, 403):
+        return f"{where} refused the key: give --api-key or SCALE_API_KEY"
+    if error.status == 404:
+        name = model.removeprefix("hosted_vllm/")
+        return f"{where} does not serve {name}: `scale-dspy doctor` tells what it serves"
+    if error.status == 0 and len(addresses) > 1:
+        return f"none of {', '.join(addresses)} can be reached: are the servers running?"
+    if error.status == 0:
+        return f"{where} cannot be reached: is the server running? ({error})"
+    return f"{where} gave no reply to go by, so its modes are not known: {error}"
+
+
+def read_program(arguments: argparse.Namespace, settled: Resolved) -> Solver:
+    """The program that --method, --program and the flags beside them describe."""
+    from scale_dspy.method import check_budget
+    from scale_dspy.methods import METHODS, make_program
+    from scale_dspy.program import load_program
+
+    if not arguments.program:
+        if arguments.candidates is not None and "candidates" not in METHODS[arguments.method].takes:
+            raise ValueError(f"method {arguments.method} has no candidates")
+        return make_program(
+            arguments.method,
+            threshold=arguments.threshold,
+            split=arguments.split,
+            assess=arguments.assess,
+            candidates=settled.candidates if arguments.candidates is None else arguments.candidates,
+            budget=arguments.budget,
+            modes=settled.style,
+        )
+    if arguments.method != "scale":
+        raise ValueError(f"--program is a SCALE program, and --method is {arguments.method}")
+    program = load_program(arguments.program, settled.style)
+    flags = {"candidates": arguments.candidates, "assess": arguments.assess}
+    given = {name: value for name, value in flags.items() if value is not None}
+    if given:
+        from scale_dspy.tuning.threshold_search import change
+
+        program = change(program, given)
+    if arguments.threshold is not None:
+        program.threshold.set(arguments.threshold)
+    if arguments.split is not None:
+        program.split.set(arguments.split)
+    if arguments.budget is not None:
+        program.budget = check_budget(arguments.budget)
+    return program
+
+
+def read_start(arguments: argparse.Namespace, settled: Resolved) -> SCALE:
+    """The SCALE program that is measured or tuned: a compiled one, or one with these options."""
+    from scale_dspy.program import SCALE, load_program
+
+    first = read_options(arguments)[0]
+    if arguments.assess:
+        first["assess"] = arguments.assess
+    if arguments.program:
+        from scale_dspy.tuning.threshold_search import change
+
+        return change(load_program(arguments.program, settled.style), first)
+    first.setdefault("candidates", settled.candidates)
+    return SCALE(modes=settled.style, **first)
+
+
+def read_options(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Options of SCALE: those to start from, then every other combination of the numbers given."""
+    flags = {"candidates": arguments.candidates, "system_2_cap": arguments.caps}
+    given = {name: numbers for name, numbers in flags.items() if numbers}
+    return [dict(zip(given, numbers, strict=True)) for numbers in product(*given.values())]
+
+
+def read_engine(arguments: argparse.Namespace, settled: Resolved, program: Solver) -> Engine | None:
+    if arguments.engine == "local":
+        return None
+    from scale_dspy.evaluation.ray_engine import make_engine
+
+    return make_engine(program, settled.backend, settled.threads)
 
 
 def start_embedded(model: str | None, console: Console) -> Any:
@@ -95,26 +219,6 @@ def start_embedded(model: str | None, console: Console) -> Any:
         return serve(
             model, progress=lambda done, total: progress.update(task, completed=done, total=total)
         )
-
-
-def choose_style(arguments: argparse.Namespace) -> Style:
-    style: Style = arguments.modes or ("embedded" if _is_embedded(arguments) else "hybrid")
-    return style
-
-
-def count_threads(arguments: argparse.Namespace) -> int:
-    return arguments.threads or (1 if _is_embedded(arguments) else 64)
-
-
-def count_candidates(arguments: argparse.Namespace) -> int:
-    """Decompositions to choose from, where nothing else is asked for."""
-    return 1 if _is_embedded(arguments) else 8
-
-
-def _is_embedded(arguments: argparse.Namespace) -> bool:
-    from scale_dspy.lm.connect import uses_embedded
-
-    return uses_embedded(arguments.model, arguments.api_base)
 
 
 def check_counts(arguments: argparse.Namespace, *flags: str) -> None:

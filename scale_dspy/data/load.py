@@ -14,18 +14,22 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
 import dspy
+import httpx
 
 from scale_dspy.data.registry import SOURCES, Kind, Source
-from scale_dspy.grading.answers import find_answer
+from scale_dspy.grading.answers import find_answer, normalise
 
 logger = logging.getLogger(__name__)
 
 DATA_DIR_VARIABLE = "SCALE_DATA_DIR"
+PATIENCE = 5.0  # seconds that the hub may take to answer at all
 
 
 class DataError(ValueError):
@@ -52,7 +56,8 @@ def load(name: str, *, limit: int | None = None) -> list[dspy.Example]:
         Examples whose only input is `problem`, with `id` (unique in the set), `problem`, `answer`
         (the gold, canonical), `answers` (all that are accepted, the gold first), `kind`
         ("integer" where every answer of the set is one, else "math"), `source` (the set's name)
-        and, where the set has them, `solution`, `level` and `subject`, all text.
+        and, where the set has them, `solution` and those of `GROUPS`, all text; `steps` is how
+        many lines of working a gsm8k problem takes.
 
     Raises:
         DataError: The set cannot be found or read, a problem of it is malformed, or `limit` is
@@ -67,6 +72,18 @@ def load(name: str, *, limit: int | None = None) -> list[dspy.Example]:
         raise DataError(f"{_shorten(name)} holds no problems")
     examples = _make_examples(source, rows)
     return examples[:limit]
+
+
+def load_local(name: str) -> list[dspy.Example] | None:
+    """`load` a set that needs no network: `mini`, a file, or one with a local copy; else None.
+
+    Raises:
+        DataError: as for `load`.
+    """
+    local = name == "mini" or name.endswith((".jsonl", ".json"))
+    if not local and _find_local_copy(SOURCES.get(name) or _parse_name(name)) is None:
+        return None
+    return load(name)
 
 
 def digest(examples: Iterable[dspy.Example]) -> str:
@@ -135,9 +152,31 @@ def _find_local_copy(source: Source) -> Path | None:
 
 def _load_dataset(hub: str, config: str | None, split: str | None) -> Any:
     """Call `datasets.load_dataset`; the one place that does, and that imports it."""
-    from datasets import load_dataset
+    reached = reach_hub()
+    import datasets
+    import huggingface_hub
 
-    return load_dataset(hub, config, split=split)
+    if not reached:  # what is in its cache is still there, and nothing is tried for minutes
+        datasets.config.HF_HUB_OFFLINE = True
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        return datasets.load_dataset(hub, config, split=split)
+    except Exception:
+        if reached:
+            raise
+        told = f"it did not answer in {PATIENCE:g} seconds, and its cache does not hold {hub}"
+        raise ConnectionError(told) from None
+
+
+@cache
+def reach_hub() -> bool:
+    """Whether the hub answers at all, asked once a process; its own client asks for minutes."""
+    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        httpx.head(address, timeout=PATIENCE)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError):
+        return False
+    return True
 
 
 def _read_hub(source: Source) -> list[Row]:
@@ -204,6 +243,7 @@ _PROBLEM_NAMES = ("problem", "question", "prompt", "input")
 _ANSWER_NAMES = ("answer", "final_answer", "expected_answer", "gold", "ground_truth", "target")
 _SOLUTION_NAMES = ("solution", "rationale")
 _ID_NAMES = ("unique_id", "id", "problem_idx", "problem_id", "question_id", "uid")
+_HOLLOW = re.compile(r"[\s$#.{}*]*(?:\\(?:boxed|fbox|text)\s*\{[\s$]*\}[\s$.]*)*")
 _GSM8K_MARK = "####"  # stands between the working and the answer, both in the answer's column
 
 
@@ -279,12 +319,20 @@ def _read_golds(source: Source, row: Row, id_: str) -> list[str]:
 def _read_published_answer(row: Row) -> str:
     """Read the answer's column, or the end of the solution in a set that has no such column."""
     value = _pick(row, _ANSWER_NAMES)
-    if value is not None:
-        text = _require_text(row, "answer", value)
-        return _find_marked_answer(text) or text
     solution = _pick(row, _SOLUTION_NAMES)
+    blank = isinstance(value, str) and not _clean(value) and isinstance(solution, str)
+    if value is not None and not blank:
+        text = _require_text(row, "answer", value)
+        return _require_answer(row, value, _find_marked_answer(text) or text)
     final = _find_marked_answer(_clean(solution)) if isinstance(solution, str) else None
     return _require_text(row, "answer", final)
+
+
+def _require_answer(row: Row, value: Any, answer: str) -> str:
+    r"""A gold that holds something: neither `\boxed{}` nor `####` alone."""
+    if normalise(answer) in ("", _GSM8K_MARK) or _HOLLOW.fullmatch(answer):
+        raise _refuse(row, "answer", "an answer", value)
+    return answer
 
 
 def _read_extras(row: Row) -> dict[str, str]:
@@ -297,8 +345,15 @@ def _read_extras(row: Row) -> dict[str, str]:
         "solution": _as_text(solution),
         "level": _as_text(_pick(row, ["level", "difficulty"])),
         "subject": _as_text(_pick(row, ["subject", "type"])),
+        "year": _as_text(_pick(row, ["year"])),
+        "steps": _count_lines(solution) if "<<" in str(solution) else None,
     }
     return {name: text for name, text in extras.items() if text}
+
+
+def _count_lines(working: Any) -> str:
+    """How many lines of a gsm8k working calculate something, between `<<` and `>>`."""
+    return str(sum("<<" in line for line in str(working).splitlines()))
 
 
 # ---- how answers are written ----------------------------------------------------------------
@@ -361,8 +416,13 @@ def _as_text(value: Any) -> str | None:
     if isinstance(value, str):
         return _clean(value)
     if isinstance(value, float) and math.isfinite(value):
-        return str(int(value)) if value.is_integer() else repr(value)
+        return str(int(value)) if value.is_integer() else _write_decimal(value)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _write_decimal(value: float) -> str:
+    """Write 1e-05 as 0.00001, as a set's author meant it."""
+    return format(Decimal(repr(value)), "f")
 
 
 def _require_text(row: Row, name: str, value: Any) -> str:

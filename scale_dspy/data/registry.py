@@ -11,6 +11,9 @@ from typing import Literal
 
 Kind = Literal["integer", "math"]
 
+GROUPS = ("level", "subject", "year", "steps")
+"""What a set may tell of a problem that others share; reports give each its own accuracy."""
+
 
 @dataclass(frozen=True)
 class Source:

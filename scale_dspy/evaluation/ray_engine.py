@@ -12,31 +12,19 @@ import json
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import dspy
 
-from scale_dspy.evaluation.runner import HOPELESS, Engine, Pair, Rollout, solve_once, watch_failures
-from scale_dspy.lm.connect import TIMEOUT, connect
+from scale_dspy.evaluation.rollout import Rollout
+from scale_dspy.evaluation.runner import HOPELESS, Draw, Engine, solve_once, watch_failures
+from scale_dspy.lm.backend import Backend
 from scale_dspy.lm.event_loop import run
 from scale_dspy.method import Solver
+from scale_dspy.utils.extras import advise_install
+from scale_dspy.utils.records import parse_record, write_record
 
 FEWEST = 8  # rollouts at once for which another worker process is worth its memory
-
-
-@dataclass(frozen=True)
-class Backend:
-    """What each worker makes its LM of; the arguments of `connect`. It travels in memory only."""
-
-    model: str | None = None
-    api_base: str | None = field(default=None, repr=False)
-    api_key: str | None = field(default=None, repr=False)
-    seed: int | None = None
-    system_1: str | None = None
-    system_1_api_base: str | None = field(default=None, repr=False)
-    timeout: float = TIMEOUT
-    run: str = ""
 
 
 def make_engine(program: Solver, backend: Backend, threads: int = 64) -> Engine:
@@ -52,11 +40,11 @@ def make_engine(program: Solver, backend: Backend, threads: int = 64) -> Engine:
     """
     ray = _import_ray()
 
-    def finish(pairs: Sequence[Pair], keep: Callable[[Rollout], None]) -> None:
-        if not pairs:
+    def finish(draws: Sequence[Draw], keep: Callable[[Rollout], None]) -> None:
+        if not draws:
             return
         look = watch_failures()
-        with _cluster(ray), closing(_stream(ray, program, backend, pairs, threads)) as records:
+        with _cluster(ray), closing(_stream(ray, program, backend, draws, threads)) as records:
             for record in records:
                 keep(record)
                 look(record)
@@ -69,7 +57,7 @@ class Worker:
 
     def __init__(self, program: Solver, backend: Backend) -> None:
         self.program = program
-        self.lm = connect(**asdict(backend))
+        self.lm = backend.connect()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         """One rollout. Ray calls this from as many threads as rollouts are wanted at once."""
@@ -78,18 +66,18 @@ class Worker:
             record = run(solve_once(self.program, example, int(row["sample"]), self.lm))
         except HOPELESS as error:  # sent back as data: Ray would wrap it, and try again
             return {"hopeless": type(error).__name__, "record": json.dumps(error.message)}
-        return {"hopeless": "", "record": json.dumps(record, ensure_ascii=False)}
+        return {"hopeless": "", "record": write_record(record)}
 
 
 def _stream(
-    ray: Any, program: Solver, backend: Backend, pairs: Sequence[Pair], threads: int
+    ray: Any, program: Solver, backend: Backend, draws: Sequence[Draw], threads: int
 ) -> Generator[Rollout, None, None]:
     """The rollouts as they end. A row is a block of its own, or it would wait for its block."""
     from ray.data import ActorPoolStrategy
 
     rows = [
         {"example": json.dumps(dict(example.items())), "sample": sample}
-        for example, sample in pairs
+        for example, sample in draws
     ]
     threads = min(threads, len(rows))
     workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), threads // FEWEST))
@@ -108,10 +96,10 @@ def _stream(
     with closing(iter(found.iter_batches(batch_size=None, prefetch_batches=0))) as batches:
         for batch in batches:
             for kind, text in zip(batch["hopeless"], batch["record"], strict=True):
-                value = json.loads(str(text))
                 if kind:
-                    raise next(error for error in HOPELESS if error.__name__ == kind)(value)
-                yield value
+                    told = json.loads(str(text))
+                    raise next(error for error in HOPELESS if error.__name__ == kind)(told)
+                yield parse_record(Rollout, str(text), "what a worker sent", "rollout")
 
 
 def _import_ray() -> Any:
@@ -123,7 +111,7 @@ def _import_ray() -> Any:
         import ray.data
     except ImportError:
         raise ValueError(
-            "--engine ray needs Ray: pip install 'scale-dspy[ray]', on every machine"
+            f"--engine ray needs Ray: {advise_install('ray')}, on every machine"
         ) from None
     return ray
 

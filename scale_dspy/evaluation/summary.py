@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
+from scale_dspy.evaluation.rollout import Rollout
 from scale_dspy.grading.answers import vote
+from scale_dspy.grading.flags import hit_limit
 from scale_dspy.utils.statistics import (
     bound_accuracy,
     bound_tokens,
     maj_at_k,
     pass_at_k,
 )
-
-ROLLOUTS = "rollouts.jsonl"  # of a run's folder, a rollout a line
 
 
 class Outcome(NamedTuple):
@@ -29,6 +29,8 @@ class Outcome(NamedTuple):
         hard: those of them that System 2 solved.
         seconds: wall-clock; None where unknown.
         failed: whether an error ended it.
+        unread: whether it is wrong though the right value stands at the end of its text.
+        cut_off: whether the token limit ended a reply of it.
         replayed: calls that the cache answered.
         unknown: replies whose tokens the server did not tell.
     """
@@ -41,8 +43,10 @@ class Outcome(NamedTuple):
     hard: int
     seconds: float | None
     failed: bool
-    replayed: int
-    unknown: int
+    unread: bool = False
+    cut_off: bool = False
+    replayed: int = 0
+    unknown: int = 0
 
 
 class Summary(TypedDict):
@@ -63,6 +67,8 @@ class Summary(TypedDict):
         calls: model calls a rollout.
         seconds: wall-clock seconds a rollout.
         errors: failed rollouts.
+        unread: wrong ones at whose end the right value stands, but was not read as the answer.
+        cut_off: those that hit the token limit.
         replayed: calls of all rollouts that the cache answered.
         drawn: calls of all rollouts that a server answered; None where unknown.
         unknown: replies whose tokens the server did not tell, which count as 0 above.
@@ -82,51 +88,48 @@ class Summary(TypedDict):
     calls: float | None
     seconds: float | None
     errors: int
+    unread: int
+    cut_off: int
     replayed: int
     drawn: int | None
     unknown: int
 
 
-def collect(rollouts: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, Outcome]]:
-    """Read records of `rollouts.jsonl` once, and keep only numbers and answers.
-
-    Args:
-        rollouts: records with id, sample, answer, correct, steps, usage, seconds and error. Where
-            usage is None or empty, tokens and calls are unknown.
+def collect(rollouts: Iterable[Rollout]) -> dict[str, dict[int, Outcome]]:
+    """Go through rollouts once, and keep only numbers and answers.
 
     Returns:
         Outcomes by problem id and sample, in the order of ids and samples.
 
     Raises:
-        ValueError: a record lacks a field, or two have the same id and sample.
+        ValueError: two rollouts have the same id and sample.
     """
     read: dict[str, dict[int, Outcome]] = {}
-    for number, record in enumerate(rollouts, 1):
-        try:
-            name, sample, outcome = str(record["id"]), int(record["sample"]), _measure(record)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"record {number} is not a rollout: {error!r}") from error
-        if sample in read.setdefault(name, {}):
-            raise ValueError(f"record {number} repeats sample {sample} of problem {name!r}")
-        read[name][sample] = outcome
+    for number, rollout in enumerate(rollouts, 1):
+        outcomes = read.setdefault(rollout.id, {})
+        if rollout.sample in outcomes:
+            raise ValueError(
+                f"record {number} repeats sample {rollout.sample} of problem {rollout.id!r}"
+            )
+        outcomes[rollout.sample] = _measure(rollout)
     return {name: dict(sorted(read[name].items())) for name in sorted(read)}
 
 
-def _measure(record: Mapping[str, Any]) -> Outcome:
-    failed = record["error"] is not None
-    steps = record["steps"] or ()
-    stages = (record["usage"] or {}).values()
+def _measure(rollout: Rollout) -> Outcome:
+    failed = rollout.error is not None
     return Outcome(
-        correct=int(bool(record["correct"]) and not failed),
-        answer=None if failed else record["answer"],
-        tokens=sum(int(stage["completion_tokens"]) for stage in stages) if stages else None,
-        calls=sum(int(stage["calls"]) for stage in stages) if stages else None,
-        steps=len(steps),
-        hard=sum(step["system"] == 2 for step in steps),
-        seconds=record["seconds"],
+        correct=int(rollout.right),
+        answer=None if failed else rollout.answer,
+        tokens=rollout.tokens,
+        calls=rollout.calls,
+        steps=len(rollout.steps),
+        hard=rollout.hard,
+        seconds=rollout.seconds,
         failed=failed,
-        replayed=int(record.get("replayed") or 0),
-        unknown=int(record.get("unknown") or 0),
+        unread=rollout.unread,
+        cut_off=hit_limit(rollout.replaced),
+        replayed=rollout.replayed,
+        unknown=rollout.unknown,
     )
 
 
@@ -147,21 +150,13 @@ def take_tokens(run: Mapping[str, Mapping[int, Outcome]]) -> dict[str, list[int]
     return {name: tokens for name, tokens in known.items() if tokens}
 
 
-def sum_tokens(usage: Mapping[str, Any]) -> int:
-    """Response tokens of a rollout, from its `usage` by stage."""
-    return sum(stage["completion_tokens"] for stage in usage.values())
-
-
-def summarise(rollouts: Iterable[Mapping[str, Any]]) -> Summary:
-    """Summarise a run from the records of its rollouts, in one pass.
+def summarise(rollouts: Iterable[Rollout]) -> Summary:
+    """Summarise a run from its rollouts, in one pass.
 
     A failed rollout counts as wrong; its tokens, calls and seconds count where they are known.
 
-    Args:
-        rollouts: as for `collect`.
-
     Raises:
-        ValueError: there are no rollouts, or one is bad as for `collect`.
+        ValueError: there are no rollouts, or two have the same id and sample.
     """
     run = collect(rollouts)
     correct, tokens = take_correct(run), take_tokens(run)
@@ -187,6 +182,8 @@ def summarise(rollouts: Iterable[Mapping[str, Any]]) -> Summary:
         calls=_mean_known(one.calls for one in outcomes),
         seconds=_mean_known(one.seconds for one in outcomes),
         errors=sum(one.failed for one in outcomes),
+        unread=sum(one.unread for one in outcomes),
+        cut_off=sum(one.cut_off for one in outcomes),
         replayed=replayed,
         drawn=sum(calls) - replayed if calls else None,
         unknown=sum(one.unknown for one in outcomes),

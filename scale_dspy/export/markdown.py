@@ -18,9 +18,11 @@ from scale_dspy.export.formatting import (
     show_text,
     show_tokens,
 )
-from scale_dspy.export.protocol import STAGES, Stage, find_predictor, make_body, tell_routing
+from scale_dspy.export.protocol import find_predictor, make_body, tell_routing
 from scale_dspy.program import SCALE
 from scale_dspy.stages.ask import PlainAdapter
+from scale_dspy.stages.registry import STAGES
+from scale_dspy.stages.stage import Stage
 
 
 def export_markdown(program: SCALE) -> str:

@@ -39,17 +39,18 @@ import dspy
 from scale_dspy import __version__
 from scale_dspy.export.formatting import name_model
 from scale_dspy.export.protocol import (
-    STAGES,
-    Stage,
     count_choices,
     find_predictor,
     make_body,
     tell_routing,
 )
 from scale_dspy.lm.modes import PARTNER
+from scale_dspy.lm.switches import WORDS
 from scale_dspy.program import SCALE
 from scale_dspy.stages.ask import ATTEMPTS, PlainAdapter, mend
+from scale_dspy.stages.registry import STAGES
 from scale_dspy.stages.solve import DRAFT
+from scale_dspy.stages.stage import Stage
 
 FORMAT = "scale_dspy/messages/1"
 
@@ -102,7 +103,11 @@ def _export_stage(program: SCALE, stage: Stage) -> dict[str, Any]:
         "about": stage.about,
         "predictor": stage.predictor,
         "inputs": list(predictor.signature.input_fields),
-        "messages": [*_make_demos(predictor), {"role": "user", "parts": _make_parts(predictor)}],
+        "messages": [
+            *_make_head(predictor),
+            *_make_demos(predictor),
+            {"role": "user", "parts": _make_parts(predictor)},
+        ],
         "body": body,
         "thinking": _find_switch(body),
         "partner": bool(predictor.config.get(PARTNER)),
@@ -114,6 +119,12 @@ def _export_stage(program: SCALE, stage: Stage) -> dict[str, Any]:
     if stage.name == "decompose":
         exported["draw"] = _tell_draw(program)
     return exported
+
+
+def _make_head(predictor: dspy.Predict) -> list[dict[str, Any]]:
+    """The system message, where thinking is switched by its words."""
+    words = predictor.config.get(WORDS)
+    return [{"role": "system", "parts": [{"text": words}]}] if words else []
 
 
 def _make_demos(predictor: dspy.Predict) -> list[dict[str, Any]]:
@@ -146,7 +157,8 @@ def _find_switch(body: dict[str, Any]) -> bool | None:
     for name in ("enable_thinking", "thinking"):
         if isinstance(arguments, dict) and isinstance(arguments.get(name), bool):
             return bool(arguments[name])
-    return None
+    effort = body.get("reasoning_effort")
+    return None if effort is None else effort != "none"
 
 
 def _tell_draw(program: SCALE) -> dict[str, Any]:
@@ -221,6 +233,7 @@ def _tell_steps() -> list[str]:
         "texts.context. Where assess is `in_context` and it has no difficulty yet, ask assess with "
         "`problem`, `context` and `subproblem`. Apply routing.rule, and ask solve_1 or solve_2 "
         "with the same three inputs and an empty `draft`.",
+        *(stage.when for stage in STAGES if stage.when),
         "6. Read the answer from the last solution, as `answer` says.",
     ]
 

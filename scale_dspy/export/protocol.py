@@ -1,18 +1,16 @@
-"""The stages of a program and its routing, as both exports tell of them."""
+"""A program's requests and its routing, as both exports tell of them."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import dspy
 
 from scale_dspy.lm.modes import PARTNER
+from scale_dspy.lm.switches import WORDS
 from scale_dspy.program import SCALE
-from scale_dspy.stages.assess import NUMBER, UNREADABLE
-from scale_dspy.stages.solve import DRAFT
-from scale_dspy.utils.lists import BULLET, MAX_SUBPROBLEMS, NUMBERED
+from scale_dspy.stages.stage import Stage
 
 # A parameter of another name is named but not exported: it may be a key or an address.
 _STANDARD = frozenset(
@@ -27,99 +25,11 @@ _VLLM = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A stage as both exports show it; `read` is the JSON's account of how to read a reply."""
-
-    name: str
-    predictor: str
-    about: str
-    read: dict[str, Any]
-    default: dict[str, Any]
-
-
-_SOLUTION = {
-    "kind": "solution",
-    "about": "The whole content is the solution. It is asked for again only where it is empty and "
-    "the reply was not cut off.",
-}
-_NO_SOLUTION = {
-    "about": f"The last {DRAFT} characters of the reasoning are the solution.",
-    "characters": DRAFT,
-}
-STAGES = (
-    Stage(
-        "decompose",
-        "decompose.propose",
-        "Splits the problem into sub-problems.",
-        {
-            "kind": "numbered_list",
-            "about": [
-                "Drop the lines that begin, after blanks, with three backticks.",
-                "A line that `numbered` matches at its beginning, with a number (group 1) that "
-                "continues the count 1, 2, 3, opens an item; the item is what follows the match. "
-                "Every other line is part of the item above it, or of none. An item ends before "
-                "the first blank line that is not its first line.",
-                "Where there is no item at all, each line that `bulleted` matches opens one, and "
-                "every other line that is not blank is part of the item above it.",
-                "Strip every line of an item, join them with newlines, strip the whole; where it "
-                "is one line in double asterisks, take those off. Drop empty and repeated items, "
-                "and all after the first `most`.",
-                "Whatever the last item asks, it is replaced by the problem itself.",
-            ],
-            "numbered": {"regex": NUMBERED.pattern, "ignore_case": True},
-            "bulleted": {"regex": BULLET.pattern, "ignore_case": False},
-            "most": MAX_SUBPROBLEMS,
-        },
-        {"about": "The one sub-problem is the problem itself.", "items": 1},
-    ),
-    Stage(
-        "select",
-        "decompose.select",
-        "Chooses the best of the candidate lists.",
-        {
-            "kind": "choice",
-            "about": "All numbers in the content, each a run of digits, must be one and the same; "
-            "it counts the candidates from 1 and must not exceed how many there are.",
-            "number": {"regex": r"\d{1,4}", "ignore_case": False},
-        },
-        {"about": "The first candidate.", "choice": 1},
-    ),
-    Stage(
-        "assess",
-        "assess.rate",
-        "Rates how difficult a sub-problem is, from 0 to 1.",
-        {
-            "kind": "score",
-            "about": "Strip blanks, then the characters in `strip`. Of the matches of `number` "
-            "take the first where the text begins with it, else the last. With a percent sign, or "
-            "outside of 0 to 1, it cannot be read.",
-            "strip": "*`$ ",
-            "number": {"regex": NUMBER.pattern, "ignore_case": False},
-        },
-        {"about": "The difficulty that leads to System 2.", "difficulty": UNREADABLE},
-    ),
-    Stage(
-        "solve_1",
-        "solve.system_1",
-        "System 1: solves a sub-problem directly, or concludes an unfinished draft.",
-        _SOLUTION,
-        _NO_SOLUTION,
-    ),
-    Stage(
-        "solve_2",
-        "solve.system_2",
-        "System 2: solves a sub-problem with care.",
-        _SOLUTION,
-        _NO_SOLUTION,
-    ),
-)
-
-
 def make_body(program: SCALE, stage: Stage) -> tuple[dict[str, Any], list[str]]:
     """A request's fields beside the messages, as LiteLLM sends them, and the names left out."""
     config = dict(find_predictor(program, stage).config)
     config.pop(PARTNER, None)
+    config.pop(WORDS, None)  # these are a message
     extra = config.pop("extra_body", None) or {}
     config["n"] = count_choices(program) if stage.name == "decompose" else 1
     if config["n"] == 1:

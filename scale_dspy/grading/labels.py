@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scale_dspy.grading.answers import equal, find_answer, read_integer
+from scale_dspy.utils.records import Share
 from scale_dspy.utils.statistics import TAIL, Numbers, split_rows
 
 BINS = 10  # of the score, each open below and closed above, as a threshold divides; 0 in the first
@@ -36,13 +37,13 @@ class Label:
 
     problem: str
     subproblem: str
-    difficulty: float
+    difficulty: Share
     alike: bool
     result_1: str | None
     result_2: str | None
 
 
-class Bin(TypedDict):
+class ScoreBin(TypedDict):
     """Sub-problems with a score in (low, high]: how many, their mean score, how many are hard."""
 
     low: float
@@ -72,7 +73,7 @@ class ScoreReport(TypedDict):
     share_hard: float
     auroc: float | None
     auroc_interval: list[float] | None
-    bins: list[Bin]
+    bins: list[ScoreBin]
     calibration_error: float
     brier: float
 
@@ -205,11 +206,11 @@ def find_bins(scores: Numbers) -> NDArray[np.int64]:
     return np.clip(np.ceil(scores * BINS - 1e-9).astype(np.int64) - 1, 0, BINS - 1)
 
 
-def _bin_scores(scores: Numbers, hard: NDArray[np.bool_]) -> Iterator[Bin]:
+def _bin_scores(scores: Numbers, hard: NDArray[np.bool_]) -> Iterator[ScoreBin]:
     places = find_bins(scores)
     for place in np.unique(places):
         inside = places == place
-        yield Bin(
+        yield ScoreBin(
             low=float(place) / BINS,
             high=float(place + 1) / BINS,
             count=int(inside.sum()),

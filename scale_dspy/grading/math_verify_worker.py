@@ -1,8 +1,8 @@
-"""math-verify in one long-lived process of its own, because it may compute without end.
+"""The comparison in one long-lived process of its own, because SymPy may compute without end.
 
 The process is this file, run as a script: one JSON line a question, one a reply. It starts on
-demand, is killed when a question takes longer than `TIME_LIMIT` (`9^{9^{9}}`), and ends with the
-program.
+demand, ends itself when a question takes more than `TIME_LIMIT` of its own time on the processor,
+so that a busy machine changes no verdict, and ends with the program.
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ from pathlib import Path
 from typing import TextIO
 
 TIME_LIMIT = 3.0
-"""Seconds that math-verify may take for one comparison."""
+"""Seconds of processor time that one comparison may take."""
+
+PATIENCE = 60.0
+"""Seconds by the clock after which a worker that does not reply is killed: it was stopped."""
 
 START_LIMIT = 60.0
 """Seconds that the worker process may take to start; it imports sympy."""
 
 MEMORY_LIMIT = 1 << 31
 """Bytes of address space of the worker process, where the system can limit it."""
+
+_OUT_OF_TIME = (-signal.SIGPROF, -signal.SIGXCPU) if sys.platform != "win32" else ()
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +44,7 @@ _worker: subprocess.Popen[str] | None = None
 
 
 def ask_worker(pred: str, gold: str) -> bool:
-    """Whether math-verify finds two answers equal; False where it does not say in time.
+    """Whether two answers are equal as mathematics; False where that takes too long.
 
     Safe to call from any number of threads; they take turns. Where the process cannot be started,
     a warning is logged and the answers count as different.
@@ -49,15 +54,23 @@ def ask_worker(pred: str, gold: str) -> bool:
             worker = _running_worker()
             if worker is None:
                 return False
-            reply, overran = _exchange(worker, [pred, gold], TIME_LIMIT)
+            reply, overran = _exchange(worker, [pred, gold], PATIENCE)
             if reply is not None:
                 return reply is True
+            overran = _ended_itself(worker) or overran
             _stop_worker()
             if overran:
                 logger.info("not compared within %s s: %.80r and %.80r", TIME_LIMIT, pred, gold)
                 return False
         logger.warning("the worker process ended twice on %.80r and %.80r", pred, gold)
         return False
+
+
+def _ended_itself(worker: subprocess.Popen[str]) -> bool:
+    """Whether its time on the processor ran out; waits for its end."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return worker.wait(timeout=5) in _OUT_OF_TIME
+    return False
 
 
 def _running_worker() -> subprocess.Popen[str] | None:
@@ -75,13 +88,13 @@ def _running_worker() -> subprocess.Popen[str] | None:
             encoding="utf-8",
         )
     except (OSError, TypeError, ValueError) as error:
-        logger.warning("math-verify's process does not start: %s", error)
+        logger.warning("the comparing process does not start: %s", error)
         return None
     reply, overran = _exchange(_worker, None, START_LIMIT)
     if reply is True:
         return _worker
     _stop_worker()
-    logger.warning("math-verify's process does not start: %s", "too slow" if overran else reply)
+    logger.warning("the comparing process does not start: %s", "too slow" if overran else reply)
     return None
 
 
@@ -152,12 +165,20 @@ def _serve() -> None:
     _limit("RLIMIT_AS", MEMORY_LIMIT)
     _reply(replies, _rehearse())
     for line in sys.stdin:
-        _limit("RLIMIT_CPU", int(time.process_time() + 2 * TIME_LIMIT) + 1)  # should it be orphaned
+        _limit("RLIMIT_CPU", int(time.process_time() + 2 * TIME_LIMIT) + 1)
+        _count_down(TIME_LIMIT)
         try:
             verdict = _verify(*json.loads(line))
         except Exception:  # among them MemoryError and RecursionError
             verdict = False
+        _count_down(0)
         _reply(replies, verdict)
+
+
+def _count_down(seconds: float) -> None:
+    """End this process after so many seconds on the processor; never with 0."""
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _reply(replies: TextIO, value: bool | str) -> None:
@@ -166,7 +187,7 @@ def _reply(replies: TextIO, value: bool | str) -> None:
 
 
 def _rehearse() -> bool | str:
-    """Import and warm up math-verify; True, or what went wrong."""
+    """Import and warm up the comparison; True, or what went wrong."""
     try:
         return _verify("\\frac{1}{2}", "0.5")
     except Exception as error:
@@ -174,19 +195,9 @@ def _rehearse() -> bool | str:
 
 
 def _verify(pred: str, gold: str) -> bool:
-    """Ask math-verify, without its own time limits."""
-    from math_verify import LatexExtractionConfig, parse, verify
+    from scale_dspy.grading.comparison import compare
 
-    parsed = [
-        parse(
-            f"${text}$",
-            extraction_config=[LatexExtractionConfig()],
-            fallback_mode="no_fallback",
-            parsing_timeout=None,
-        )
-        for text in (gold, pred)
-    ]
-    return bool(verify(*parsed, timeout_seconds=None))
+    return compare(pred, gold)
 
 
 def _limit(name: str, value: int) -> None:
@@ -205,4 +216,5 @@ def _limit(name: str, value: int) -> None:
 if __name__ == "__main__":
     with contextlib.suppress(ValueError):  # the modules beside this file are not top-level ones
         sys.path.remove(str(Path(__file__).parent))
+    sys.path.append(str(Path(__file__).parents[2]))
     _serve()

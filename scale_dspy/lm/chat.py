@@ -18,7 +18,7 @@ import pydantic
 from dspy import lm15
 from dspy.utils.exceptions import LMProviderError
 
-from scale_dspy.lm.usage import Usage
+from scale_dspy.lm.tally import Tally
 
 EXTENSION = "scale_dspy"  # where a request carries what is for the engine and not for the server
 LONGEST = 32_768  # response tokens that a request without max_tokens is taken to cost at most
@@ -74,7 +74,7 @@ class Completion:
 
     choices: tuple[Choice, ...]
     model: str
-    usage: Usage | None
+    usage: Tally | None
     seconds: float = 0.0
     doubt: str = ""
 
@@ -220,7 +220,7 @@ def _read_text(content: Any) -> str:
     return text if text.isascii() else _HALF.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def read_usage(told: Any, most: int) -> tuple[Usage | None, str]:
+def read_usage(told: Any, most: int) -> tuple[Tally | None, str]:
     """(what a server says it used, what is wrong with it).
 
     Nothing below 0 is believed, nor more than twice what the request allowed: a stop may come a
@@ -235,7 +235,7 @@ def read_usage(told: Any, most: int) -> tuple[Usage | None, str]:
         return None, f"its usage is {numbers}"
     if numbers[1] > 2 * most + 64:
         return None, f"it tells {numbers[1]:,} response tokens where {most:,} were allowed"
-    return Usage(1, *numbers), ""
+    return Tally(1, *numbers), ""
 
 
 def write_response(request: lm15.Request, completion: Completion, replayed: bool) -> lm15.Response:
@@ -306,7 +306,7 @@ def restore_completion(kept: Any) -> Completion | None:
     """A completion from the cache; None where it is damaged."""
     try:
         choices = tuple(Choice(**choice) for choice in kept["choices"])
-        usage = None if kept["usage"] is None else Usage(**kept["usage"])
+        usage = None if kept["usage"] is None else Tally(**kept["usage"])
         texts = [text for each in choices for text in (each.text, each.reasoning)]
         numbers = [0] if usage is None else [*asdict(usage).values()]
         sound = (

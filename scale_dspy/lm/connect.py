@@ -23,8 +23,9 @@ from dspy.utils.exceptions import LMConfigurationError, LMUnexpectedError
 from scale_dspy.lm.chat import EXTENSION, Order, read_choices, write_outputs, write_request
 from scale_dspy.lm.client import PREFIXES, Server, find_proxy, load_litellm, prepare_address
 from scale_dspy.lm.cost_limit import CostLimitError
+from scale_dspy.lm.embedded.server import find_key
 from scale_dspy.lm.engine import BlockingEngine, Engine
-from scale_dspy.lm.modes import PARTNER
+from scale_dspy.lm.modes import PARTNER, Style, take_words
 from scale_dspy.lm.routing import split_addresses
 
 RETRIES = 3  # times that a request is sent again after a failure that may pass
@@ -44,6 +45,7 @@ class MeteredLM(dspy.LM):
         partner: the other model of a pair; it answers the calls whose config has PARTNER.
         run: the run that draws: another one does not get its replies from the cache.
         num_retries: times that a request is sent again after a failure that may pass.
+        style: the one that the model needs, where it cannot serve another; see `fit_request`.
         api_base, api_key, timeout, identity: see client.Server.
         kwargs: as for dspy.LM.
     """
@@ -56,6 +58,7 @@ class MeteredLM(dspy.LM):
         partner: MeteredLM | None = None,
         run: str = "",
         num_retries: int = RETRIES,
+        style: Style | None = None,
         api_base: str = "",
         api_key: str | None = None,
         timeout: float = TIMEOUT,
@@ -76,6 +79,8 @@ class MeteredLM(dspy.LM):
         self.partner = partner
         self.run = run
         self.retries = num_retries
+        self.style = style
+        self.found: dict[str, Any] | None = None  # how its modes were found, for run.json
 
     def __call__(
         self, prompt: Any = None, *, messages: list[dict[str, Any]] | None = None, **kwargs: Any
@@ -111,7 +116,7 @@ class MeteredLM(dspy.LM):
             config: parameters of the call, which go before the LM's own; among them n, cache and
                 rollout_id.
         """
-        given = {**self.kwargs, **config}
+        messages, given = take_words(list(messages), {**self.kwargs, **config})
         order = Order(
             choices=given.pop("n", None) or given.pop("num_generations", None) or 1,
             rollout=given.pop("rollout_id", None),
@@ -245,6 +250,8 @@ def connect(
         # Its port is another one each time.
         kwargs["identity"] = f"embedded {model or server.model}"
         model, api_base = server.model, server.api_base
+        kwargs.setdefault("style", "embedded")
+    api_key = find_key(api_base) or api_key
     if api_base:
         model = _name_model(model, api_base, api_key)
         kwargs["api_base"] = api_base
@@ -263,7 +270,7 @@ def _connect_partner(
     api_base = ",".join(split_addresses(api_base or os.environ.get("SCALE_SYSTEM_1_API_BASE")))
     if not model and not api_base:
         return None
-    own = ("api_base", "api_key", "identity")
+    own = ("api_base", "api_key", "identity", "style")
     given = {name: value for name, value in shared.items() if name not in own}
     key = os.environ.get("SCALE_SYSTEM_1_API_KEY")
     if not api_base:
@@ -297,9 +304,10 @@ def uses_embedded(model: str | None, api_base: str | None) -> bool:
         return False
     if not model or Path(model).suffix == ".gguf":
         return True
+    from scale_dspy.lm.embedded.hub import HUB
     from scale_dspy.lm.embedded.weights import MODELS
 
-    return model in MODELS
+    return model in MODELS or model in HUB
 
 
 def _ask_for_model(api_base: str, api_key: str | None = None) -> str:

@@ -1,21 +1,36 @@
 """What a server really does, found out by asking it. Nothing here trusts a version number.
 
-The probes speak to the server directly, because LiteLLM would even out what they look for.
+`doctor --json` prints {"model", "findings", "command_lines"}. A finding is {"name", "ok", "detail",
+"advice", "needed", "flags"}, and of several servers also "server", counted from 1: `ok` is true,
+false or null (it could not be found out), `needed` whether SCALE cannot work where it is not true,
+`flags` what to add to the server's command line. The finding "style" says which --modes fits.
+"command_lines" has a line of vLLM for each server where flags are missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 
-TIMEOUT = 300.0  # seconds a request; a first thinking reply on a CPU takes its time
+from scale_dspy.lm.detect import UndetectableError, find_embedded, find_on_server
+from scale_dspy.lm.found import Found, explain, flatten
+from scale_dspy.lm.raw_chat import Chat, LateError, RefusedError, Reply, open_client, read_count
+from scale_dspy.lm.switches import WORDS
+
+SECONDS = 105.0  # for all requests to one server
+TIMEOUT = 60.0  # seconds for the listing, and for a request where there is time
 QUESTION = "What is 17 * 23? Think it over, then give the number."
-WORDS = "Write ten random English words, one a line."
+TEN = "Write ten random English words, one a line."
 LONGEST_TOKEN = 12  # characters; a capped reply is judged by its text where tokens are not told
-LONG = "Remember these numbers. " + " ".join(str(7 * k) for k in range(700)) + "\nSay OK."
+LONG, SHORTER = (
+    700,
+    100,
+)  # numbers in the prompt that is sent twice; llama.cpp on a CPU reads slowly
+CONTEXT, CONTEXT_ON_CPU = 40_960, 4_096  # tokens that a style's longest request takes
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,7 @@ class Finding:
         detail: what was seen.
         advice: what to change on the server where it does not hold.
         needed: whether SCALE cannot work without it.
+        flags: of the server's command line, that mend it.
     """
 
     name: str
@@ -33,23 +49,43 @@ class Finding:
     detail: str
     advice: str = ""
     needed: bool = False
+    flags: str = ""
 
 
-class _RefusedError(Exception):
-    """The server answered with an error status."""
+@dataclass(frozen=True)
+class _Patient:
+    """The server under examination.
+
+    Attributes:
+        engine: vLLM, llama.cpp, or whatever it is.
+        embedded: whether it is this package's own model on the CPU.
+        quiet: fields of a request that keep it from thinking.
+    """
+
+    chat: Chat
+    engine: str
+    embedded: bool
+    quiet: Mapping[str, Any]
 
 
 def examine(
-    api_base: str, model: str | None = None, api_key: str | None = None
+    api_base: str,
+    model: str | None = None,
+    api_key: str | None = None,
+    *,
+    embedded: bool = False,
+    seconds: float = SECONDS,
 ) -> Iterator[Finding]:
-    """Probe a server; yields findings as they come.
+    """Probe a server; yields findings as they come. Whatever it replies, none of them raises.
 
     Args:
         api_base: for example http://127.0.0.1:8000/v1
         model: the name to ask for; the first one listed where it is left out.
+        embedded: whether it is this package's own model on the CPU.
+        seconds: after which nothing more is asked.
     """
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    with httpx.Client(headers=headers, timeout=httpx.Timeout(TIMEOUT, connect=5)) as client:
+    began = time.monotonic()
+    with open_client(api_key, TIMEOUT) as client:
         try:
             listing = client.get(f"{api_base.rstrip('/')}/models")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -66,116 +102,133 @@ def examine(
         yield _judge_model(name, served)
         if name not in served:
             return
-        yield _judge_context(served[name])
-        yield from _probe_chat(_Chat(client, api_base, name))
+        engine = _name_engine(client, api_base, served[name])
+        yield Finding("engine", True, engine)
+        left = max(1.0, seconds - (time.monotonic() - began))
+        chat = Chat(client, api_base, name, left, tries=1)
+        patient = _Patient(chat, engine, embedded, {})
+        yield _judge_context(served[name], patient)
+        yield from _probe_all(patient)
 
 
-class _Chat:
-    """Asks one server's one model."""
-
-    def __init__(self, client: httpx.Client, api_base: str, model: str) -> None:
-        self.client, self.url, self.model = (
-            client,
-            f"{api_base.rstrip('/')}/chat/completions",
-            model,
-        )
-
-    def ask(self, content: str, **body: Any) -> dict[str, Any]:
-        """The reply's JSON; _RefusedError on an error status or a body that is no chat reply."""
-        message = {"role": "user", "content": content}
-        reply = self.client.post(
-            self.url, json={"model": self.model, "messages": [message], **body}
-        )
-        if reply.status_code != 200:
-            raise _RefusedError(f"HTTP {reply.status_code}: {reply.text[:200]}")
-        try:
-            decoded = reply.json()
-            decoded["choices"][0]["message"]
-        except (ValueError, KeyError, IndexError, TypeError):
-            raise _RefusedError(f"no chat completion in {reply.text[:200]!r}") from None
-        return dict(decoded)
+def write_command_line(findings: Sequence[Finding]) -> str:
+    """vLLM's command line with the flags that a server's findings miss; empty where none is."""
+    flags = dict.fromkeys(each.flags for each in findings if each.flags and not each.ok)
+    name = next((each.detail for each in findings if each.name == "model" and each.ok), "MODEL")
+    return f"vllm serve {name} {' '.join(flags)}" if flags else ""
 
 
-def _probe_chat(chat: _Chat) -> Iterator[Finding]:
-    probes = (_probe_thinking, _probe_n, _probe_seed, _probe_structure, _probe_usage, _probe_prefix)
-    for probe in probes:
+def _probe_all(patient: _Patient) -> Iterator[Finding]:
+    found = None
+    try:
+        first = patient.chat.ask(QUESTION, max_tokens=64)
+    except (RefusedError, httpx.HTTPError, LateError) as error:
+        yield Finding(
+            "chat", False, f"a plain question gets no reply: {_describe(error)}",
+            "SCALE cannot work with it: look at the server's log, and at what stands before it",
+            needed=True,
+        )  # fmt: skip
+    else:
+        said = bool(first.content or first.reasoning)
+        yield Finding(
+            "chat", said, "a plain question is answered" if said else "the reply says nothing",
+            "SCALE cannot work with a model that says nothing: look at its chat template",
+            needed=True,
+        )  # fmt: skip
+        found = _find(patient)
+    if isinstance(found, Found):
+        yield from _judge_style(found, patient)
+        if found.switch and found.switch.style == "hybrid":
+            patient = replace(patient, quiet=flatten(found.switch.off))
+        if found.switch and not patient.embedded:
+            yield from _guard("reasoning", lambda: _probe_reasoning(patient, found))
+    elif found:
+        yield Finding("thinking", False, f"could not be found out: {found}")
+    for probe in (_probe_n, _probe_seed, _probe_structure, _probe_usage, _probe_prefix):
         name = probe.__name__.removeprefix("_probe_")
-        try:
-            yield from probe(chat)
-        except _RefusedError as error:
-            yield Finding(name, False, f"refused: {error}", _ADVICE.get(name, ""))
-        except httpx.HTTPError as error:
-            yield Finding(
-                name, False, f"{type(error).__name__}: {error}", "look at the server's log"
-            )
+        yield from _guard(name, lambda probe=probe: probe(patient))
+
+
+def _find(patient: _Patient) -> Found | str:
+    """How thinking is switched, or in words why that could not be found out."""
+    if patient.embedded:
+        return find_embedded(patient.chat.url.removesuffix("/chat/completions"))
+    try:
+        return find_on_server(patient.chat)
+    except UndetectableError as error:
+        return str(error)
+
+
+def _guard(name: str, probe: Any) -> Iterator[Finding]:
+    """A probe's findings, or one that says why there are none."""
+    try:
+        yield from probe()
+    except RefusedError as error:
+        yield Finding(name, False, f"refused: {error}", _ADVICE.get(name, ""))
+    except httpx.HTTPError as error:
+        yield Finding(name, False, _describe(error), "look at the server's log")
+    except LateError:
+        yield Finding(name, None, "not asked: the server is slow, and the time was used up")
+
+
+def _describe(error: Exception) -> str:
+    return str(error) if isinstance(error, RefusedError) else f"{type(error).__name__}: {error}"
 
 
 _ADVICE = {
-    "thinking": "the chat template refuses enable_thinking: serve with a template that knows it",
-    "n": "upgrade vLLM; until then candidates are drawn by concurrent requests",
-    "seed": "upgrade vLLM; without seeds runs cannot be repeated",
+    "n": "upgrade the server; until then candidates are drawn by concurrent requests",
+    "seed": "upgrade the server; without seeds runs cannot be repeated",
     "structure": "upgrade vLLM, or start it with --structured-outputs-config "
     '\'{"backend":"xgrammar","disable_any_whitespace":true}\'',
 }
 
 
-def _probe_thinking(chat: _Chat) -> Iterator[Finding]:
-    """Both modes on the same question, and which style of `modes()` that makes; then the rest."""
-    replies = {
-        on: chat.ask(
-            QUESTION, max_tokens=512, temperature=0, chat_template_kwargs={"enable_thinking": on}
-        )
-        for on in (True, False)
-    }
-    fields = {on: _reasoning_field(reply) for on, reply in replies.items()}
-    leaked = any("think>" in (_message(reply).get("content") or "") for reply in replies.values())
-    if leaked:
+def _judge_style(found: Found, patient: _Patient) -> Iterator[Finding]:
+    """How thinking is switched, and which --modes that makes: what auto would take."""
+    if found.parser:
+        flag = f"--reasoning-parser {found.parser}"  # vLLM alone has none unless it is told
         yield Finding(
             "thinking", False, "<think> is left in the content",
-            "start vLLM with the model's reasoning parser, for example --reasoning-parser qwen3",
+            f"start vLLM with the model's reasoning parser: {flag}", flags=flag,
         )  # fmt: skip
-    elif fields[True] and not fields[False]:
-        yield Finding("thinking", True, "on and off, by chat template")
-        yield Finding("style", True, "hybrid: nothing needs to be said (--modes hybrid)")
-        yield from _probe_reasoning(chat, replies[True])
-    elif fields[False]:
+    elif found.always or found.style in ("prefill", "effort"):
         yield Finding("thinking", True, "always, also when it is told not to")
-        yield _probe_closed(chat)
-        yield from _probe_reasoning(chat, replies[False])
+    elif found.switch:
+        yield Finding("thinking", True, f"on and off, by {explain(found.switch)}; by itself it is "
+                      f"{found.default}")  # fmt: skip
     else:
+        advice = "if this model can think, start vLLM with its --reasoning-parser"
+        if patient.engine.startswith("llama.cpp"):
+            advice = "if this model can think, look at its chat template"
+        yield Finding("thinking", None, "no reasoning in either mode", advice)
+    if found.always:
         yield Finding(
-            "thinking", None, "no reasoning in either mode",
-            "if this model can think, start vLLM with its --reasoning-parser",
+            "style", False, "pair: it can only be System 2 (--modes pair --system-1-model NAME)",
+            "for --modes prefill serve it with a vLLM that keeps thinking_token_budget (it needs "
+            "--reasoning-parser)",
         )  # fmt: skip
-        yield Finding("style", True, "prompt: systems differ by prompt alone (--modes prompt)")
+        return
+    more = "nothing needs to be said" if found.style in ("hybrid", "system", "effort") else ""
+    if found.style == "prefill":
+        more = "or pair, with another model as System 1 (--modes pair --system-1-model NAME)"
+    name = found.switch.name if found.switch and found.style != "embedded" else found.style
+    tell = found.tell().partition("; start vLLM")[0]
+    yield Finding("style", True, f"{tell} (--modes {name}{'; ' + more if more else ''})")
 
 
-def _probe_closed(chat: _Chat) -> Finding:
-    """Whether a model that always thinks answers at once when its block is closed at once."""
-    reply = chat.ask(WORDS, max_tokens=64, temperature=0, thinking_token_budget=0)
-    message, field = _message(reply), _reasoning_field(reply)
-    if field is None and message.get("content"):
-        return Finding(
-            "style", True,
-            "prefill: its thinking block can be closed at once (--modes prefill); or pair, with "
-            "another model as System 1 (--modes pair --system-1-model NAME)",
-        )  # fmt: skip
-    return Finding(
-        "style", False, "pair: it can only be System 2 (--modes pair --system-1-model NAME)",
-        "for --modes prefill serve it with a vLLM that keeps thinking_token_budget (it needs "
-        "--reasoning-parser)",
-    )  # fmt: skip
-
-
-def _probe_reasoning(chat: _Chat, thought: dict[str, Any]) -> Iterator[Finding]:
-    """The field, the cap and the count of reasoning, as a reply that thought shows them."""
-    yield Finding("reasoning field", True, f"message.{_reasoning_field(thought)}")
-    capped = chat.ask(
-        QUESTION, max_tokens=512, temperature=0, thinking_token_budget=16,
-        chat_template_kwargs={"enable_thinking": True},
-    )  # fmt: skip
-    counted = [_count_reasoning(reply) for reply in (thought, capped)]
-    length = len(_message(capped).get(_reasoning_field(capped) or "") or "")
+def _probe_reasoning(patient: _Patient, found: Found) -> Iterator[Finding]:
+    """The field, the cap and the count of reasoning, as a reply that thinks shows them."""
+    on = flatten(found.switch.on if found.switch else {})
+    words = on.pop(WORDS, "")
+    thought = patient.chat.ask(QUESTION, words=words, max_tokens=512, temperature=0, **on)
+    if not thought.field:
+        return
+    yield Finding("reasoning field", True, f"message.{thought.field}")
+    capped = patient.chat.ask(
+        QUESTION, words=words, max_tokens=512, temperature=0, thinking_token_budget=16, **on
+    )
+    counted = [reply.usage.get("reasoning_tokens", 0) for reply in (thought, capped)]
+    length = len(capped.reasoning)
     # Some parsers count nothing where the opening tag is part of the prompt.
     held = counted[1] <= 20 if counted[1] else length <= 16 * LONGEST_TOKEN
     yield Finding(
@@ -192,32 +245,30 @@ def _probe_reasoning(chat: _Chat, thought: dict[str, Any]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _count_reasoning(reply: dict[str, Any]) -> int:
-    details = (reply.get("usage") or {}).get("completion_tokens_details") or {}
-    return int(details.get("reasoning_tokens") or 0)
-
-
-def _probe_n(chat: _Chat) -> Iterator[Finding]:
-    reply = chat.ask(WORDS, n=3, max_tokens=24, temperature=1.0, **_QUIET)
-    texts = [_read_all(choice["message"]) for choice in reply["choices"]]
+def _probe_n(patient: _Patient) -> Iterator[Finding]:
+    reply = _ask_quietly(patient, TEN, n=3, max_tokens=24, temperature=1.0)
+    texts = reply.choices
     if len(texts) == 1:
         yield Finding("n", False, "n=3 gave one choice", _ADVICE["n"])
         return
     yield Finding(
         "n", len(set(texts)) > 1, f"n=3 gave {len(texts)} choices, {len(set(texts))} different"
     )
-    if all(choice.get("finish_reason") == "length" for choice in reply["choices"]):
-        counted = (reply.get("usage") or {}).get("completion_tokens")
+    if all(finish == "length" for finish in reply.finishes):
+        counted = reply.usage.get("completion_tokens")
+        advice = "this server counts one choice only: use modes(..., decompose={'n': 1})"
+        right: bool | None = counted == 24 * len(texts)
+        if patient.embedded and not right:
+            right, advice = None, "the style embedded asks for one choice at a time"
         yield Finding(
-            "usage of n", counted == 24 * len(texts),
-            f"{counted} response tokens counted for {len(texts)} choices of 24",
-            "this server counts one choice only: use modes(..., decompose={'n': 1})",
+            "usage of n", right,
+            f"{counted} response tokens counted for {len(texts)} choices of 24", advice,
         )  # fmt: skip
 
 
-def _probe_seed(chat: _Chat) -> Iterator[Finding]:
+def _probe_seed(patient: _Patient) -> Iterator[Finding]:
     texts = [
-        _read_all(_message(chat.ask(WORDS, seed=seed, max_tokens=24, temperature=1.0, **_QUIET)))
+        _ask_quietly(patient, TEN, seed=seed, max_tokens=24, temperature=1.0).choices[0]
         for seed in (1, 1, 2)
     ]
     repeats, varies = texts[0] == texts[1], texts[0] != texts[2]
@@ -226,47 +277,53 @@ def _probe_seed(chat: _Chat) -> Iterator[Finding]:
     yield Finding("seed", repeats and varies, seen, _ADVICE["seed"])
 
 
-def _probe_structure(chat: _Chat) -> Iterator[Finding]:
-    reply = chat.ask(
-        "Say hello.", max_tokens=16, structured_outputs={"choice": ["alpha", "omega"]}, **_QUIET
-    )
-    content = _message(reply).get("content")
-    if content is None:
+def _probe_structure(patient: _Patient) -> Iterator[Finding]:
+    form: dict[str, Any] = {"structured_outputs": {"choice": ["alpha", "omega"]}}
+    if patient.engine.startswith("llama.cpp"):
+        form = {"grammar": 'root ::= "alpha" | "omega"'}
+    reply = _ask_quietly(patient, "Say hello.", max_tokens=16, **form)
+    if not reply.content:
         yield Finding("structure", None, "the reply ended in its reasoning")
         return
-    held = content in ("alpha", "omega")
-    seen = "a choice is kept" if held else f"ignored: {str(content)[:40]!r}"
-    yield Finding("structure", held, f"structured_outputs: {seen}", _ADVICE["structure"])
+    held = reply.content in ("alpha", "omega")
+    seen = "a choice is kept" if held else f"ignored: {reply.content[:40]!r}"
+    advice = _ADVICE["structure"] if patient.engine.startswith("vLLM") else ""
+    yield Finding("structure", held, f"{next(iter(form))}: {seen}", advice)
 
 
-def _probe_usage(chat: _Chat) -> Iterator[Finding]:
-    reply = chat.ask(WORDS, max_tokens=8, temperature=1.0, **_QUIET)
-    usage = reply.get("usage") or {}
-    cut = reply["choices"][0].get("finish_reason") == "length"
-    right = usage.get("prompt_tokens", 0) > 0 and usage.get("completion_tokens") == 8
+def _probe_usage(patient: _Patient) -> Iterator[Finding]:
+    reply = _ask_quietly(patient, TEN, max_tokens=8, temperature=1.0)
+    prompt, completion = (reply.usage.get(f"{part}_tokens") for part in ("prompt", "completion"))
+    right = bool(prompt) and completion == 8
     yield Finding(
-        "usage", right if cut else None,
-        f"{usage.get('prompt_tokens')} + {usage.get('completion_tokens')} tokens for a reply of 8",
+        "usage", right if reply.finish == "length" else None,
+        f"{prompt} + {completion} tokens for a reply of 8",
         "this server does not count tokens: budgets and costs will be wrong",
     )  # fmt: skip
 
 
-def _probe_prefix(chat: _Chat) -> Iterator[Finding]:
-    replies = [chat.ask(LONG, max_tokens=4, temperature=0, **_QUIET) for _ in range(2)]
-    details = (replies[1].get("usage") or {}).get("prompt_tokens_details") or {}
-    cached = details.get("cached_tokens")
+def _probe_prefix(patient: _Patient) -> Iterator[Finding]:
+    slow = patient.engine.startswith("llama.cpp")
+    numbers = " ".join(str(7 * number) for number in range(SHORTER if slow else LONG))
+    text = f"Remember these numbers. {numbers}\nSay OK."
+    replies = [_ask_quietly(patient, text, max_tokens=4, temperature=0) for _ in range(2)]
+    cached = replies[1].usage.get("cached_tokens")
+    prompt = replies[1].usage.get("prompt_tokens")
     if cached is None:
-        seen = "usage does not tell"
-        yield Finding("prefix cache", None, seen, "vLLM tells with --enable-prompt-tokens-details")
+        flag = "" if slow else "--enable-prompt-tokens-details"
+        advice = f"vLLM tells with {flag}" if flag else ""
+        yield Finding("prefix cache", None, "usage does not tell", advice, flags=flag)
         return
-    prompt = replies[1]["usage"].get("prompt_tokens")
+    flag = "" if slow else "--enable-prefix-caching"
     yield Finding(
         "prefix cache", cached > 0, f"{cached} of {prompt} prompt tokens cached on a repeat",
-        "start vLLM with --enable-prefix-caching",
+        f"start vLLM with {flag}" if flag else "", flags=flag,
     )  # fmt: skip
 
 
-_QUIET: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
+def _ask_quietly(patient: _Patient, content: str, **body: Any) -> Reply:
+    """One question without thinking, as far as that can be had."""
+    return patient.chat.ask(content, **{**patient.quiet, **body})
 
 
 def _judge_listing(listing: httpx.Response) -> Finding:
@@ -282,8 +339,8 @@ def _judge_listing(listing: httpx.Response) -> Finding:
 
 def _read_served(listing: httpx.Response) -> dict[str, dict[str, Any]]:
     try:
-        return {str(entry["id"]): entry for entry in listing.json()["data"]}
-    except (ValueError, KeyError, TypeError):
+        return {str(entry["id"]): dict(entry) for entry in listing.json()["data"]}
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
@@ -297,26 +354,30 @@ def _judge_model(name: str, served: dict[str, dict[str, Any]]) -> Finding:
     )  # fmt: skip
 
 
-def _judge_context(entry: dict[str, Any]) -> Finding:
-    length = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx")
+def _name_engine(client: httpx.Client, api_base: str, entry: Mapping[str, Any]) -> str:
+    """What serves, as its listing and its own path for the version tell."""
+    owner = str(entry.get("owned_by"))
+    if owner == "llamacpp":
+        return "llama.cpp"
+    try:
+        address = api_base.rstrip("/").removesuffix("/v1")
+        version = client.get(f"{address}/version", timeout=5).json()["version"]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, RecursionError):
+        version = ""
+    return f"vLLM {str(version)[:40]}".strip() if owner == "vllm" else f"not known ({owner[:40]})"
+
+
+def _judge_context(entry: Mapping[str, Any], patient: _Patient) -> Finding:
+    meta = entry.get("meta")
+    length = read_count(entry.get("max_model_len"))
+    if not length and isinstance(meta, Mapping):
+        length = read_count(meta.get("n_ctx"))
     if not length:
         return Finding("context", None, "the server does not tell")
+    wanted = CONTEXT_ON_CPU if patient.embedded else CONTEXT
+    flag = f"--max-model-len {wanted}" if patient.engine.startswith("vLLM") else ""
+    start = f"start vLLM with {flag}" if flag else f"give the server a context of {wanted} tokens"
     return Finding(
-        "context", length >= 40960, f"{length} tokens",
-        "below 40,960 lower solve_2's max_tokens, or start vLLM with --max-model-len 40960",
+        "context", length >= wanted, f"{length} tokens",
+        f"below {wanted:,} lower solve_2's max_tokens, or {start}", flags=flag,
     )  # fmt: skip
-
-
-def _message(reply: dict[str, Any]) -> dict[str, Any]:
-    return dict(reply["choices"][0]["message"])
-
-
-def _read_all(message: dict[str, Any]) -> str:
-    """All that a message says: a model that always thinks may not get beyond its reasoning."""
-    keys = ("reasoning", "reasoning_content", "content")
-    return "\n".join(str(message.get(key) or "") for key in keys)
-
-
-def _reasoning_field(reply: dict[str, Any]) -> str | None:
-    message = _message(reply)
-    return next((key for key in ("reasoning", "reasoning_content") if message.get(key)), None)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from dspy import lm15
-from dspy.utils.exceptions import LMError
+from dspy.utils.exceptions import LMError, LMTransportError
 
 from scale_dspy.lm import cache, cost_limit
 from scale_dspy.lm.chat import (
@@ -27,9 +27,11 @@ from scale_dspy.lm.chat import (
     write_response,
 )
 from scale_dspy.lm.client import Server, complete, cost_nothing
+from scale_dspy.lm.embedded.server import explain_end
 from scale_dspy.lm.event_loop import run_call, run_on_shared_loop
 from scale_dspy.lm.routing import find_replicas, take_turns, work_on
-from scale_dspy.lm.usage import Usage, count, read_scope, record
+from scale_dspy.lm.tally import Tally
+from scale_dspy.lm.usage import count, read_scope, record
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +106,7 @@ class Engine:
             most = self.retries if retries is None else retries
             for turn in take_turns(replicas, most, read_scope().problem):
                 await asyncio.sleep(turn.wait)
+                self._check_own_server()
                 with work_on(turn, body.get("n") or 1):
                     address = turn.replica.address
                     return await self._try(address, body), address
@@ -119,17 +122,24 @@ class Engine:
         try:
             with _in_flight():
                 reply = await complete(self.server, address, body)
+            self._check_own_server()
             found = read_completion(reply, most, time.perf_counter() - began)
             self._warn(found)
             _enter(found, most)
             return found
         except BaseException as error:
-            record(Usage(seconds=time.perf_counter() - began))
+            record(Tally(seconds=time.perf_counter() - began))
             if not cost_nothing(error):
                 count(assumed=most, assumed_sent=most)
             raise
         finally:
             cost_limit.release(most)
+
+    def _check_own_server(self) -> None:
+        """LMTransportError where the embedded server that is asked is one no more."""
+        ended = explain_end(self.server.api_base)
+        if ended:
+            raise LMTransportError(ended)
 
     def _warn(self, found: Completion) -> None:
         """Say once for each server that its usage is unknown or not believed."""
@@ -179,8 +189,8 @@ def _enter(found: Completion, most: int, *, from_cache: bool = False) -> None:
     """Enter a reply in the open ledgers; what its server did not tell counts as the most."""
     if found.usage is None:
         count(unknown=1, assumed=most, assumed_sent=0 if from_cache else most)
-    used = found.usage or Usage(calls=1)
-    record(used + Usage(seconds=found.seconds), from_cache=from_cache)
+    used = found.usage or Tally(calls=1)
+    record(used + Tally(seconds=found.seconds), from_cache=from_cache)
 
 
 _calls: set[object] = set()

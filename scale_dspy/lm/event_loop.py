@@ -7,11 +7,17 @@ breaks them. Everything asynchronous here therefore runs on a single loop in a d
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from scale_dspy.lm.streaming import find_home, relay_stream
+
 T = TypeVar("T")
+
+GRACE = 5.0  # seconds that work which is cancelled may take to end
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -55,7 +61,8 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     if _running_loop() is loop:
         coroutine.close()
         raise RuntimeError("this code runs on scale_dspy's event loop: await .acall(...) instead")
-    return _wait_for(coroutine, loop)
+    with relay_stream(loop, find_home()):
+        return _wait_for(coroutine, loop)
 
 
 def run_call(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -66,7 +73,8 @@ def run_call(coroutine: Coroutine[Any, Any, T]) -> T:
     if _running_loop() is loop:
         with _lock:
             _second = loop = _second or _start_loop("scale-dspy-second-loop")
-    return _wait_for(coroutine, loop)
+    with relay_stream(loop, find_home()):
+        return _wait_for(coroutine, loop)
 
 
 def _wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
@@ -74,16 +82,29 @@ def _wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop
     try:
         return future.result()
     except BaseException:
-        future.cancel()
+        if future.cancel():
+            _wait_for_the_end(coroutine)
         raise
+
+
+def _wait_for_the_end(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Wait until cancelled work has ended, a few seconds at most: what goes on while Python shuts
+    down fails in every way there is, and says so at length."""
+    deadline = time.monotonic() + GRACE
+    while inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.01)
 
 
 async def run_on_shared_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     """Await `coroutine` on the shared loop, from whatever loop the caller runs on."""
-    loop = shared_loop()
-    if asyncio.get_running_loop() is loop:
+    loop, home = shared_loop(), asyncio.get_running_loop()
+    if home is loop:
         return await coroutine
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, loop))
+    with relay_stream(loop, home):
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    return await asyncio.wrap_future(future)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -6,10 +6,13 @@ reset and swap a program's LM, but they keep a predictor's config.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal
 
-Style = Literal["hybrid", "pair", "prefill", "prompt", "embedded"]
+from scale_dspy.lm.switches import SWITCHES, WORDS, Settings, Switch
+
+Style = Literal["hybrid", "effort", "system", "pair", "prefill", "prompt", "embedded"]
 Modes = dict[str, dict[str, Any]]
 """Request parameters by stage: decompose, select, assess, solve_1, solve_2."""
 
@@ -24,12 +27,20 @@ BOXED_LINE = (
 
 
 def modes(
-    style: Style = "hybrid", *, think_at_most: int | None = None, **stages: Mapping[str, Any]
+    style: Style = "hybrid",
+    *,
+    switch: Switch | str | None = None,
+    think_at_most: int | None = None,
+    **stages: Mapping[str, Any],
 ) -> Modes:
     """Request parameters for each stage.
 
     Styles:
-        hybrid: thinking is switched off and on by the chat template (Qwen3 and its like).
+        hybrid: thinking is switched off and on by fields of the request, for Qwen3 and its like
+            by a variable of the chat template.
+        effort: the model has levels of effort, none of which is off (gpt-oss): System 1 thinks
+            little, System 2 much.
+        system: thinking is switched by words in the system message (SmolLM3, Nemotron v2).
         pair: System 2 is a model that always thinks (QwQ), System 1 is another model, the one that
             `connect(system_1=...)` names.
         prefill: a model that always thinks (the R1 distillations) is System 1 too, where its
@@ -39,20 +50,27 @@ def modes(
         embedded: `prompt` for the small model on the CPU, shorter still and held to grammars.
 
     Args:
+        switch: how thinking is switched, an entry of switches.py or its name, with its publisher's
+            sampling; without one hybrid is Qwen3's, effort gpt-oss's, system SmolLM3's. In the
+            style `pair` it turns System 1's thinking off, in `embedded` both systems' off and on.
         think_at_most: reasoning tokens of one System 2 call, kept by a vLLM server that was
             started with a reasoning parser (its `thinking_token_budget`).
         stages: parameters by stage that replace the style's own, for example
             `solve_2={"max_tokens": 8192}`; those in `extra_body` one by one.
 
     Raises:
-        ValueError: an unknown style or stage.
+        ValueError: an unknown style, switch or stage, or a switch that the style has no use for.
 
     >>> modes("prompt", solve_2={"max_tokens": 4096})["solve_2"]["max_tokens"]
     4096
+    >>> modes("hybrid", switch="deepseek-v3.1")["solve_2"]["extra_body"]
+    {'chat_template_kwargs': {'thinking': True}}
     """
     if style not in _STYLES:
         raise ValueError(f"unknown style {style!r}: choose one of {', '.join(_STYLES)}")
     chosen = {stage: dict(config) for stage, config in _STYLES[style].items()}
+    if switch is not None or style in _SWITCHES:
+        _apply_switch(chosen, style, _find_switch(switch or _SWITCHES[style]))
     if think_at_most is not None:
         _put(chosen["solve_2"], {"extra_body": {"thinking_token_budget": think_at_most}})
     for stage, config in stages.items():
@@ -62,9 +80,83 @@ def modes(
     return chosen
 
 
-def choose_modes(modes_or_style: Modes | Style) -> Modes:
-    """The modes themselves, or those of the style so named."""
-    return modes(modes_or_style) if isinstance(modes_or_style, str) else modes_or_style
+def fit_request(request: Mapping[str, Any], stage: str, style: Style | None) -> dict[str, Any]:
+    """A stage's request on a model that needs a style of its own.
+
+    `hybrid` is the style of a program for which nobody chose one: what a request has of it becomes
+    what `style` has, and what somebody chose beside it stays. Any other request stays whole.
+
+    Args:
+        style: None for a model that any style may suit.
+
+    >>> asked = {**modes()["solve_2"], "max_tokens": 99}
+    >>> fitted = fit_request(asked, "solve_2", "embedded")
+    >>> fitted["n"], fitted["max_tokens"], "extra_body" in fitted
+    (1, 99, False)
+    """
+    usual = _STYLES["hybrid"].get(stage, {})
+    if style is None or not usual or request.get("extra_body") != usual["extra_body"]:
+        return dict(request)
+    chosen = {key: value for key, value in request.items() if usual.get(key) != value}
+    return {**_STYLES[style][stage], **chosen}
+
+
+def choose_modes(modes_or_style: Modes | str) -> Modes:
+    """The modes themselves, or those of the style or of the family's switch that is named."""
+    if not isinstance(modes_or_style, str):
+        return modes_or_style
+    if modes_or_style in SWITCHES:
+        switch = SWITCHES[modes_or_style]
+        return modes(switch.style, switch=switch)
+    return modes(modes_or_style)  # type: ignore[arg-type] # another name is refused there
+
+
+def take_words(
+    messages: list[Mapping[str, Any]], kwargs: dict[str, Any]
+) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
+    """Messages and parameters of a call whose config switches thinking in words: the words stand
+    first in the system message, which is made where there is none."""
+    words = kwargs.get(WORDS)
+    if words is None:
+        return messages, kwargs
+    rest = {key: value for key, value in kwargs.items() if key != WORDS}
+    if messages and messages[0].get("role") == "system":
+        head = {**messages[0], "content": f"{words}\n\n{messages[0]['content']}"}
+        return [head, *messages[1:]], rest
+    return [{"role": "system", "content": words}, *messages], rest
+
+
+def _find_switch(switch: Switch | str) -> Switch:
+    if isinstance(switch, Switch):
+        return switch
+    if switch not in SWITCHES:
+        raise ValueError(f"unknown switch {switch!r}: choose one of {', '.join(SWITCHES)}")
+    return SWITCHES[switch]
+
+
+def _apply_switch(chosen: Modes, style: Style, switch: Switch) -> None:
+    """Put a switch into the configs: off in all stages but solve_2, on there."""
+    fit = {"pair": ("hybrid", "system", "effort"), "embedded": ("hybrid", "system")}
+    if switch.style not in fit.get(style, (style,)):
+        raise ValueError(f"the style {style} has no use for {switch.name}, a switch of the style "
+                         f"{switch.style}")  # fmt: skip
+    for stage, config in chosen.items():
+        thinks = stage == "solve_2"
+        if thinks and style == "pair":
+            continue  # another model, which always thinks
+        if style != "embedded":
+            _sample(config, switch.thinking if thinks else switch.plain)
+        _put(config, copy.deepcopy(dict(switch.on if thinks else switch.off)))
+    if style == "embedded":
+        chosen["solve_2"]["max_tokens"] = _THINKING_ON_CPU
+
+
+def _sample(config: dict[str, Any], sampling: Settings) -> None:
+    """Replace a config's sampling by a publisher's, where that is known."""
+    if sampling:
+        for name in ("temperature", "top_p", "top_k"):
+            config.pop(name, None)
+        config.update({name: value for name, value in sampling.items() if value is not None})
 
 
 # Sampling as in the released code of SCALE: 0.7 / 0.8 for System 1, 0.6 / 0.95 for System 2.
@@ -73,34 +165,54 @@ _SYSTEM_2 = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
 # No top_p: for it vLLM on a CPU sorts the whole vocabulary at every token, and for the top 20 it
 # need not (48 rows of 152,000 on 2 busy cores: 5.9 seconds against 0.2).
 _PLAIN = {"temperature": 0.6, "top_p": 1.0, "top_k": 20}
-_NO_THINKING = {"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}
-_THINKING = {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}}
-# The templates of the R1 distillations open a thinking block on every prompt, and cut thinking out
-# of an assistant message, so that an empty block cannot be sent as the beginning of the reply. With
-# this vLLM writes the closing tag itself, right after the opening one.
-_CLOSED = {"extra_body": {"thinking_token_budget": 0}}
+# The switch of a style for which none is named. The templates of the R1 distillations open a
+# thinking block on every prompt, and cut thinking out of an assistant message, so that an empty
+# block cannot be sent as the beginning of the reply: a budget of 0 it has to be.
+_SWITCHES = {
+    "hybrid": "qwen3",
+    "effort": "levels",
+    "system": "no-think",
+    "pair": "qwen3",
+    "prefill": "closed",
+}
+_THINKING_ON_CPU = 1536  # response tokens of a System 2 call, about a minute of Qwen3-0.6B
+_LEVELLED = {"temperature": 1.0, "top_p": 1.0}  # as OpenAI would have gpt-oss sampled
 _NUMBER = 16  # response tokens for a score or a choice
 
 _STYLES: dict[str, Modes] = {
     "hybrid": {
-        "decompose": {**_SYSTEM_1, **_NO_THINKING, "max_tokens": 2048},
-        "select": {**_SYSTEM_1, **_NO_THINKING, "max_tokens": _NUMBER},
-        "assess": {**_SYSTEM_1, **_NO_THINKING, "max_tokens": _NUMBER},
-        "solve_1": {**_SYSTEM_1, **_NO_THINKING, "max_tokens": 8192},
-        "solve_2": {**_SYSTEM_2, **_THINKING, "max_tokens": 32768},
+        "decompose": {**_SYSTEM_1, "max_tokens": 2048},
+        "select": {**_SYSTEM_1, "max_tokens": _NUMBER},
+        "assess": {**_SYSTEM_1, "max_tokens": _NUMBER},
+        "solve_1": {**_SYSTEM_1, "max_tokens": 8192},
+        "solve_2": {**_SYSTEM_2, "max_tokens": 32768},
+    },
+    "effort": {  # System 1 thinks a little before it says anything
+        "decompose": {**_LEVELLED, "max_tokens": 4096},
+        "select": {**_LEVELLED, "max_tokens": 2048},
+        "assess": {**_LEVELLED, "max_tokens": 2048},
+        "solve_1": {**_LEVELLED, "max_tokens": 8192},
+        "solve_2": {**_LEVELLED, "max_tokens": 32768},
+    },
+    "system": {
+        "decompose": {**_SYSTEM_1, "max_tokens": 2048},
+        "select": {**_SYSTEM_1, "max_tokens": _NUMBER},
+        "assess": {**_SYSTEM_1, "max_tokens": _NUMBER},
+        "solve_1": {**_SYSTEM_1, "max_tokens": 8192},
+        "solve_2": {**_SYSTEM_2, "max_tokens": 32768},
     },
     "pair": {
-        "decompose": {**_SYSTEM_1, **_NO_THINKING, PARTNER: True, "max_tokens": 2048},
-        "select": {**_SYSTEM_1, **_NO_THINKING, PARTNER: True, "max_tokens": _NUMBER},
-        "assess": {**_SYSTEM_1, **_NO_THINKING, PARTNER: True, "max_tokens": _NUMBER},
-        "solve_1": {**_SYSTEM_1, **_NO_THINKING, PARTNER: True, "max_tokens": 8192},
+        "decompose": {**_SYSTEM_1, PARTNER: True, "max_tokens": 2048},
+        "select": {**_SYSTEM_1, PARTNER: True, "max_tokens": _NUMBER},
+        "assess": {**_SYSTEM_1, PARTNER: True, "max_tokens": _NUMBER},
+        "solve_1": {**_SYSTEM_1, PARTNER: True, "max_tokens": 8192},
         "solve_2": {**_SYSTEM_2, "max_tokens": 32768},
     },
     "prefill": {
-        "decompose": {**_SYSTEM_1, **_CLOSED, "max_tokens": 2048},
-        "select": {**_SYSTEM_1, **_CLOSED, "max_tokens": _NUMBER + 4},  # the closing tag counts
-        "assess": {**_SYSTEM_1, **_CLOSED, "max_tokens": _NUMBER + 4},
-        "solve_1": {**_SYSTEM_1, **_CLOSED, "max_tokens": 8192},
+        "decompose": {**_SYSTEM_1, "max_tokens": 2048},
+        "select": {**_SYSTEM_1, "max_tokens": _NUMBER + 4},  # the closing tag counts
+        "assess": {**_SYSTEM_1, "max_tokens": _NUMBER + 4},
+        "solve_1": {**_SYSTEM_1, "max_tokens": 8192},
         "solve_2": {**_SYSTEM_2, "max_tokens": 32768},
     },
     "prompt": {

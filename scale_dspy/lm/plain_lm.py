@@ -14,7 +14,8 @@ from dspy import lm15
 from scale_dspy.lm.chat import EXTENSION, Choice, Order, read_choices, write_request
 from scale_dspy.lm.client import PREFIXES
 from scale_dspy.lm.modes import PARTNER
-from scale_dspy.lm.usage import Usage, record
+from scale_dspy.lm.tally import Tally
+from scale_dspy.lm.usage import record
 
 OWN = ("temperature", "max_tokens")  # what a caller has set on the LM goes before the modes
 # What dspy.LM keeps among its parameters and takes for its connection.
@@ -58,7 +59,7 @@ async def ask_plain_lm(
         response = await lm.acall(request, **cache, **rollouts)
         used = response.usage
         record(
-            Usage(1, used.input_tokens or 0, used.output_tokens or 0, used.reasoning_tokens or 0)
+            Tally(1, used.input_tokens or 0, used.output_tokens or 0, used.reasoning_tokens or 0)
         )
         return read_choices(response)[0]
 

@@ -19,31 +19,10 @@ from typing import Any
 
 import dspy
 
-STAGES = ("decompose", "select", "assess", "solve_1", "solve_2")
+from scale_dspy.lm.tally import Tally
+
+USUAL = ("decompose", "select", "assess", "solve_1", "solve_2")  # in `usage`, asked or not
 OTHER = "other"  # calls made outside a stage, an optimizer's proposals for example
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Calls (requests answered), tokens as the server counts them, seconds of waiting."""
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    reasoning_tokens: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.calls + other.calls,
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.reasoning_tokens + other.reasoning_tokens,
-            self.seconds + other.seconds,
-        )
-
-
-Tally = Usage
 
 
 class Ledger:
@@ -69,20 +48,20 @@ class Ledger:
 
     def __init__(self, cap: int | None = None) -> None:
         self.cap = cap
-        self.spent: dict[str, Usage] = {}
-        self.sent: dict[str, Usage] = {}
+        self.spent: dict[str, Tally] = {}
+        self.sent: dict[str, Tally] = {}
         self.unknown = self.assumed = self.assumed_sent = self.replayed = 0
         self.refused = self.failed = self.reserved = self.granted = 0
         self.lock = threading.Lock()
 
-    def add(self, stage: str, usage: Usage, *, from_cache: bool = False) -> None:
+    def add(self, stage: str, usage: Tally, *, from_cache: bool = False) -> None:
         """Enter `usage` under `stage`."""
         with self.lock:
-            self.spent[stage] = self.spent.get(stage, Usage()) + usage
+            self.spent[stage] = self.spent.get(stage, Tally()) + usage
             if from_cache:
                 self.replayed += usage.calls
             else:
-                self.sent[stage] = self.sent.get(stage, Usage()) + usage
+                self.sent[stage] = self.sent.get(stage, Tally()) + usage
 
     def count(self, **changes: int) -> None:
         """Add to the counts that are named, for example count(failed=1)."""
@@ -102,22 +81,22 @@ class Ledger:
             return None
         return max(0, self.cap - self.tokens - self.assumed - self.granted)
 
-    def total(self) -> Usage:
+    def total(self) -> Tally:
         """The sum of `spent` over all stages."""
         with self.lock:
-            return sum(self.spent.values(), Usage())
+            return sum(self.spent.values(), Tally())
 
     @property
-    def cost(self) -> Usage:
+    def cost(self) -> Tally:
         """The sum of `sent` over all stages."""
         with self.lock:
-            return sum(self.sent.values(), Usage())
+            return sum(self.sent.values(), Tally())
 
     def usage(self) -> dict[str, dict[str, Any]]:
         """`spent` as plain data: every stage, also the unused ones, so that keys never miss."""
         with self.lock:
-            names = [*STAGES, *(name for name in self.spent if name not in STAGES)]
-            return {name: asdict(self.spent.get(name, Usage())) for name in names}
+            names = [*USUAL, *(name for name in self.spent if name not in USUAL)]
+            return {name: asdict(self.spent.get(name, Tally())) for name in names}
 
 
 @dataclass(frozen=True)
@@ -176,7 +155,7 @@ def stage(name: str) -> Iterator[None]:
         yield
 
 
-def record(usage: Usage, *, from_cache: bool = False) -> None:
+def record(usage: Tally, *, from_cache: bool = False) -> None:
     """Enter `usage` in every open ledger, under the current stage."""
     scope = read_scope()
     for ledger in scope.ledgers:

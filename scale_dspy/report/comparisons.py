@@ -1,18 +1,19 @@
-"""What several runs say side by side: names, differences, calibration, shares of System 2."""
+"""What several runs say side by side: differences, groups, calibration, shares of System 2."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from scale_dspy.data.registry import GROUPS
+from scale_dspy.evaluation.rollout import Rollout
 from scale_dspy.evaluation.summary import collect, take_correct, take_tokens
 from scale_dspy.grading.labels import BINS, find_bins
-from scale_dspy.report.run_reader import Record, Run
+from scale_dspy.report.names import group_runs, order_name, read_options
+from scale_dspy.report.run_reader import Run
 from scale_dspy.utils.statistics import (
     Comparison,
     Interval,
@@ -86,7 +87,7 @@ def compare_runs(runs: Sequence[Run]) -> tuple[list[Pair], list[str]]:
 
 
 def _compare_pair(run: Run, other: Run) -> tuple[Pair | None, str | None]:
-    first, second = collect(run.records), collect(other.records)
+    first, second = collect(run.rollouts), collect(other.rollouts)
     right = _share(take_correct(first), take_correct(second))
     if right is None:
         return None, f"{run.name} and {other.name} have no problem in common yet"
@@ -116,22 +117,22 @@ def calibrate(runs: Sequence[Run]) -> list[Series]:
 def _bin_steps(runs: Iterable[Run]) -> list[Bin]:
     wrong: dict[int, dict[str, list[int]]] = {}
     for run in runs:
-        for record in run.records:
-            for difficulty in _take_rated(run, record):
+        for rollout in run.rollouts:
+            for difficulty in _take_rated(run, rollout):
                 (index,) = find_bins(np.array([difficulty])).tolist()
-                values = wrong.setdefault(index, {}).setdefault(record["id"], [])
-                values.append(int(not record["correct"]))
+                values = wrong.setdefault(index, {}).setdefault(rollout.id, [])
+                values.append(int(not rollout.right))
     return [_bin(index, wrong[index]) for index in sorted(wrong)]
 
 
-def _take_rated(run: Run, record: Record) -> Iterator[float]:
+def _take_rated(run: Run, rollout: Rollout) -> Iterator[float]:
     """Difficulties of what System 1 solved; not of a last sub-problem whose difficulty was set."""
-    fixed = _read_options(run).get("final_difficulty")
-    last = len(record["steps"]) - 1
-    for place, step in enumerate(record["steps"]):
-        difficulty = step["difficulty"]
+    fixed = read_options(run).get("final_difficulty")
+    last = len(rollout.steps) - 1
+    for place, step in enumerate(rollout.steps):
+        difficulty = step.difficulty
         was_set = place == last and difficulty == fixed
-        if step["system"] == 1 and difficulty is not None and not was_set:
+        if step.system == 1 and difficulty is not None and not was_set:
             yield difficulty
 
 
@@ -157,85 +158,52 @@ def count_positions(
 
 def _count_by_column(run: Run) -> dict[str, list[int]]:
     tally = {name: [0, 0] for name in COLUMNS}
-    for record in run.records:
-        steps = record["steps"]
+    for rollout in run.rollouts:
+        steps = rollout.steps
         for position, step in enumerate(steps, 1):
             column = -1 if position == len(steps) else min(position, len(COLUMNS) - 1) - 1
-            tally[COLUMNS[column]][0] += step["system"] == 2
+            tally[COLUMNS[column]][0] += step.system == 2
             tally[COLUMNS[column]][1] += 1
     return tally
 
 
-# Names.
+# Groups.
 
 
-def name_runs(runs: Sequence[Run]) -> list[str]:
-    """Names that differ: method and threshold, and whatever else tells two runs apart."""
-    return _tell_apart(runs, threshold=True)
+class GroupRow(NamedTuple):
+    """The problems of one value of a group, and the accuracy of each run on them, or None."""
+
+    value: str
+    problems: int
+    accuracies: tuple[Interval | None, ...]
 
 
-def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs that differ in nothing but the threshold, by a name for them."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(_identify(run), []).append(run)
-    names = _tell_apart([group[0] for group in groups.values()], threshold=False)
-    return dict(zip(names, groups.values(), strict=True))
+MOST_VALUES = 30  # of a group; beyond that it is no group but a number of each problem
 
 
-def _identify(run: Run) -> str:
-    keys = ("method", *_SETTINGS, "options", "requests", "digest")
-    told = {key: run.description.get(key) for key in keys}
-    return json.dumps(told, sort_keys=True, default=str)
+def compare_groups(runs: Sequence[Run]) -> dict[str, list[GroupRow]]:
+    """Accuracies by level, subject and whatever else a set tells of its problems.
+
+    Returns:
+        By the name of the group its values, those that are numbers in their order. A group of
+        which a set has only one value is left out.
+    """
+    found: dict[str, dict[str, list[dict[str, list[int]]]]] = {name: {} for name in GROUPS}
+    for place, run in enumerate(runs):
+        for rollout in run.rollouts:
+            for name, value in rollout.groups.items():
+                if value and name in found:
+                    columns = found[name].setdefault(value, [{} for _ in runs])
+                    key = f"{run.digest} {rollout.id}"
+                    columns[place].setdefault(key, []).append(int(rollout.right))
+    return {
+        name: [_compare_group(value, values[value]) for value in sorted(values, key=order_name)]
+        for name, values in found.items()
+        if 2 <= len(values) <= MOST_VALUES
+    }
 
 
-_SETTINGS = ("model", "system_1", "data", "program", "split", "seed")
-
-
-def _tell_apart(runs: Sequence[Run], *, threshold: bool) -> list[str]:
-    names = [_name(run, threshold) for run in runs]
-    for tell in (_tell_settings, lambda alike: [run.folder.name for run in alike]):
-        for name, times in Counter(names).items():
-            if times > 1:
-                places = [place for place, each in enumerate(names) if each == name]
-                for place, more in zip(places, tell([runs[p] for p in places]), strict=True):
-                    names[place] = f"{name}, {shorten(more)}" if more else name
-    times_used = Counter(names)
-    return [
-        f"{name} ({number})" if times_used[name] > 1 else name
-        for number, name in enumerate(names, 1)
-    ]
-
-
-def _name(run: Run, threshold: bool) -> str:
-    method = shorten(run.description.get("method") or "unnamed")
-    if not threshold or run.threshold is None:
-        return method
-    split = f" split={run.split:g}" if run.split else ""
-    return f"{method} τ={run.threshold:g}{split}"
-
-
-def _tell_settings(runs: Sequence[Run]) -> list[str]:
-    """For each run, those of its settings that are not the same in all."""
-    settings = [
-        {**{key: run.description.get(key) for key in _SETTINGS}, **_read_options(run)}
-        for run in runs
-    ]
-    keys = dict.fromkeys(key for each in settings for key in each)
-    differing = [key for key in keys if len({str(each.get(key)) for each in settings}) > 1]
-    return [", ".join(_tell(key, each.get(key)) for key in differing) for each in settings]
-
-
-def _read_options(run: Run) -> dict[str, Any]:
-    options = run.description.get("options")
-    return options if isinstance(options, dict) else {}
-
-
-def _tell(key: str, value: Any) -> str:
-    return shorten(value) if key in ("model", "data") else f"{key} {shorten(value)}"
-
-
-def shorten(value: Any) -> str:
-    """One printable line, of a path its last part."""
-    text = "".join(c if c.isprintable() else " " for c in str(value).rstrip("/").split("/")[-1])
-    return text if len(text) <= 40 else f"{text[:39]}…"
+def _compare_group(value: str, columns: Sequence[Mapping[str, Sequence[int]]]) -> GroupRow:
+    problems = len({name for column in columns for name in column})
+    accuracies = (bound_accuracy(column) if column else None for column in columns)
+    return GroupRow(value, problems, tuple(accuracies))

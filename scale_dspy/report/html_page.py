@@ -1,27 +1,51 @@
-"""Write a report's page: one HTML file without scripts and without anything from the network.
+"""Write a report's page: one HTML file that needs nothing from the network.
 
-Every text from a run is escaped, in `mathml.py`, in `html_rollouts.py` or here; the page
-also forbids scripts by its own content security policy.
+Jinja escapes every text from a run; `page.html` is the template. The page's own content security
+policy lets exactly one script run, `page.js`, and one style, each named by its digest, so that no
+text of a run could act even if it were not escaped.
 """
 
 from __future__ import annotations
 
 import base64
-import html
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from scale_dspy.report.comparisons import Pair, Series, count_positions, shorten
+from scale_dspy.data.registry import GROUPS
+from scale_dspy.report import mathml, prose
+from scale_dspy.report.bodies import collect_problems, pack
+from scale_dspy.report.comparisons import Pair, Series, compare_groups, count_positions
 from scale_dspy.report.figures import Picture
-from scale_dspy.report.html_rollouts import write_reader
+from scale_dspy.report.names import shorten
 from scale_dspy.report.run_reader import Run
+from scale_dspy.report.sweeps import Sweep
+from scale_dspy.report.verdict import SURE, tell_verdicts
 from scale_dspy.utils.statistics import Comparison, Interval
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+Cell = tuple[str, str]
+"""A cell of a table, and the small print below it."""
+
+
+def _read(name: str) -> str:
+    return files("scale_dspy.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+STYLE, SCRIPT = _read("page.css"), _read("page.js")
 POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
-    "base-uri 'none'; form-action 'none'"
+    f"default-src 'none'; script-src {_digest(SCRIPT)}; style-src {_digest(STYLE)}; "
+    "img-src data:; base-uri 'none'; form-action 'none'"
 )
 
 PICTURES = {
@@ -29,7 +53,14 @@ PICTURES = {
         "Accuracy against tokens",
         "Means over all rollouts: {size}. Error bars are 95 % intervals that resample problems; a "
         "point without a horizontal bar has too few problems that differ. Joined points differ "
-        "only in the threshold, which is the number beside them.",
+        "only in the threshold, which is the number beside them. Hollow points and the dotted "
+        "line, where there are any, are the paper’s own figures (arXiv 2512.00466, Qwen3-32B), "
+        "not runs of this report.",
+    ),
+    "caps": (
+        "Accuracy against System 2’s limit",
+        "Runs that differ in the most tokens that one System 2 call may spend (the paper’s Figure "
+        "2), with 95 % intervals that resample problems.",
     ),
     "calibration": (
         "Difficulty against System 1’s error",
@@ -51,41 +82,256 @@ PICTURES = {
 }
 
 
-def write_page(
-    file: TextIO,
-    runs: Sequence[Run],
-    pairs: Sequence[Pair],
-    series: Sequence[Series],
-    pictures: Sequence[Picture],
-    notes: Sequence[str],
-) -> None:
-    """Write the page piece by piece, so that memory holds one rollout at a time.
+@dataclass(frozen=True)
+class Content:
+    """What a page shows.
 
-    Args:
-        file: open for writing.
+    Attributes:
         runs: in the order of the tables.
+        sweeps: of thresholds.
         pairs: runs compared.
         series: the numbers of the calibration picture.
         pictures: those that could be drawn.
         notes: what a reader should know first.
     """
-    tables = {"calibration": _tabulate_series(series), "system2": _tabulate_positions(runs)}
-    steps = f"{sum(each.steps for one in series for each in one.bins):,} sub-problems"
-    rated = _tell_size([run for one in series for run in one.runs])
-    file.writelines(_write_head(pairs, pictures, notes))
-    file.writelines(_write_runs(runs))
-    file.writelines(_write_pairs(pairs))
-    for picture in pictures:
-        title, caption = PICTURES[picture.name]
-        told = html.escape(caption.format(size=_tell_size(runs), steps=steps, rated=rated))
-        file.writelines(_write_picture(picture, title, told, tables.get(picture.name, "")))
-    file.write(
-        '<section id="rollouts"><h2>Rollouts</h2><p class="soft">Open a problem, then a sample. '
-        "Sub-problems with a coloured edge were solved by System 2.</p>"
+
+    runs: Sequence[Run]
+    sweeps: Sequence[Sweep]
+    pairs: Sequence[Pair]
+    series: Sequence[Series]
+    pictures: Sequence[Picture]
+    notes: Sequence[str]
+
+
+class Table(NamedTuple):
+    """A table below a picture: its header, and rows of a name and cells."""
+
+    header: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+
+def write_page(file: TextIO, content: Content) -> None:
+    """Write the page, so that memory holds the texts of one block of rollouts at a time."""
+    file.write(_load_template().render(_describe(content)))
+    if content.runs:
+        file.writelines(_write_data(content.runs))
+    file.write("</body></html>\n")
+
+
+def _load_template() -> Template:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    loader = FunctionLoader(_read)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("page.html")
+
+
+def _write_data(runs: Sequence[Run]) -> Iterator[str]:
+    """The blocks of texts, the index, and the script that reads them."""
+    rows: list[list[Any]] = []
+    for number, (block, members) in enumerate(pack(runs, collect_problems(runs))):
+        yield f'<script type="text/plain" id="block-{number}">{block}</script>\n'
+        rows += [[*row, number, place] for place, row in enumerate(members)]
+    allowed = {
+        "html": sorted(prose.ELEMENTS),
+        "math": sorted(mathml.ELEMENTS),
+        "attributes": sorted(mathml.ATTRIBUTES),
+    }
+    index = {
+        "runs": [run.name for run in runs],
+        "groups": list(GROUPS),
+        "allowed": allowed,
+        "problems": rows,
+    }
+    text = json.dumps(index, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    yield '<script type="application/json" id="data">'
+    yield text.encode("utf-8", errors="replace").decode()  # a lone surrogate is no character
+    yield f"</script>\n<script>{SCRIPT}</script>\n"
+
+
+def _describe(content: Content) -> dict[str, Any]:
+    """What the template is given; nothing in it is HTML but our own style and images."""
+    from markupsafe import Markup
+
+    runs = content.runs
+    pictures = [_describe_picture(picture, content) for picture in content.pictures]
+    first = pictures[:1] if content.pictures and content.pictures[0].name == "accuracy" else []
+    described: list[Run | Sweep] = [*runs, *content.sweeps]
+    sets = dict.fromkeys(shorten(each.description.get("data")) for each in described)
+    return {
+        "policy": Markup(POLICY),
+        "style": Markup(STYLE),
+        "data": ", ".join(sets),
+        "verdicts": [*tell_verdicts(runs, content.pairs), *map(_tell_sweep, content.sweeps)],
+        "notes": content.notes,
+        "first": first[0] if first else None,
+        "pictures": pictures[len(first) :],
+        "run_header": RUN_HEADER,
+        "run_names": [run.name for run in runs],
+        "runs": [{"name": run.name, "cells": _list_numbers(run)} for run in runs],
+        "pairs": [_describe_pair(pair) for pair in content.pairs],
+        "groups": _describe_groups(runs),
+        "settings": _describe_settings(runs),
+    }
+
+
+def _tell_sweep(sweep: Sweep) -> str:
+    best = sweep.found.choices.get("most_accurate")
+    if best is None:
+        return f"{sweep.name} has no choice of a threshold yet."
+    told = (
+        f"{sweep.name}: the most accurate threshold is τ = {best.threshold:.2g}, right "
+        f"{100 * best.accuracy.estimate:.1f} % of the time at {best.tokens.estimate:,.0f} tokens"
     )
-    for number, run in enumerate(runs, 1):
-        file.writelines(write_reader(run, number, len(runs)))
-    file.write("</section></main></body></html>\n")
+    if best.held_out is None:
+        return f"{told}."
+    return f"{told}; expect {100 * best.held_out:.1f} % on new problems."
+
+
+# ---- tables ---------------------------------------------------------------------------------
+
+RUN_HEADER = (
+    *("run", "accuracy", "pass@k", "maj@k", "Tok", "Tpi", "hard", "calls", "seconds"),
+    *("token limit", "not read", "errors", "size"),
+)
+
+
+def _list_numbers(run: Run) -> list[Cell]:
+    it = run.summary
+    hard = it["hard_percent"]
+    return [
+        (_percent(it["accuracy"]), _span(it["accuracy_interval"], 100, ".1f")),
+        (_percent(it["pass_at_k"]), ""),
+        (_percent(it["maj_at_k"]), ""),
+        (_count(it["tok"]), _span(it["tok_interval"], 1, ",.0f")),
+        (_count(it["tpi"]), ""),
+        ("–" if hard is None else f"{hard:.0f} %", ""),
+        (_count(it["calls"], 1), ""),
+        (_count(it["seconds"], 1), ""),
+        (f"{sum(flags.cut_off for flags in run.flags.values()):,}", ""),
+        (f"{sum(flags.unread for flags in run.flags.values()):,}", ""),
+        (f"{it['errors']:,}", ""),
+        (f"{it['problems']:,} × {it['samples']:,}", ""),
+    ]
+
+
+def _describe_pair(pair: Pair) -> dict[str, Any]:
+    accuracy, tokens = pair.accuracy, pair.tokens
+    points = f"{100 * accuracy.effect.estimate:+.1f}".replace("-", "−")
+    ratio = (f"× {tokens.effect.estimate:.2f}", _ends(tokens.effect, 1, ".2f")) if tokens else None
+    cells = [
+        (points, _ends(accuracy.effect, 100, "+.1f")),
+        (_chance(accuracy), ""),
+        ratio or ("–", ""),
+        (_chance(tokens) if tokens else "–", ""),
+        (f"{accuracy.problems:,}", ""),
+    ]
+    shown = [*_conclude(accuracy, accuracy.effect.estimate > 0, "more accurate", "less accurate")]
+    if tokens:
+        shown += _conclude(tokens, tokens.effect.estimate < 1, "fewer tokens", "more tokens")
+    return {"run": pair.run.name, "other": pair.other.name, "shown": shown, "cells": cells}
+
+
+def _conclude(compared: Comparison, better: bool, win: str, loss: str) -> list[tuple[bool, str]]:
+    """In words what a p-value shows, if anything; a loss as plainly as a win."""
+    return [(better, win if better else loss)] if compared.p_value < SURE else []
+
+
+def _describe_groups(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "rows": [
+                {
+                    "value": row.value,
+                    "problems": f"{row.problems:,}",
+                    "cells": [
+                        (_percent(each.estimate), _ends(each, 100, ".0f")) if each else ("–", "")
+                        for each in row.accuracies
+                    ],
+                }
+                for row in rows
+            ],
+        }
+        for name, rows in compare_groups(runs).items()
+    ]
+
+
+SETTINGS = ("method", "threshold", "split", "model", "system_1", "data", "seed", "grader")
+NESTED = ("options", "requests", "versions")
+
+
+def _describe_settings(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """Settings in which runs differ, and those that all share; digests are left to run.json."""
+    if not runs:
+        return None
+    flat = [dict(_flatten(run.description)) for run in runs]
+    names = list(dict.fromkeys(name for each in flat for name in each))
+    values = {name: [each.get(name, "–") for each in flat] for name in names}
+    differing = [(name, each) for name, each in values.items() if len(set(each)) > 1]
+    shared = [(name, each[0]) for name, each in values.items() if len(set(each)) == 1]
+    title = f"The {len(shared)} settings " + ("of the run" if len(runs) == 1 else "that all share")
+    return {"differing": differing, "shared": shared, "shared_title": title}
+
+
+def _flatten(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key in SETTINGS:
+        if description.get(key) is not None:
+            yield key, str(description[key])
+    for key in NESTED:
+        yield from _flatten_value(key, description.get(key), 0)
+
+
+def _flatten_value(name: str, value: Any, depth: int) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and depth < 5:
+        for key, each in value.items():
+            yield from _flatten_value(f"{name}.{key}" if depth else str(key), each, depth + 1)
+    elif value is not None:
+        yield name, str(value)
+
+
+def _tabulate(name: str, content: Content) -> Table | None:
+    if name == "calibration":
+        rows = [(one.name, _list_bin(each)) for one in content.series for each in one.bins]
+        return Table(("runs", "difficulty", "sub-problems", "problems", "wrong"), rows)
+    if name == "system2":
+        columns, counts = count_positions(content.runs)
+        cells = [
+            [(f"{cell[0]:,} of {cell[1]:,}" if cell else "–", "") for cell in row] for row in counts
+        ]
+        names = [run.name for run in content.runs]
+        return Table(["run", *columns], list(zip(names, cells, strict=True)))
+    return None
+
+
+def _list_bin(each: Any) -> list[Cell]:
+    return [
+        (f"{each.low:.1f} to {each.high:.1f}", ""),
+        (f"{each.steps:,}", ""),
+        (f"{each.problems:,}", ""),
+        (_percent(each.wrong.estimate), _ends(each.wrong, 100, ".1f")),
+    ]
+
+
+# ---- pictures -------------------------------------------------------------------------------
+
+
+def _describe_picture(picture: Picture, content: Content) -> dict[str, Any]:
+    title, caption = PICTURES[picture.name]
+    steps = sum(each.steps for one in content.series for each in one.bins)
+    rated = _tell_size([run for one in content.series for run in one.runs])
+    told = caption.format(
+        size=_tell_size(content.runs), steps=f"{steps:,} sub-problems", rated=rated
+    )
+    images = ("wide", "narrow", "wide_dark", "narrow_dark")
+    return {
+        "name": picture.name,
+        "title": title,
+        "caption": told,
+        "alt": picture.alt,
+        "table": _tabulate(picture.name, content),
+        **{image: _embed(getattr(picture, image)) for image in images},
+    }
 
 
 def _tell_size(runs: Sequence[Run]) -> str:
@@ -97,213 +343,19 @@ def _tell_size(runs: Sequence[Run]) -> str:
     return f"{count}, {problems:,} problems with {samples:,} samples each"
 
 
-def _write_head(
-    pairs: Sequence[Pair], pictures: Sequence[Picture], notes: Sequence[str]
-) -> Iterator[str]:
-    style = files("scale_dspy.report").joinpath("page.css").read_text(encoding="utf-8")
-    sections = {"runs": "Runs"}
-    sections |= {"differences": "Differences"} if pairs else {}
-    sections |= {picture.name: PICTURES[picture.name][0] for picture in pictures}
-    sections["rollouts"] = "Rollouts"
-    links = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in sections.items())
-    yield (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Evaluation report</title><style>{style}</style></head><body><main>"
-        f'<h1>Evaluation report</h1><nav aria-label="Contents"><ul>{links}</ul></nav>'
-    )
-    if notes:
-        items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-        yield f'<div class="note" role="note"><ul>{items}</ul></div>'
+def _embed(image: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
-# Tables.
-
-
-def _write_runs(runs: Sequence[Run]) -> Iterator[str]:
-    yield '<section id="runs"><h2>Runs</h2>'
-    numbers = ("accuracy", "pass@k", "maj@k", "Tok", "Tpi", "hard", "calls", "seconds", "errors")
-    header = ("run", *numbers, "method", "τ", "model", "data")
-    yield _open_table("Runs", header, words=1, last_words=4)
-    for number, run in enumerate(runs, 1):
-        yield _write_run(number, run)
-    yield (
-        "</tbody></table></div>"
-        '<p class="caption">Under the data: problems × samples. Accuracy is averaged over samples, '
-        "then over problems; pass@k: one of k samples is right; maj@k: the most frequent answer of "
-        "k samples is. Tok and Tpi: response tokens a rollout and a sub-problem. Hard: share of "
-        "sub-problems solved by System 2. Calls and seconds: a rollout. In small print: 95 % "
-        "intervals that resample problems.</p>"
-        f"<details><summary>Settings</summary>{_tabulate_settings(runs)}</details></section>"
-    )
-
-
-def _write_run(number: int, run: Run) -> str:
-    it, told = run.summary, run.description
-    hard = it["hard_percent"]
-    cells = [
-        _cell(_percent(it["accuracy"]), _span(it["accuracy_interval"], 100, ".1f")),
-        _cell(_percent(it["pass_at_k"])),
-        _cell(_percent(it["maj_at_k"])),
-        _cell(_count(it["tok"]), _span(it["tok_interval"], 1, ",.0f")),
-        _cell(_count(it["tpi"])),
-        _cell("–" if hard is None else f"{hard:.0f}&nbsp;%"),
-        _cell(_count(it["calls"], 1)),
-        _cell(_count(it["seconds"], 1)),
-        _cell(f"{it['errors']:,}"),
-        f'<td class="word">{_escape(told.get("method"))}</td>',
-        f'<td class="word">{_escape(told.get("threshold"))}'
-        f"{f'<span class=dim>split {run.split:g}</span>' if run.split else ''}</td>",
-        f'<td class="word long">{_name(told.get("model"))}</td>',
-        f'<td class="word">{_name(told.get("data"))}'
-        f'<span class="dim">{it["problems"]:,} × {it["samples"]:,}</span></td>',
-    ]
-    name = f'<a href="#run-{number}">{html.escape(run.name)}</a>'
-    return f'<tr><th scope="row" class="word">{name}</th>{"".join(cells)}</tr>'
-
-
-def _tabulate_settings(runs: Sequence[Run]) -> str:
-    keys = (
-        *("model", "system_1", "program", "options", "requests"),
-        *("split", "seed", "digest", "versions"),
-    )
-    parts = [_open_table("Settings", ["run", *keys], words=len(keys) + 1)]
-    for run in runs:
-        cells = (
-            f'<td class="word long">{_settings(run.description.get(key))}</td>' for key in keys
-        )
-        parts.append(f"<tr>{_row_head(run.name)}{''.join(cells)}</tr>")
-    return "".join([*parts, "</tbody></table></div>"])
-
-
-def _settings(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "<br>".join(f"{_escape(key)}: {_escape(each)}" for key, each in value.items()) or "–"
-    return _escape(value)
-
-
-def _write_pairs(pairs: Sequence[Pair]) -> Iterator[str]:
-    if not pairs:
-        return
-    yield '<section id="differences"><h2>Differences</h2>'
-    header = ("run", "against", "shown", "accuracy", "p", "tokens", "p", "problems")
-    yield _open_table("Differences", header, words=3)
-    for pair in pairs:
-        accuracy, tokens = pair.accuracy, pair.tokens
-        points = f"{100 * accuracy.effect.estimate:+.1f}".replace("-", "−")
-        cells = [
-            f'<td class="word">{html.escape(pair.other.name)}</td>',
-            f'<td class="word">{_conclude(accuracy, tokens)}</td>',
-            _cell(points, _ends(accuracy.effect, 100, "+.1f")),
-            _cell(_chance(accuracy)),
-            _cell(f"× {tokens.effect.estimate:.2f}", _ends(tokens.effect, 1, ".2f"))
-            if tokens
-            else _cell("–"),
-            _cell(_chance(tokens) if tokens else "–"),
-            _cell(f"{accuracy.problems:,}"),
-        ]
-        yield f"<tr>{_row_head(pair.run.name)}{''.join(cells)}</tr>"
-    yield (
-        '</tbody></table></div><p class="caption">Each run against the first one and against the '
-        "most accurate one on the same data, paired by problem: accuracy as a difference in "
-        "percentage points, tokens as a ratio, each with its 95 % interval and the p-value of a "
-        "sign-flip test. Shown: what has p below 0.05. The p-values are not adjusted for the "
-        "number of comparisons, and the most accurate run was picked after the fact, which "
-        "flatters it.</p></section>"
-    )
-
-
-def _conclude(accuracy: Comparison, tokens: Comparison | None) -> str:
-    """In words what the p-values show; a loss as plainly as a win."""
-    words = [_word(accuracy, accuracy.effect.estimate > 0, "more accurate", "less accurate")]
-    if tokens:
-        words.append(_word(tokens, tokens.effect.estimate < 1, "fewer tokens", "more tokens"))
-    return "<br>".join(word for word in words if word) or "no difference"
-
-
-def _word(compared: Comparison, better: bool, win: str, loss: str) -> str:
-    if compared.p_value >= 0.05:
-        return ""
-    return f'<span class="{"good" if better else "bad"}">{win if better else loss}</span>'
-
-
-def _tabulate_series(series: Sequence[Series]) -> str:
-    header = ("runs", "difficulty", "sub-problems", "problems", "wrong")
-    parts = [_open_table("Wrong answers by difficulty", header, words=1)]
-    for name, _, _, bins in series:
-        for each in bins:
-            cells = [
-                _cell(f"{each.low:.1f} to {each.high:.1f}"),
-                _cell(f"{each.steps:,}"),
-                _cell(f"{each.problems:,}"),
-                _cell(_percent(each.wrong.estimate), _ends(each.wrong, 100, ".1f")),
-            ]
-            parts.append(f"<tr>{_row_head(name)}{''.join(cells)}</tr>")
-    return "".join([*parts, "</tbody></table></div>"])
-
-
-def _tabulate_positions(runs: Sequence[Run]) -> str:
-    columns, counts = count_positions(runs)
-    parts = [_open_table("System 2 by position", ["run", *columns], words=1)]
-    for run, row in zip(runs, counts, strict=True):
-        cells = (_cell(f"{cell[0]:,} of {cell[1]:,}" if cell else "–") for cell in row)
-        parts.append(f"<tr>{_row_head(run.name)}{''.join(cells)}</tr>")
-    return "".join([*parts, "</tbody></table></div>"])
-
-
-def _write_picture(picture: Picture, title: str, caption: str, table: str) -> Iterator[str]:
-    yield f'<section id="{picture.name}"><h2>{title}</h2><figure><picture>'
-    yield (
-        f'<source media="screen and (max-width: 600px)" srcset="{_embed(picture.narrow)}">'
-        f'<img src="{_embed(picture.wide)}" alt="{html.escape(picture.alt)}"></picture>'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
-    if table:
-        yield f"<details><summary>The numbers</summary>{table}</details>"
-    yield "</section>"
-
-
-# Pieces.
-
-
-def _open_table(name: str, header: Sequence[str], words: int, last_words: int = 0) -> str:
-    """The table's beginning; `words` columns at its left and `last_words` at its right are text."""
-    cells = "".join(
-        f'<th scope="col"{" class=word" if not words <= place < len(header) - last_words else ""}>'
-        f"{html.escape(title)}</th>"
-        for place, title in enumerate(header)
-    )
-    return (
-        f'<div class="box" tabindex="0" role="region" aria-label="Table: {name}">'
-        f'<table class="data"><thead><tr>{cells}</tr></thead><tbody>'
-    )
-
-
-def _row_head(name: str) -> str:
-    return f'<th scope="row" class="word">{html.escape(name)}</th>'
-
-
-def _cell(value: str, small: str = "") -> str:
-    """A cell; both texts are HTML already."""
-    return f"<td>{value}{f'<span class=dim>{small}</span>' if small else ''}</td>"
-
-
-def _escape(value: object) -> str:
-    return "–" if value is None else html.escape(str(value))
-
-
-def _name(value: object) -> str:
-    """A model or a set by the last part of its name; the settings have it whole."""
-    return "–" if value is None else html.escape(shorten(value))
+# ---- numbers --------------------------------------------------------------------------------
 
 
 def _chance(compared: Comparison) -> str:
-    return "&lt;0.001" if compared.p_value < 0.001 else f"{compared.p_value:.3f}"
+    return "<0.001" if compared.p_value < 0.001 else f"{compared.p_value:.3f}"
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}&nbsp;%"
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def _count(value: float | None, digits: int = 0) -> str:
@@ -320,7 +372,3 @@ def _ends(interval: Interval, scale: float, how: str) -> str:
     if math.isinf(interval.high):
         return "interval unknown"
     return _span([interval.low, interval.high], scale, how)
-
-
-def _embed(image: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(image).decode()}"

@@ -1,4 +1,4 @@
-r"""Turn text with LaTeX formulas into HTML: formulas become MathML, and all else is escaped.
+"""Turn a LaTeX formula into MathML.
 
 The converter passes HTML, links and styles in a formula on as they are. So its elements, not its
 output, are taken, and only known elements and attributes are written, with every text escaped.
@@ -18,28 +18,6 @@ if TYPE_CHECKING:
 LONGEST = 2000
 """Characters of the longest formula that is converted; a longer one is shown as written."""
 
-_LINES = r"(?:(?!\n\s*\n).)"  # anything inside a paragraph
-_BRACED = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]{0,400}\}){0,400}\}){0,400}\}"
-
-_FORMULA = re.compile(
-    rf"""
-      \\\[ (?P<bracket>{_LINES}{{1,{LONGEST}}}?) \\\]
-    | \$\$ (?P<dollars>{_LINES}{{1,{LONGEST}}}?) \$\$
-    | \\\( (?P<paren>{_LINES}{{1,{LONGEST}}}?) \\\)
-    | (?P<environment> \\begin\{{(?P<name>(?:align|aligned|alignat|equation|gather|gathered
-        |multline|eqnarray|cases|array|[pbvBV]?matrix)\*?)\}}
-        .{{0,{LONGEST}}}? \\end\{{(?P=name)\}})
-    | (?<![\\$]) \$
-        (?P<dollar>(?![\s$])(?:\\.|(?!\n\s*\n)[^$\\]){{1,{LONGEST}}}?(?<!\s))
-        \$ (?![\d$])
-    | (?P<box> \\boxed\s?{_BRACED})
-    """,
-    re.DOTALL | re.VERBOSE,
-)
-_BLOCK = ("bracket", "dollars", "environment")
-_BOLD = re.compile(r"\*\*(?=\S)([^*\n]{1,300}?)(?<=\S)\*\*")
-_ESCAPED = re.compile(r"\\([$%#&_])")
-
 _DEFINITION = re.compile(
     r"\\(?:newcommand|renewcommand|newenvironment|def|DeclareMathOperator|href|class|style)(?![a-z])"
 )
@@ -52,13 +30,13 @@ _RESPELLED = [
     (re.compile(r"(?<=\\)(begin|end)\{dcases\}"), r"\1{cases}"),
 ]
 
-_ELEMENTS = frozenset(
+ELEMENTS = frozenset(
     (
         "math mrow mi mn mo ms mspace mtext mfrac msqrt mroot mstyle mpadded mphantom menclose "
         "msub msup msubsup munder mover munderover mmultiscripts mprescripts mtable mtr mtd"
     ).split()
 )
-_ATTRIBUTES = frozenset(
+ATTRIBUTES = frozenset(
     (
         "accent accentunder columnalign columnlines columnspacing depth display displaystyle "
         "fence form height largeop linethickness lspace mathvariant maxsize minsize movablelimits "
@@ -66,19 +44,6 @@ _ATTRIBUTES = frozenset(
     ).split()
 )
 _VALUE = re.compile(r"[\w .%+-]{1,60}", re.ASCII)
-
-
-def render_text(text: str) -> str:
-    """Render a text as HTML: its formulas as MathML, **bold** as such, the rest as written."""
-    parts, end, after_block = [], 0, False
-    for match in _FORMULA.finditer(text):
-        kind = "environment" if match["environment"] else match.lastgroup or ""
-        prose = text[end : match.start()]
-        block = kind in _BLOCK
-        parts.append(_render_prose(_trim(prose, before=block, after=after_block)))
-        parts.append(render_formula(match[kind].strip(), block=block, source=match[0]))
-        end, after_block = match.end(), block
-    return "".join([*parts, _render_prose(_trim(text[end:], before=False, after=after_block))])
 
 
 def render_answer(answer: str) -> str:
@@ -107,17 +72,6 @@ def render_formula(latex: str, *, block: bool = False, source: str | None = None
         return f"<code>{html.escape(source or latex)}</code>"
 
 
-def _render_prose(text: str) -> str:
-    escaped = html.escape(_ESCAPED.sub(r"\1", text))
-    return _BOLD.sub(r"<strong>\1</strong>", escaped)
-
-
-def _trim(prose: str, *, before: bool, after: bool) -> str:
-    """Prose without the line breaks before or after a formula that has a line of its own."""
-    prose = prose.lstrip(" ").removeprefix("\n") if after else prose
-    return prose.rstrip(" ").removesuffix("\n") if before else prose
-
-
 def _respell(latex: str) -> str:
     """Say the same in what the converter knows."""
     for pattern, replacement in _RESPELLED:
@@ -134,7 +88,7 @@ def _write(element: Element) -> str:
         ValueError: it is none of the known ones, or a command that the converter did not know.
     """
     name, text = element.tag, html.unescape(element.text or "")
-    if name not in _ELEMENTS or (name == "mi" and text.startswith("\\")):
+    if name not in ELEMENTS or (name == "mi" and text.startswith("\\")):
         raise ValueError("unknown element or command")
     if name == "mi" and (text == ":" or _category(text) in ("Sm", "Ps", "Pe")):
         name = "mo"
@@ -144,7 +98,7 @@ def _write(element: Element) -> str:
     attributes = "".join(
         f' {key}="{value}"'
         for key, value in element.attrib.items()
-        if key in _ATTRIBUTES and _VALUE.fullmatch(value)
+        if key in ATTRIBUTES and _VALUE.fullmatch(value)
     )
     return f"<{name}{attributes}>{inner}</{name}>"
 

@@ -1,7 +1,7 @@
-"""Report on runs that `evaluate` wrote: an HTML page, its pictures, tables for the terminal.
+"""Report on what `evaluate` and `frontier` wrote: an HTML page, its pictures, terminal tables.
 
-The page is one file that needs no network and runs no script. Reading a run, comparing runs,
-drawing and writing HTML each have a module of their own; this one puts them together.
+The page is one file that needs no network. Reading a run, comparing runs, drawing and writing HTML
+each have a module of their own; this one puts them together.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scale_dspy.report.comparisons import Pair, calibrate, compare_runs, name_runs
-from scale_dspy.report.figures import draw_accuracy, draw_calibration, draw_positions
-from scale_dspy.report.html_page import write_page
+from scale_dspy.report.comparisons import Pair, calibrate, compare_runs
+from scale_dspy.report.figures import draw_accuracy, draw_calibration, draw_caps, draw_positions
+from scale_dspy.report.html_page import Content, write_page
+from scale_dspy.report.names import clean_line, name_runs
 from scale_dspy.report.run_reader import Run, read_run
+from scale_dspy.report.sweeps import Sweep, is_sweep, read_sweep
+from scale_dspy.report.verdict import tell_verdicts
+from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.files import write_whole
 from scale_dspy.utils.statistics import Interval
 
@@ -29,23 +33,32 @@ class Report:
     """What was reported.
 
     Attributes:
-        page: the HTML file.
+        page: the HTML file; None where none was written.
         pictures: the PNG files beside it.
         runs: in the order given.
+        sweeps: of thresholds, in the order given.
         pairs: runs on the same data, compared.
         notes: what a reader should know of what is missing or was left out.
     """
 
-    page: Path
+    page: Path | None
     pictures: tuple[Path, ...]
     runs: tuple[Run, ...]
+    sweeps: tuple[Sweep, ...]
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, ready for JSON."""
         runs = [
-            {"name": run.name, **run.description, "summary": dict(run.summary)} for run in self.runs
+            {
+                "name": run.name,
+                **run.description,
+                "summary": dict(run.summary),
+                "token_limit": sum(flags.cut_off for flags in run.flags.values()),
+                "not_read": sum(flags.unread for flags in run.flags.values()),
+            }
+            for run in self.runs
         ]
         comparisons = [
             {
@@ -57,7 +70,9 @@ class Report:
             for pair in self.pairs
         ]
         told = {
-            "page": str(self.page),
+            "page": None if self.page is None else str(self.page),
+            "verdicts": tell_verdicts(self.runs, self.pairs),
+            "frontiers": [{"name": s.name, **asdict(s.found)} for s in self.sweeps],
             "pictures": [str(picture) for picture in self.pictures],
             "runs": runs,
             "comparisons": comparisons,
@@ -66,44 +81,70 @@ class Report:
         return {key: _drop_infinities(value) for key, value in told.items()}
 
 
+def read_report(folders: Sequence[Path]) -> Report:
+    """Read and compare the runs and sweeps in `folders`, without writing anything.
+
+    Raises:
+        ValueError: there is no folder, or one twice, or one is neither a run nor a frontier, or
+            holds nothing yet.
+    """
+    from scale_dspy.evaluation.regrade import warn_of_graders  # loads DSPy
+
+    _check_folders(folders)
+    sweeps = [read_sweep(folder) for folder in folders if is_sweep(folder)]
+    runs = [read_run(folder) for folder in folders if not is_sweep(folder)]
+    runs = [replace(run, name=name) for run, name in zip(runs, name_runs(runs), strict=True)]
+    pairs, left_out = compare_runs(runs)
+    notes = [f"{run.name}: {note}" for run in runs for note in run.notes] + left_out
+    notes += warn_of_graders({run.name: run.description for run in runs})
+    return Report(None, (), tuple(runs), tuple(sweeps), tuple(pairs), tuple(notes))
+
+
 def write_report(folders: Sequence[Path], out: Path) -> Report:
     """Write a page on the runs in `folders`, and its pictures beside it.
 
     Args:
-        folders: each as `evaluate` leaves it, with run.json and rollouts.jsonl. The runs are
-            compared with the first one and with the most accurate one, where they share the data.
-        out: the page, *.html. The pictures get its name and -accuracy.png, -calibration.png or
-            -system2.png; one that would be empty is left out.
+        folders: each as `evaluate` leaves it, with run.json and rollouts.jsonl, or as `frontier`
+            does, with frontier.json. Runs are compared with the first one and with the most
+            accurate one, where they share the data.
+        out: the page, *.html. The pictures get its name and -accuracy.png, -caps.png,
+            -calibration.png or -system2.png; one that would be empty is left out.
 
     Raises:
-        ValueError: there is no folder, or one twice, or one is no run or holds no rollout; or `out`
-            is not a place for a page.
+        ValueError: as for `read_report`; or `out` is not a place for a page.
         RuntimeError: the extra `report` is not installed.
     """
     _check_extra()
-    _check_paths(folders, out)
-    runs = [read_run(folder) for folder in folders]
-    runs = [replace(run, name=name) for run, name in zip(runs, name_runs(runs), strict=True)]
-    pairs, left_out = compare_runs(runs)
-    notes = [f"{run.name}: {note}" for run in runs for note in run.notes] + left_out
+    if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
+        raise ValueError(f"{out} is no name for a page: give one that ends in .html")
+    report = read_report(folders)
+    runs = report.runs
     series = calibrate(runs)
-    drawn = [draw_accuracy(runs), draw_calibration(series), draw_positions(runs)]
+    drawn = (
+        draw_accuracy(runs, report.sweeps),
+        draw_caps(runs),
+        draw_calibration(series),
+        draw_positions(runs),
+    )
     pictures = [picture for picture in drawn if picture]
+    content = Content(runs, report.sweeps, report.pairs, series, pictures, report.notes)
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         write_whole(out) as draft,
         draft.open("w", encoding="utf-8", errors="xmlcharrefreplace") as file,
     ):
-        write_page(file, runs, pairs, series, pictures, notes)
+        write_page(file, content)
     files = [out.with_name(f"{out.stem}-{picture.name}.png") for picture in pictures]
     for file_, picture in zip(files, pictures, strict=True):
         file_.write_bytes(picture.wide)
-    return Report(out, tuple(files), tuple(runs), tuple(pairs), tuple(notes))
+    return replace(report, page=out, pictures=tuple(files))
 
 
 def render_table(report: Report) -> Table:
     """The runs as a table for the terminal; percentages, and means a rollout."""
-    table = _start_table("run", "acc", "95%", "pass@k", "maj@k", "Tok", "Tpi", "hard", "errors")
+    table = _start_table(
+        "run", "acc", "95%", "pass@k", "maj@k", "Tok", "Tpi", "hard", "limit", "unread", "errors"
+    )
     for run in report.runs:
         it = run.summary
         low, high = it["accuracy_interval"]
@@ -116,6 +157,8 @@ def render_table(report: Report) -> Table:
             _spell(it["tok"]),
             _spell(it["tpi"]),
             _spell(it["hard_percent"]),
+            f"{sum(flags.cut_off for flags in run.flags.values())}",
+            f"{sum(flags.unread for flags in run.flags.values())}",
             f"{it['errors']}",
         )
     return table
@@ -149,7 +192,7 @@ def _text(value: str) -> Any:
     """A text that Rich takes as it is, whatever brackets it holds; no terminal acts on it."""
     from rich.text import Text
 
-    return Text("".join(each if each.isprintable() else " " for each in value))
+    return Text(clean_line(value))
 
 
 def _spell(value: float | None, scale: float = 1, how: str = ",.0f") -> str:
@@ -176,11 +219,12 @@ def _drop_infinities(value: Any) -> Any:
 
 
 def _check_extra() -> None:
-    if not (find_spec("matplotlib") and find_spec("latex2mathml")):
-        raise RuntimeError('a report needs an extra: pip install "scale-dspy[report]"')
+    needed = ("matplotlib", "latex2mathml", "jinja2", "markdown_it", "mdit_py_plugins")
+    if not all(map(find_spec, needed)):
+        raise RuntimeError(f"a report needs an extra: {advise_install('report')}")
 
 
-def _check_paths(folders: Sequence[Path], out: Path) -> None:
+def _check_folders(folders: Sequence[Path]) -> None:
     if not folders:
         raise ValueError("a report needs at least one folder of `evaluate --out`")
     seen = set()
@@ -188,5 +232,3 @@ def _check_paths(folders: Sequence[Path], out: Path) -> None:
         if (real := folder.resolve()) in seen:
             raise ValueError(f"{folder} is given twice")
         seen.add(real)
-    if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
-        raise ValueError(f"{out} is no name for a page: give one that ends in .html")

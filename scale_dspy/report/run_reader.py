@@ -1,21 +1,21 @@
 """Read back what `evaluate` wrote: a run's description, and of its rollouts the numbers.
 
-Texts stay in the file, so that a run of any length fits in memory: a record keeps the `offset` of
-its line, and `read_texts` fetches one rollout whole.
+Texts stay in the file, so that a run of any length fits in memory: a run knows the offset of each
+rollout's line, and `read_text` fetches one whole.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
-from scale_dspy.evaluation.summary import ROLLOUTS, Summary, summarise
-
-Record = dict[str, Any]
-"""A rollout without texts: id, sample, answer, correct, error, seconds, usage, steps, offset."""
+from scale_dspy.evaluation.folder import RUN, read_description
+from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout
+from scale_dspy.evaluation.summary import Summary, summarise
+from scale_dspy.report.flags import Flags, find_flags, read_caps
+from scale_dspy.utils.records import parse_record
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,20 @@ class Run:
         name: tells it from the other runs of the report.
         folder: where it lies.
         description: run.json.
-        records: its rollouts.
-        summary: of `records`.
+        rollouts: without their texts.
+        offsets: where in the file a rollout's line begins, by problem and sample.
+        summary: of `rollouts`.
+        flags: what else there is to say of a rollout, by problem and sample.
         notes: what a reader should know of how complete it is.
     """
 
     name: str
     folder: Path
     description: Mapping[str, Any]
-    records: Sequence[Record]
+    rollouts: Sequence[Rollout]
+    offsets: Mapping[tuple[str, int], int]
     summary: Summary
+    flags: Mapping[tuple[str, int], Flags]
     notes: tuple[str, ...]
 
     @property
@@ -43,6 +47,11 @@ class Run:
         """What identifies its data: runs with equal digests had the same problems."""
         digest = self.description.get("digest")
         return None if digest is None else str(digest)
+
+    @property
+    def cap(self) -> int | None:
+        """The most response tokens of one System 2 call; None for a method without System 2."""
+        return read_caps(self.description).get(2)
 
     @property
     def threshold(self) -> float | None:
@@ -65,102 +74,82 @@ def read_run(folder: Path) -> Run:
     Raises:
         ValueError: a file is missing or unreadable, or there is no rollout in it.
     """
-    description = _read_description(folder / "run.json")
+    description = read_description(folder / RUN)
     path = folder / ROLLOUTS
+    if path.exists() and not path.is_file():  # opening a FIFO would wait for a writer
+        raise ValueError(f"{path} cannot be read: it is no file")
     try:
         with path.open("rb") as file:
-            records, torn = _read_records(path, file)
+            found, torn = _read_rollouts(path, file, read_caps(description))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    records, beyond = _drop_samples(records, description.get("samples"))
-    if not records:
+    rollouts, beyond = _drop_samples([each.rollout for each in found], description.get("samples"))
+    if not rollouts:
         raise ValueError(f"{folder} holds no rollouts yet: nothing to report")
     try:
-        summary = summarise(records)
+        summary = summarise(rollouts)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    offsets = {(each.rollout.id, each.rollout.sample): each.offset for each in found}
+    flags = {(each.rollout.id, each.rollout.sample): each.flags for each in found}
     notes = tuple(_note(description, summary, torn, beyond))
-    return Run("", folder, description, records, summary, notes)
+    return Run("", folder, description, rollouts, offsets, summary, flags, notes)
 
 
-def read_texts(run: Run, records: Iterable[Record]) -> Iterator[tuple[Record, dict[str, Any]]]:
-    """Fetch rollouts whole, one at a time, each with its record.
+def read_text(run: Run, file: BinaryIO, known: Rollout) -> Rollout:
+    """Fetch one rollout of a run whole.
+
+    Args:
+        run: whose it is.
+        file: the run's rollouts, open.
+        known: the rollout without its texts.
 
     Raises:
         ValueError: the file is not the one that was read before.
     """
     path = run.folder / ROLLOUTS
-    with path.open("rb") as file:
-        for record in records:
-            file.seek(record["offset"])
-            try:
-                rollout = json.loads(file.readline())
-                same = (str(rollout["id"]), rollout["sample"]) == (record["id"], record["sample"])
-            except (ValueError, KeyError, TypeError, RecursionError):
-                same = False
-            if not same:
-                raise ValueError(f"{path} changed while it was read: try again")
-            yield record, rollout
-
-
-def _read_description(path: Path) -> dict[str, Any]:
+    file.seek(run.offsets[known.id, known.sample])
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: give folders of `evaluate --out`") from None
-    except (OSError, ValueError, RecursionError):
-        raise ValueError(f"{path} cannot be read as JSON") from None
-    if not isinstance(read, dict):
-        raise ValueError(f"{path} is not the description of a run")
-    return read
+        whole = parse_record(Rollout, file.readline(), str(path), "rollout")
+    except ValueError:
+        whole = None
+    if whole is None or (whole.id, whole.sample) != (known.id, known.sample):
+        raise ValueError(f"{path} changed while it was read: try again")
+    return whole
 
 
-def _read_records(path: Path, file: BinaryIO) -> tuple[list[Record], bool]:
-    """All records, and whether a last line was left out that a kill tore off."""
-    records, offset = [], 0
+class _Found(NamedTuple):
+    """A rollout in numbers, the offset of its line, and what its texts showed."""
+
+    rollout: Rollout
+    offset: int
+    flags: Flags
+
+
+def _read_rollouts(
+    path: Path, file: BinaryIO, caps: Mapping[int, int]
+) -> tuple[list[_Found], bool]:
+    """All rollouts, and whether a last line was left out that a kill tore off."""
+    found: list[_Found] = []
+    offset = 0
     for number, line in enumerate(file, 1):
         try:
-            records.append(_trim(json.loads(line), offset))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            rollout = parse_record(Rollout, line, f"{path}:{number}", "rollout")
+        except ValueError:
             if not line.endswith(b"\n"):
-                return records, True
-            raise ValueError(f"{path}:{number} is no rollout: {line[:60]!r}") from None
+                return found, True
+            raise
+        found.append(_Found(rollout.drop_texts(), offset, find_flags(rollout, caps)))
         offset += len(line)
-    return records, False
+    return found, False
 
 
-def _trim(rollout: dict[str, Any], offset: int) -> Record:
-    stages = (rollout["usage"] or {}).values()
-    spent = {
-        key: sum(int(stage[key]) for stage in stages) for key in ("completion_tokens", "calls")
-    }
-    seconds, answer = rollout["seconds"], rollout["answer"]
-    return {
-        "id": str(rollout["id"]),
-        "sample": int(rollout["sample"]),
-        "answer": None if answer is None else str(answer),
-        "correct": bool(rollout["correct"]) and rollout["error"] is None,
-        "error": None if rollout["error"] is None else "error",
-        "seconds": None if seconds is None else float(seconds),
-        "usage": {"all": spent} if stages else {},
-        "steps": [
-            {"difficulty": _read_difficulty(step["difficulty"]), "system": int(step["system"])}
-            for step in rollout["steps"] or ()
-        ],
-        "offset": offset,
-    }
-
-
-def _read_difficulty(value: Any) -> float | None:
-    return None if value is None or not 0 <= float(value) <= 1 else float(value)
-
-
-def _drop_samples(records: list[Record], samples: Any) -> tuple[list[Record], int]:
+def _drop_samples(rollouts: list[Rollout], samples: Any) -> tuple[list[Rollout], int]:
     """Leave out samples beyond those that the run was last asked for, as its summary does."""
     if not isinstance(samples, int):
-        return records, 0
-    kept = [record for record in records if record["sample"] < samples]
-    return kept, len(records) - len(kept)
+        return rollouts, 0
+    kept = [rollout for rollout in rollouts if rollout.sample < samples]
+    return kept, len(rollouts) - len(kept)
 
 
 def _note(

@@ -32,7 +32,7 @@ def join_messages(messages: Sequence[Mapping[str, Any]]) -> str:
     for message in messages[:-1]:
         role, text = message.get("role"), _read_text(message)
         if role not in ("system", "developer", "user", "assistant"):
-            raise ValueError(f"a message has the role system, user or assistant, not {role!r}")
+            raise ValueError(f"a message has the role system, user or assistant, not {role!r:.100}")
         if text:
             spoken = role in ("user", "assistant")
             parts.append(f"{str(role).capitalize()}: {text}" if spoken else text)

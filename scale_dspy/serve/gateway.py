@@ -1,64 +1,55 @@
 """The door in front of LiteLLM's proxy: an ASGI application around the proxy's.
 
-It checks the key, lets only the paths of a model through, and refuses bodies that are too large or
-malformed. Its errors have the form of OpenAI's.
+It looks at the Host and the Origin of a request, its key and its path, reads its body, once, and
+checks it. What goes on to the proxy is the checked object itself, written anew, with headers that
+are made here; nothing else of the client's reaches it. Its errors have OpenAI's form.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import json
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-Message = MutableMapping[str, Any]
+from scale_dspy.serve.callers import Callers, Scope, check_caller, read_header, say_allowed
+from scale_dspy.serve.models import Catalogue, UnknownModelError, find_program, list_names
+from scale_dspy.serve.replies import Message, Send, mend_reply, send_error, send_json
+from scale_dspy.serve.requests import LARGEST_BODY, Checked, RefusedError, check_request, parse_body
+
 Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-CREDENTIALS = (
-    b"authorization",
-    b"api-key",
-    b"x-api-key",
-    b"x-goog-api-key",
-    b"x-litellm-api-key",
-    b"ocp-apim-subscription-key",
-)
-
-PATHS = {
-    "/v1/chat/completions": "POST",
-    "/chat/completions": "POST",
-    "/v1/models": "GET",
-    "/models": "GET",
-    "/health/liveliness": "GET",
+CHAT, MODELS, HEALTH = "/v1/chat/completions", "/v1/models", "/health"
+ALIASES = {
+    "/chat/completions": CHAT,
+    "/models": MODELS,
+    "/health/liveliness": HEALTH,
+    "/health/readiness": HEALTH,
 }
-# Of a request. The proxy would take more of them, its own settings for example.
-FIELDS = frozenset(
-    """model messages stream stream_options seed n max_tokens max_completion_tokens budget method
-    temperature top_p presence_penalty frequency_penalty logit_bias logprobs top_logprobs stop user
-    metadata store service_tier tools tool_choice parallel_tool_calls functions function_call
-    response_format reasoning_effort verbosity modalities safety_identifier prompt_cache_key
-    """.split()
-)
-LARGEST_BODY = 1 << 20  # bytes
-DRAINED = 64 << 20  # bytes that are read and dropped so that the client gets to read its answer
-RETRY_AFTER = 5  # seconds, told to a client that is turned away
+BODY_SECONDS = 30.0  # in which a body has to be there
+# Of a body that is not wanted: it is read and dropped, or the client could not read its answer.
+DRAINED, DRAIN_SECONDS = 64 << 20, 1.0
+
+logger = logging.getLogger(__name__)
 
 
 def make_door(
     app: App,
-    key: str | None,
     inner_key: str,
-    names: Sequence[str],
+    catalogue: Catalogue,
+    callers: Callers,
     ready: Callable[[], None] = lambda: None,
 ) -> App:
     """`app` behind the door.
 
     Args:
-        key: what clients have to send as a bearer token; None to ask for none.
-        inner_key: what `app` is sent instead.
-        names: of the models. The proxy lists none where it takes any name.
+        inner_key: what `app` is sent as its key.
+        catalogue: what is served; `app` hears of no other model.
+        callers: who may ask.
         ready: called when `app` has started.
     """
 
@@ -66,29 +57,67 @@ def make_door(
         if scope["type"] == "lifespan":
             await app(scope, receive, _announce(send, ready))
         elif scope["type"] == "http":
-            await enter(scope, receive, send)
+            await answer(scope, receive, send)
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        started, unread = False, True
+
+        async def send_on(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        async def receive_on() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = bool(message.get("more_body"))
+            return message
+
+        try:
+            await enter(scope, receive_on, send_on)
+        except RefusedError as error:
+            waits = any(name == b"expect" for name, _ in scope["headers"])
+            if unread and not waits:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(_receive_all(receive_on), DRAIN_SECONDS)
+            more = say_allowed(scope, callers)
+            closing = [(b"connection", b"close")] if error.status == 408 else []
+            await send_error(send, error.status, str(error), error.param, [*more, *closing])
+        except Exception:
+            if started:
+                raise  # the connection is then cut, so that the reply does not look whole
+            logger.exception("a request failed")
+            await send_error(send, 500, "the request failed")
 
     async def enter(scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {bytes(name).lower(): bytes(value) for name, value in scope["headers"]}
-        method = PATHS.get(scope["path"].rstrip("/") or "/")
-        if method is None:
-            await _refuse(send, 404, f"there is no {scope['path'][:100]!r} here", "not_found_error")
-        elif key and not _fits(key, headers.get(b"authorization", b"")):
-            await _refuse(send, 401, "the API key is missing or wrong", "invalid_api_key")
-        elif scope["method"] != method:
-            await _refuse(send, 405, f"{scope['path']} takes {method}", "invalid_request_error")
-        elif scope["path"].startswith("/health"):
-            await app(_let_in(scope, inner_key), receive, send)
-        elif method == "GET":
-            await _send_json(send, 200, _describe_models(names))
+        check_caller(scope, callers)
+        more = say_allowed(scope, callers)
+        path = scope["path"].rstrip("/")
+        path = ALIASES.get(path, path)
+        if scope["method"] == "OPTIONS" and more:  # a page that may ask wants to know whether
+            await send({"type": "http.response.start", "status": 204, "headers": more})
+            await send({"type": "http.response.body", "body": b""})
+        elif path == HEALTH:
+            _check_method(scope, "GET")
+            await send_json(send, 200, {"status": "ok"}, more)
+        elif path == CHAT:
+            _check_key(scope, callers.key)
+            _check_method(scope, "POST")
+            _check_kind(scope)
+            content = await _read_body(receive)
+            if content is None:
+                return
+            checked = check_request(parse_body(content), catalogue)
+            content = json.dumps(checked.body).encode()
+            outward = mend_reply(send, [*more, *_name_ignored(checked)])
+            await app(_write_scope(scope, content, inner_key), _replay(content, receive), outward)
+        elif path == MODELS or path.startswith(f"{MODELS}/") or path.startswith("/models/"):
+            _check_key(scope, callers.key)
+            _check_method(scope, "GET")
+            name = path.removeprefix("/v1").removeprefix("/models").removeprefix("/")
+            await send_json(send, 200, _describe_models(catalogue, name), more)
         else:
-            body = await _read_body(receive)
-            complaint = None if body is None else _check_body(body)
-            if complaint:
-                await _refuse(send, *complaint)
-            elif body is not None:
-                replayed = _replay(body, receive)
-                await app(_let_in(scope, inner_key), replayed, _mend_reply(send))
+            raise RefusedError(f"there is no {scope['path'][:100]!r} here", 404)
 
     return door
 
@@ -102,32 +131,43 @@ def _announce(send: Send, ready: Callable[[], None]) -> Send:
     return send_on
 
 
-async def _refuse(send: Send, status: int, message: str, kind: str) -> None:
-    """Answer with an error as OpenAI's API words it."""
-    code = kind if status in (401, 404) else str(status)
-    error = {"message": message, "type": kind, "param": None, "code": code}
-    await _send_json(send, status, {"error": error})
+def _check_key(scope: Scope, key: str | None) -> None:
+    if key is None:
+        return
+    scheme, _, given = read_header(scope, b"authorization").partition(b" ")
+    if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), key.encode()):
+        raise RefusedError("the API key is missing or wrong", 401)
 
 
-def _describe_models(names: Sequence[str]) -> dict[str, Any]:
-    models = [
-        {"id": name, "object": "model", "created": 0, "owned_by": "scale_dspy"} for name in names
-    ]
-    return {"object": "list", "data": models}
+def _check_method(scope: Scope, method: str) -> None:
+    if scope["method"] != method:
+        raise RefusedError(f"{scope['path'][:100]} takes {method}", 405)
 
 
-async def _send_json(send: Send, status: int, value: Any) -> None:
-    content = json.dumps(value).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(content)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+def _check_kind(scope: Scope) -> None:
+    """A page of another site can send any text without asking first, but no application/json."""
+    given = read_header(scope, b"content-type").decode("latin-1")
+    kind, *parameters = (each.strip().lower() for each in given.split(";"))
+    charsets = [each for each in parameters if each.startswith("charset=")]
+    if not kind:
+        raise RefusedError("a request has the header Content-Type: application/json")
+    if kind != "application/json" or set(charsets) - {"charset=utf-8", 'charset="utf-8"'}:
+        raise RefusedError(f"the content type is application/json, not {given[:100]!r}", 415)
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """The body, cut off behind LARGEST_BODY; None where the client left."""
+    """The body, cut off behind LARGEST_BODY; None where the client left.
+
+    Raises:
+        RefusedError: it takes longer than BODY_SECONDS.
+    """
+    try:
+        return await asyncio.wait_for(_receive_all(receive), BODY_SECONDS)
+    except asyncio.TimeoutError:
+        raise RefusedError(f"the body was not there after {BODY_SECONDS:g} s", 408) from None
+
+
+async def _receive_all(receive: Receive) -> bytes | None:
     kept, seen = bytearray(), 0
     while seen <= DRAINED:
         message = await receive()
@@ -142,32 +182,29 @@ async def _read_body(receive: Receive) -> bytes | None:
     return bytes(kept)
 
 
-def _check_body(body: bytes) -> tuple[int, str, str] | None:
-    """(status, message, type) of what is wrong with it."""
-    if len(body) > LARGEST_BODY:
-        return 413, f"the body has more than {LARGEST_BODY:,} bytes", "invalid_request_error"
-    try:
-        request = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
-        return 400, f"the body is not JSON: {reason}", "invalid_request_error"
-    if not isinstance(request, dict):
-        return 400, "the body is no JSON object", "invalid_request_error"
-    unknown = sorted(set(request) - FIELDS)
-    if unknown:
-        return 400, f"unknown field {unknown[0][:100]!r}", "invalid_request_error"
-    if not isinstance(request.get("messages"), list) or not all(
-        isinstance(message, dict) for message in request["messages"]
-    ):
-        return 400, "messages is a list of objects", "invalid_request_error"
-    if not isinstance(request.get("model"), str):
-        return 400, "model is a text: GET /v1/models lists what there is", "invalid_request_error"
-    return None
+def _write_scope(scope: Scope, content: bytes, inner_key: str) -> Scope:
+    """The request as the proxy gets it: of the client's only the connection is left."""
+    headers = [
+        (b"host", b"localhost"),
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(content)).encode()),
+        (b"authorization", f"Bearer {inner_key}".encode()),
+    ]
+    kept = ("type", "asgi", "http_version", "server", "client", "scheme", "state")
+    return {
+        **{name: scope[name] for name in kept if name in scope},
+        "method": "POST",
+        "root_path": "",
+        "path": CHAT,
+        "raw_path": CHAT.encode(),
+        "query_string": b"",
+        "headers": headers,
+    }
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def _replay(content: bytes, receive: Receive) -> Receive:
     """`receive` for an application that has not read the body yet."""
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
+    messages = [{"type": "http.request", "body": content, "more_body": False}]
 
     async def receive_again() -> Message:
         return messages.pop() if messages else await receive()
@@ -175,33 +212,22 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-def _mend_reply(send: Send) -> Send:
-    """The proxy drops the provider's Retry-After, so add one to every 429. It answers an
-    unexpected failure in plain text, so send a JSON error instead."""
-    failed = False
-
-    async def send_on(message: Message) -> None:
-        nonlocal failed
-        if message["type"] == "http.response.start":
-            headers = dict(message["headers"])
-            if message["status"] == 429:
-                headers[b"retry-after"] = str(RETRY_AFTER).encode()
-                message = {**message, "headers": list(headers.items())}
-            failed = message["status"] >= 500 and b"json" not in headers.get(b"content-type", b"")
-        if not failed:
-            await send(message)
-        elif message["type"] == "http.response.start":
-            await _refuse(send, 500, "the request failed", "internal_server_error")
-
-    return send_on
+def _name_ignored(checked: Checked) -> list[tuple[bytes, bytes]]:
+    return [(b"x-scale-ignored", ", ".join(checked.ignored).encode())] if checked.ignored else []
 
 
-def _fits(key: str, header: bytes) -> bool:
-    scheme, _, given = header.partition(b" ")
-    return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), key.encode())
+def _describe_models(catalogue: Catalogue, name: str) -> dict[str, Any]:
+    """The list of the models, or the one of this name."""
+    if not name:
+        return {"object": "list", "data": [_describe(each) for each in list_names(catalogue)]}
+    try:
+        find_program(catalogue, name)
+    except UnknownModelError as error:
+        raise RefusedError(str(error), 404, "model") from None
+    except ValueError as error:
+        raise RefusedError(str(error), 400, "model") from None
+    return _describe(name)
 
 
-def _let_in(scope: Scope, inner_key: str) -> Scope:
-    """The request with the proxy's key, and with nothing else that could pass for one."""
-    kept = [pair for pair in scope["headers"] if pair[0].lower() not in CREDENTIALS]
-    return {**scope, "headers": [*kept, (b"authorization", f"Bearer {inner_key}".encode())]}
+def _describe(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "scale_dspy"}

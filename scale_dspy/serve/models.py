@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scale_dspy.baselines import METHODS, make_program
-from scale_dspy.lm.modes import Style
+from scale_dspy.lm.modes import Modes
 from scale_dspy.method import Solver
+from scale_dspy.methods import METHODS, make_program
 from scale_dspy.program import SCALE, load_program
 
 DEFAULT = "scale"
@@ -26,7 +27,11 @@ PROVIDER = "scale"  # in a LiteLLM proxy, models are named scale/NAME
 Point = Mapping[str, float]
 """A point of a frontier: threshold, split, accuracy, tokens."""
 
+LONGEST_NAME = 300  # characters, point included; a file's name has 255 at most
+
 _STEM = re.compile(r"[A-Za-z0-9._-]+")
+# What `float` takes is more than this: blanks around it, "_" within, the digits of other scripts.
+_NUMBER = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _POINT_KEYS = ("threshold", "split", "accuracy", "tokens")
 
 
@@ -48,7 +53,7 @@ class Catalogue:
 
     programs: Mapping[str, SCALE]
     points: Mapping[str, Sequence[Point]]
-    style: Style = "hybrid"
+    style: Modes | str = "hybrid"
     candidates: int = 8
     solvers: dict[str, Solver] = field(default_factory=dict)
 
@@ -57,7 +62,7 @@ def read_catalogue(
     paths: Sequence[str | Path] = (),
     frontier: str | Path | None = None,
     *,
-    style: Style = "hybrid",
+    style: Modes | str = "hybrid",
     candidates: int = 8,
 ) -> Catalogue:
     """The catalogue of compiled programs in files.
@@ -65,7 +70,7 @@ def read_catalogue(
     Args:
         paths: of programs; the first one is also `scale`.
         frontier: a frontier.json, measured on the program that `scale` is.
-        style: see `backends.connect.modes`.
+        style: see `modes()`; or the modes themselves.
         candidates: decompositions to choose from, where no program says it.
 
     Raises:
@@ -83,7 +88,13 @@ def read_catalogue(
         programs[path.stem] = load_program(path, style)
     first = next(iter(programs.values()), None)
     programs = {DEFAULT: first or SCALE(candidates=candidates, modes=style), **programs}
-    points = {name: read for name, program in programs.items() if (read := _find_points(program))}
+    files = {Path(path).stem: path for path in paths}
+    files |= dict.fromkeys([DEFAULT], paths[0]) if paths else {}
+    points = {
+        name: read
+        for name, program in programs.items()
+        if (read := _find_points(files.get(name, name), program))
+    }
     if frontier is not None:
         measured = read_points(frontier)
         points |= {name: measured for name in programs if programs[name] is programs[DEFAULT]}
@@ -114,18 +125,18 @@ def find_program(catalogue: Catalogue, name: str, method: str | None = None) -> 
         UnknownModelError: there is no such program.
         ValueError: the operating point or the method cannot be had.
     """
-    base, _, point = name.partition("@")
-    if base not in catalogue.programs:
+    base, at, point = name.partition("@")
+    if base not in catalogue.programs or len(name) > LONGEST_NAME:
         known = ", ".join(catalogue.programs)
         raise UnknownModelError(
             f"there is no model {name[:100]!r}: choose from {known}, each also with @tau=NUMBER or "
             "@tokens=NUMBER after it"
         )
-    thresholds = _read_point(catalogue, base, point)
+    thresholds = _read_point(catalogue, base, point) if at else None
     if method is None or method == "scale":
         program = catalogue.programs[base]
         return program if thresholds is None else program.at(*thresholds)
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method is one of {', '.join(METHODS)}, not {str(method)[:100]!r}")
     if method not in catalogue.solvers:
         catalogue.solvers[method] = make_program(
@@ -149,39 +160,56 @@ def read_points(path: str | Path) -> list[Point]:
         held = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"cannot read a frontier from {path}: {error}") from None
-    points = _check_points(held.get("points") if isinstance(held, dict) else None)
-    if not points:
+    points = held.get("points") if isinstance(held, dict) else None
+    if not isinstance(points, list) or not points:
         raise ValueError(f"{path} holds no frontier: `scale-dspy frontier` writes one")
-    return points
+    try:
+        return _check_points(points)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
-def _find_points(program: SCALE) -> list[Point]:
+def _find_points(path: str | Path, program: SCALE) -> list[Point]:
     """The frontier's points in the record of a compile; none in older records."""
-    return _check_points((program.record or {}).get("points"))
+    points = (program.record or {}).get("points")
+    if points is None:
+        return []
+    try:
+        return _check_points(points)
+    except ValueError as error:
+        raise ValueError(f"{path}: scale_dspy.record.{error}") from None
 
 
 def _check_points(points: Any) -> list[Point]:
-    """`points` as far as they are points; nothing of them if any is not."""
+    """The points as numbers, cheapest first; ValueError names the first that is none."""
     if not isinstance(points, list):
-        return []
-    try:
-        read = [{key: float(point[key]) for key in _POINT_KEYS} for point in points]
-    except (KeyError, TypeError, ValueError):
-        return []
+        raise ValueError(f"points is a list, not {points!r:.60}")
+    read = []
+    for place, point in enumerate(points):
+        if not isinstance(point, dict):
+            raise ValueError(f"points[{place}] is an object, not {point!r:.60}")
+        read.append({key: _check_number(point.get(key), place, key) for key in _POINT_KEYS})
     return sorted(read, key=lambda point: point["tokens"])
 
 
-def _read_point(catalogue: Catalogue, base: str, point: str) -> tuple[float, float | None] | None:
-    """(threshold, split) of what follows the @; None for the program's own."""
-    if not point:
-        return None
+def _check_number(value: Any, place: int, key: str) -> float:
+    most = sys.float_info.max if key == "tokens" else 1
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+        end = "0 up" if key == "tokens" else "0 to 1"
+        raise ValueError(f"points[{place}].{key} is a number from {end}, not {str(value)[:60]!r}")
+    return float(value)
+
+
+def _read_point(catalogue: Catalogue, base: str, point: str) -> tuple[float, float | None]:
+    """(threshold, split) of what follows the @; the split is None for the program's own."""
     kind, _, text = point.partition("=")
     if kind not in ("tau", "tokens"):
-        raise ValueError(f"a model's name ends in @tau=NUMBER or @tokens=NUMBER, not {point!r}")
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"@{kind}= is followed by a number, not {text[:100]!r}") from None
+        raise ValueError(
+            f"a model's name ends in @tau=NUMBER or @tokens=NUMBER, not {point[:100]!r}"
+        )
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"@{kind}= is followed by a number, not {text[:100]!r}")
     if kind == "tau":
         if not 0 <= value <= 1:
             raise ValueError(f"tau is a number from 0 to 1, not {text[:100]}")

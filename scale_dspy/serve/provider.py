@@ -35,7 +35,7 @@ from scale_dspy.lm.connect import MeteredLM, connect, uses_embedded
 from scale_dspy.lm.event_loop import adopt_running_loop, run_on_shared_loop
 from scale_dspy.lm.modes import Style
 from scale_dspy.lm.redact import hide_server
-from scale_dspy.method import Solver, check_budget
+from scale_dspy.method import Solver
 from scale_dspy.serve.chat_format import (
     Narrator,
     add_usage,
@@ -45,7 +45,6 @@ from scale_dspy.serve.chat_format import (
     tell_rest,
     write_content,
 )
-from scale_dspy.serve.gateway import RETRY_AFTER
 from scale_dspy.serve.models import (
     PROVIDER,
     Catalogue,
@@ -53,6 +52,9 @@ from scale_dspy.serve.models import (
     find_program,
     read_catalogue,
 )
+from scale_dspy.serve.replies import RETRY_AFTER
+from scale_dspy.serve.requests import read_limit
+from scale_dspy.utils.validation import check_seed
 
 logger = logging.getLogger(__name__)
 
@@ -242,9 +244,8 @@ def read_call(
     """What a request asks for.
 
     Args:
-        parameters: of the request; `budget` (or max_completion_tokens, or max_tokens) is the most
-            response tokens of all stages, `method` another method, `seed` repeats a run. Sampling
-            belongs to the stages: temperature and the like are not looked at.
+        parameters: of the request, as LiteLLM hands them on; see requests.py. Sampling belongs to
+            the stages: temperature and the like are not looked at.
 
     Raises:
         UnknownModelError: there is no such model.
@@ -252,18 +253,16 @@ def read_call(
     """
     given = {**parameters, **(parameters.get("extra_body") or {})}
     if given.get("n") not in (None, 1):
-        raise ValueError(f"n is 1, not {given['n']!r}: `majority` is the method that draws several")
+        raise ValueError(
+            f"n is 1, not {given['n']!r:.100}: `majority` is the method that draws several"
+        )
     if given.get("tools") or given.get("functions"):
         raise ValueError("a SCALE model calls no tools")
-    limits = (given.get(key) for key in ("budget", "max_completion_tokens", "max_tokens"))
-    seed = given.get("seed")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise ValueError(f"seed is a whole number, not {seed!r}")
     return Call(
         problem=join_messages(messages),
         program=find_program(catalogue, model, given.get("method")),
-        budget=check_budget(next((limit for limit in limits if limit is not None), None)),
-        seed=seed,
+        budget=read_limit(given),
+        seed=check_seed(given.get("seed")),
     )
 
 

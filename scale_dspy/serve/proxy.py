@@ -9,7 +9,6 @@ import importlib.util
 import json
 import logging
 import os
-import re
 import secrets
 import signal
 import socket
@@ -19,7 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scale_dspy.serve.callers import Callers, is_loopback
 from scale_dspy.serve.models import PROVIDER, list_names
+from scale_dspy.utils.extras import advise_install
 
 if TYPE_CHECKING:
     from scale_dspy.serve.provider import Offer
@@ -31,7 +32,7 @@ def check_extra() -> None:
     """Raise RuntimeError where the packages of the extra `serve` are missing."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise RuntimeError('`serve` needs an extra: pip install "scale-dspy[serve]"')
+        raise RuntimeError(f"`serve` needs an extra: {advise_install('serve')}")
 
 
 def read_key(path: str | None) -> str | None:
@@ -53,7 +54,7 @@ def read_key(path: str | None) -> str | None:
 
 def check_key(key: str | None, host: str) -> None:
     """Raise ValueError unless this key will do for this address."""
-    if not key and not _is_loopback(host):
+    if not key and not is_loopback(host):
         raise ValueError(
             f"--host {host} can be reached from other machines, so a key is needed: set "
             "SCALE_SERVE_KEY, or --key-file"
@@ -81,36 +82,47 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    offer: Offer, listener: socket.socket, key: str | None, ready: Callable[[], None]
+    offer: Offer, listener: socket.socket, callers: Callers, ready: Callable[[], None]
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
+        callers: who may ask.
         ready: called when requests are answered.
     """
     with tempfile.TemporaryDirectory(prefix="scale-serve-") as folder:
         path = Path(folder) / "config.yaml"  # JSON is YAML too
-        names = list_names(offer.catalogue)
-        path.write_text(json.dumps(describe_proxy(names)))
+        path.write_text(json.dumps(describe_proxy(list_names(offer.catalogue))))
         inner_key = f"sk-{secrets.token_urlsafe(32)}"
         _set_environment(path, inner_key)
+        for name in ("LiteLLM Proxy", "LiteLLM Router", "LiteLLM"):
+            logging.getLogger(name).addFilter(_is_news)
         import uvicorn
         from litellm.proxy.proxy_server import app
 
+        from scale_dspy.serve.connections import Connection, limit_connections
         from scale_dspy.serve.gateway import make_door
         from scale_dspy.serve.provider import handler
 
         handler.set_offer(offer)
-        logging.getLogger("LiteLLM Proxy").addFilter(_drop_traceback)
+        Connection.most = limit_connections()
         config = uvicorn.Config(
-            make_door(app, key, inner_key, names, ready),
+            make_door(app, inner_key, offer.catalogue, callers, ready),
+            http=Connection,
+            ws="none",
             lifespan="on",
-            log_level="warning",
+            backlog=Connection.most // 2,  # of those that are let in at once, each opens a file
+            log_level="error",  # its warnings are about what clients send
             access_log=False,
+            server_header=False,
+            headers=[("x-content-type-options", "nosniff")],
             timeout_graceful_shutdown=3,
         )
+        server = uvicorn.Server(config)
+        # A second press of Ctrl-C would have it drop everything, and wait for what it dropped.
+        setattr(server, "handle_exit", lambda *_: setattr(server, "should_exit", True))  # noqa: B010
         with _ended_by_signals():
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
 
 
 def describe_proxy(names: Sequence[str]) -> dict[str, Any]:
@@ -133,17 +145,12 @@ def describe_proxy(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _drop_traceback(record: logging.LogRecord) -> bool:
-    """Drop the proxy's stack for an error of the provider: the client was told in one line, and a
-    bug of ours is already in the log."""
+def _is_news(record: logging.LogRecord) -> bool:
+    """Drop what LiteLLM's proxy logs of an error of the provider: the client was told, a failed
+    model server is in the log already, and so is a bug of ours. Its sign-in page is closed."""
     error = record.exc_info[1] if record.exc_info else None
-    if getattr(error, "llm_provider", None) == PROVIDER:
-        record.exc_info = record.exc_text = None  # a filter before this one sets the second
-    return True
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
+    ours = getattr(error, "llm_provider", None) == PROVIDER
+    return not ours and "Admin UI sign-in" not in str(record.msg)
 
 
 def _set_environment(config: Path, inner_key: str) -> None:

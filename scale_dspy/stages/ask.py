@@ -11,6 +11,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,8 +22,9 @@ from scale_dspy.lm.cap import MIN_GRANT, OutOfTokensError, grant, room
 from scale_dspy.lm.chat import Choice, read_choices
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.event_loop import run
-from scale_dspy.lm.modes import PARTNER
+from scale_dspy.lm.modes import PARTNER, fit_request
 from scale_dspy.lm.plain_lm import ask_plain_lm
+from scale_dspy.lm.streaming import stream_reply
 from scale_dspy.lm.usage import stage, track
 
 logger = logging.getLogger(__name__)
@@ -114,13 +116,18 @@ class PlainAdapter(dspy.Adapter):
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
         messages = self.format(signature, demos, inputs)
+        with _stream(signature, lm_kwargs):
+            return self._read(signature, await self._call(lm, lm_kwargs, messages))
+
+    async def _call(
+        self, lm: Any, lm_kwargs: dict[str, Any], messages: list[dict[str, Any]]
+    ) -> list[Choice]:
         if not isinstance(lm, MeteredLM):
-            return self._read(signature, await ask_plain_lm(lm, messages, lm_kwargs))
+            return await ask_plain_lm(lm, messages, lm_kwargs)
         rollout = {"rollout_id": lm.kwargs.get("rollout_id"), **lm_kwargs}
         lm = lm.find_lm(rollout)
         config = {name: value for name, value in rollout.items() if name != PARTNER}
-        response = await lm.acall(lm.make_request(messages, config))
-        return self._read(signature, read_choices(response))
+        return read_choices(await lm.acall(lm.make_request(messages, config)))
 
     def _read(self, signature: type[dspy.Signature], found: list[Choice]) -> list[dict[str, Any]]:
         """Choices as field values; the rest of a Reply travels beside the one output."""
@@ -183,10 +190,11 @@ async def ask(
         OutOfTokensError: the budget has no room for a request.
         dspy.utils.exceptions.LMError: the server did not answer in the end.
     """
-    config: dict[str, Any] = {"n": n if n > 1 else None}
+    request = read_request(predictor, stage_name)
+    config: dict[str, Any] = {"extra_body": None, **request, "n": n if n > 1 else None}
     if attempt:
         config["rollout_id"] = _derive_rollout(predictor, attempt)
-    with stage(stage_name), grant(predictor.config.get("max_tokens"), n) as max_tokens:
+    with stage(stage_name), grant(request.get("max_tokens"), n) as max_tokens:
         lm = predictor.lm or dspy.settings.lm
         server = lm.find_lm(predictor.config) if isinstance(lm, MeteredLM) else None
         window = server.window if server else None
@@ -215,6 +223,12 @@ async def ask(
     return replies
 
 
+def read_request(predictor: dspy.Predict, stage_name: str) -> dict[str, Any]:
+    """The request parameters of a stage, as the LM that it will ask needs them."""
+    lm = predictor.lm or dspy.settings.lm
+    return fit_request(predictor.config, stage_name, getattr(lm, "style", None))
+
+
 async def ask_many(
     predictor: dspy.Predict,
     stage_name: str,
@@ -227,7 +241,7 @@ async def ask_many(
     predictor's config sets. Where a server sends fewer choices, the rest is asked for one by one.
     Under a cap, requests that are sent together share its room equally.
     """
-    together = min(wanted, predictor.config.get("n", wanted))
+    together = min(wanted, read_request(predictor, stage_name).get("n", wanted))
     replies: list[Reply] = []
     for size in (together, 1):
         count = math.ceil((wanted - len(replies)) / size)
@@ -333,6 +347,13 @@ def _derive_rollout(predictor: dspy.Predict, attempt: int) -> int:
     lm = predictor.lm or dspy.settings.lm
     base = lm.kwargs.get("rollout_id") if lm is not None else None
     return zlib.crc32(f"{base}/{attempt}".encode()) | 1 << 31
+
+
+def _stream(
+    signature: type[dspy.Signature], lm_kwargs: dict[str, Any]
+) -> AbstractContextManager[None]:
+    (name,) = signature.output_fields
+    return stream_reply(name, lm_kwargs.get("n") or 1)
 
 
 def _describe(field: Any) -> str:

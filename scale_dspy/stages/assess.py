@@ -8,6 +8,7 @@ import dspy
 
 from scale_dspy.lm.modes import Modes
 from scale_dspy.stages.ask import ask_until_read
+from scale_dspy.stages.stage import Stage
 
 UNREADABLE = 1.0  # the difficulty where no score can be read: it leads to System 2
 
@@ -69,3 +70,20 @@ def read_score(text: str) -> float | None:
         return None
     score = float(number)
     return score if 0 <= score <= 1 else None
+
+
+ASSESS = Stage(
+    name="assess",
+    predictor="assess.rate",
+    about="Rates how difficult a sub-problem is, from 0 to 1.",
+    doing="rating how hard it is",
+    read={
+        "kind": "score",
+        "about": "Strip blanks, then the characters in `strip`. Of the matches of `number` "
+        "take the first where the text begins with it, else the last. With a percent sign, or "
+        "outside of 0 to 1, it cannot be read.",
+        "strip": "*`$ ",
+        "number": {"regex": NUMBER.pattern, "ignore_case": False},
+    },
+    default={"about": "The difficulty that leads to System 2.", "difficulty": UNREADABLE},
+)

@@ -9,9 +9,11 @@ import dspy
 from scale_dspy.lm.cap import OutOfTokensError, room
 from scale_dspy.lm.modes import Modes
 from scale_dspy.stages.ask import ATTEMPTS, ask_many, ask_until_read
-from scale_dspy.utils.lists import read_list, render_list
+from scale_dspy.stages.stage import Stage
+from scale_dspy.utils.lists import BULLET, MAX_SUBPROBLEMS, NUMBERED, read_list, render_list
 from scale_dspy.utils.validation import check_whole
 
+USUAL_CANDIDATES = 8  # of the paper; drawn one by one on the CPU they take minutes
 MAX_CANDIDATES = 256  # a program file from a stranger may name any number
 MIN_LIST = 128  # response tokens; under a budget, fewer candidates are drawn before shorter ones
 
@@ -63,8 +65,9 @@ class Decompose(dspy.Module):
         rounds in all. After that, or without room in the budget, the one sub-problem is the
         problem itself.
         """
+        candidates, told = self._count_candidates()
         left = room()
-        wanted = self.candidates if left is None else min(self.candidates, left // MIN_LIST)
+        wanted = candidates if left is None else min(candidates, left // MIN_LIST)
         complaint, seen = "no room in the budget", 0
         for attempt in range(ATTEMPTS if wanted else 0):
             try:
@@ -81,10 +84,18 @@ class Decompose(dspy.Module):
             if lists:
                 chosen, replaced = await self._choose(problem, lists)
                 self._trace_choice(problem, chosen)
-                return dspy.Prediction(subproblems=chosen, replaced=replaced)
+                return dspy.Prediction(subproblems=chosen, replaced=[*told, *replaced])
             seen += len(replies)
             complaint = f"no list in any of {seen} replies"
-        return dspy.Prediction(subproblems=[problem], replaced=[f"decompose: {complaint}"])
+        complaints = [*told, f"decompose: {complaint}"]
+        return dspy.Prediction(subproblems=[problem], replaced=complaints)
+
+    def _count_candidates(self) -> tuple[int, list[str]]:
+        """How many to draw, and in words where that is not what the program says."""
+        lm = self.propose.lm or dspy.settings.lm
+        if getattr(lm, "style", None) != "embedded" or self.candidates != USUAL_CANDIDATES:
+            return self.candidates, []
+        return 1, [f"decompose: 1 candidate instead of {self.candidates}, as the CPU allows"]
 
     async def _choose(self, problem: str, lists: list[list[str]]) -> tuple[list[str], list[str]]:
         if all(items == lists[0] for items in lists):
@@ -121,3 +132,45 @@ def read_choice(text: str, count: int) -> int | None:
         return None
     (number,) = numbers
     return number if 1 <= number <= count else None
+
+
+DECOMPOSE = Stage(
+    name="decompose",
+    predictor="decompose.propose",
+    about="Splits the problem into sub-problems.",
+    doing="splitting the problem",
+    read={
+        "kind": "numbered_list",
+        "about": [
+            "Drop the lines that begin, after blanks, with three backticks.",
+            "A line that `numbered` matches at its beginning, with a number (group 1) that "
+            "continues the count 1, 2, 3, opens an item; the item is what follows the match. "
+            "Every other line is part of the item above it, or of none. An item ends before "
+            "the first blank line that is not its first line.",
+            "Where there is no item at all, each line that `bulleted` matches opens one, and "
+            "every other line that is not blank is part of the item above it.",
+            "Strip every line of an item, join them with newlines, strip the whole; where it "
+            "is one line in double asterisks, take those off. Drop empty and repeated items, "
+            "and all after the first `most`.",
+            "Whatever the last item asks, it is replaced by the problem itself.",
+        ],
+        "numbered": {"regex": NUMBERED.pattern, "ignore_case": True},
+        "bulleted": {"regex": BULLET.pattern, "ignore_case": False},
+        "most": MAX_SUBPROBLEMS,
+    },
+    default={"about": "The one sub-problem is the problem itself.", "items": 1},
+)
+
+SELECT = Stage(
+    name="select",
+    predictor="decompose.select",
+    about="Chooses the best of the candidate lists.",
+    doing="choosing among the lists",
+    read={
+        "kind": "choice",
+        "about": "All numbers in the content, each a run of digits, must be one and the same; "
+        "it counts the candidates from 1 and must not exceed how many there are.",
+        "number": {"regex": r"\d{1,4}", "ignore_case": False},
+    },
+    default={"about": "The first candidate.", "choice": 1},
+)

@@ -8,6 +8,7 @@ from scale_dspy.lm.cap import has_room, room
 from scale_dspy.lm.modes import Modes
 from scale_dspy.lm.usage import track
 from scale_dspy.stages.ask import Reply, ask_until_said
+from scale_dspy.stages.stage import Stage
 
 MIN_THINKING = 256  # response tokens; with less room than this, thinking would end before it helps
 DRAFT = 24_000  # characters of unfinished reasoning that are handed on, counted from its end
@@ -94,3 +95,32 @@ class Solve(dspy.Module):
 
     def _answer_tokens(self) -> int:
         return int(self.system_1.config.get("max_tokens") or MIN_THINKING)
+
+
+_SOLUTION = {
+    "kind": "solution",
+    "about": "The whole content is the solution. It is asked for again only where it is empty and "
+    "the reply was not cut off.",
+}
+_NO_SOLUTION = {
+    "about": f"The last {DRAFT} characters of the reasoning are the solution.",
+    "characters": DRAFT,
+}
+
+SOLVE_1 = Stage(
+    name="solve_1",
+    predictor="solve.system_1",
+    about="System 1: solves a sub-problem directly, or concludes an unfinished draft.",
+    doing="solving without thinking",
+    read=_SOLUTION,
+    default=_NO_SOLUTION,
+)
+
+SOLVE_2 = Stage(
+    name="solve_2",
+    predictor="solve.system_2",
+    about="System 2: solves a sub-problem with care.",
+    doing="thinking",
+    read=_SOLUTION,
+    default=_NO_SOLUTION,
+)

@@ -12,6 +12,8 @@ import dspy
 
 from scale_dspy.data.decontamination import RUN
 from scale_dspy.data.load import drop_folder
+from scale_dspy.evaluation.rollout import Rollout
+from scale_dspy.traces.trace import Trace
 from scale_dspy.utils.statistics import bound_accuracy
 
 
@@ -53,28 +55,25 @@ class Card:
 def count_traces(
     examples: Sequence[dspy.Example],
     clean: Sequence[dspy.Example],
-    rollouts: Sequence[dict[str, Any]],
-    records: Sequence[dict[str, Any]],
+    rollouts: Sequence[Rollout],
+    traces: Sequence[Trace],
     dropped: Counter[str],
-    settings: dict[str, Any],
 ) -> dict[str, Any]:
     """The numbers of a card."""
-    ids = {record["id"] for record in records}
+    ids = {trace.id for trace in traces}
     share = bound_accuracy({str(example.id): [int(str(example.id) in ids)] for example in clean})
-    systems = Counter(f"system_{step['system']}" for each in records for step in each["steps"])
-    spent = (stage for each in rollouts for stage in each["usage"].values())
+    systems = Counter(f"system_{step.system}" for trace in traces for step in trace.steps)
     return {
         "problems": len(examples),
         "solved": len(clean),
-        "kept": len(records),
+        "kept": len(traces),
         "kept_share": share.estimate,
         "kept_interval": [share.low, share.high],
         "rollouts": len(rollouts),
         "dropped": dict(sorted(dropped.items())),
-        "tokens": sum(stage["completion_tokens"] for stage in spent),
-        "tokens_kept": sum(record["tokens"] for record in records),
+        "tokens": sum(rollout.tokens or 0 for rollout in rollouts),
+        "tokens_kept": sum(trace.tokens for trace in traces),
         "steps": dict(sorted(systems.items())),
-        "settings": settings,
     }
 
 

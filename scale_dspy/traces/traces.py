@@ -7,40 +7,34 @@ second setting: a model without a thinking mode learns from what SCALE did with 
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import dspy
+from typing_extensions import Unpack
 
 from scale_dspy.data.decontamination import find_overlap, index_problems
 from scale_dspy.data.load import digest
-from scale_dspy.evaluation.runner import (
-    Engine,
-    Progress,
-    Rollout,
-    describe_run,
-    evaluate,
-    read_pairs,
-)
-from scale_dspy.evaluation.summary import ROLLOUTS, sum_tokens
+from scale_dspy.evaluation.description import describe_run
+from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout, read_pairs
+from scale_dspy.evaluation.runner import Effort, evaluate
 from scale_dspy.grading.answers import find_answer, find_closing_brace
 from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.method import Solver
-from scale_dspy.program import SCALE
+from scale_dspy.step import Step
 from scale_dspy.traces.dataset_card import Card, count_traces, render_card
+from scale_dspy.traces.trace import Message, Part, Trace
 from scale_dspy.utils.files import write_whole
+from scale_dspy.utils.records import write_record
 
 AGAINST = ("aime24", "aime25", "amc23", "math500")
-JOINABLE = ("scale", "last_step", "cot", "routing")  # their steps, joined, are one solution
 SUFFIXES = (".jsonl", ".parquet")
 UNFINISHED = ("cut off", "no solution in any reply")  # in a prediction's notes
-
-Record = dict[str, Any]
 
 
 def make_traces(
@@ -53,23 +47,20 @@ def make_traces(
     data: str = "",
     against: Mapping[str, Sequence[dspy.Example]],
     unchecked: Sequence[str] = (),
-    samples: int = 1,
-    threads: int = 64,
-    retry_errors: bool = False,
-    engine: Engine | None = None,
-    report: Callable[[Progress], None] | None = None,
+    **effort: Unpack[Effort],
 ) -> Card:
     """Solve problems with gold answers and write the right solutions as chat records.
 
     Args:
-        program: one of JOINABLE.
+        program: of a method that is joinable.
         examples: as `load` makes them.
         out: the file, .jsonl or .parquet. Its run lies in `out`.run, its card in a .card.md beside.
+        method: its name, for the card.
         data: the set's name, for the card and the records.
         against: test sets by name; a problem that overlaps with one is not solved at all.
         unchecked: names of sets that could not be loaded, for the card.
-        samples: rollouts of each problem; the shortest right one is kept.
-        threads, retry_errors, engine, report: as for `evaluate`.
+        effort: as for `evaluate`; one sample by default, and of several the shortest right one is
+            kept.
 
     Raises:
         ValueError: `out` has another suffix, its run is another one, or every problem overlaps.
@@ -79,31 +70,21 @@ def make_traces(
     clean, overlapping = drop_overlapping(examples, against)
     if not clean:
         raise ValueError(f"all {len(examples)} problems overlap with {', '.join(overlapping)}")
+    samples = effort.setdefault("samples", 1)
     settings = describe_run(program, method, data, clean, lm, samples)
     folder = out.with_name(f"{out.name}.run")
-    evaluate(
-        program,
-        clean,
-        lm,
-        folder,
-        description=settings,
-        samples=samples,
-        threads=threads,
-        retry_errors=retry_errors,
-        engine=engine,
-        report=report,
-    )
-    rollouts = list(read_pairs(folder / ROLLOUTS, clean, samples))
-    threshold = program.threshold.value if isinstance(program, SCALE) else None
-    records, dropped = choose_records(rollouts, clean, threshold)
+    evaluate(program, clean, lm, folder, description=settings, **effort)
+    rollouts = list(read_pairs(Rollout, folder / ROLLOUTS, clean, samples))
+    traces, dropped = choose_traces(rollouts, clean, settings["threshold"])
     card = Card(
-        **count_traces(examples, clean, rollouts, records, dropped, settings),
+        **count_traces(examples, clean, rollouts, traces, dropped),
+        settings=settings,
         overlapping=dict(overlapping),
         against={name: digest(tests) for name, tests in against.items()},
         unchecked=list(unchecked),
     )
-    _write_files(out, records, card)
-    if not records:
+    _write_files(out, traces, card)
+    if not traces:
         raise RuntimeError(f"none of {len(rollouts)} rollouts became a record; see {folder}")
     return card
 
@@ -124,66 +105,63 @@ def drop_overlapping(
     return clean, Counter(name for name in found if name is not None)
 
 
-def choose_records(
+def choose_traces(
     rollouts: Iterable[Rollout], examples: Sequence[dspy.Example], threshold: float | None
-) -> tuple[list[Record], Counter[str]]:
-    """The records, in the order of the examples, and why the other rollouts became none."""
+) -> tuple[list[Trace], Counter[str]]:
+    """The traces, in the order of the examples, and why the other rollouts became none."""
     dropped: Counter[str] = Counter()
-    right: dict[str, list[Record]] = {}
+    right: dict[str, list[Trace]] = {}
     by_id = {str(example.id): example for example in examples}
     for rollout in rollouts:
-        record = make_record(rollout, by_id[rollout["id"]], threshold)
-        if isinstance(record, str):
-            dropped[record] += 1
+        trace = make_trace(rollout, by_id[rollout.id], threshold)
+        if isinstance(trace, str):
+            dropped[trace] += 1
         else:
-            right.setdefault(rollout["id"], []).append(record)
-    records = [min(right[name], key=_measure) for name in by_id if name in right]
-    longer = sum(map(len, right.values())) - len(records)
-    return records, dropped + Counter({"longer": longer} if longer else {})
+            right.setdefault(rollout.id, []).append(trace)
+    traces = [min(right[name], key=_measure) for name in by_id if name in right]
+    longer = sum(map(len, right.values())) - len(traces)
+    return traces, dropped + Counter({"longer": longer} if longer else {})
 
 
-def make_record(rollout: Rollout, example: dspy.Example, threshold: float | None) -> Record | str:
-    """The chat record of a rollout; or, in a word or two, why there is none."""
-    if rollout["error"]:
+def make_trace(rollout: Rollout, example: dspy.Example, threshold: float | None) -> Trace | str:
+    """The trace of a rollout; or, in a word or two, why there is none."""
+    if rollout.error is not None:
         return "error"
-    if rollout["answer"] is None:
+    if rollout.answer is None:
         return "no answer"
-    if not rollout["correct"]:
+    if not rollout.correct:
         return "wrong"
-    if any(sign in note for note in rollout["replaced"] for sign in UNFINISHED):
+    if any(sign in note for note in rollout.replaced for sign in UNFINISHED):
         return "unfinished"
-    response = join_steps(rollout["steps"], rollout["answer"])
+    response = join_steps(rollout.steps, rollout.answer)
     if not is_right(example, dspy.Prediction(answer=find_answer(response))):
         return "unfinished"  # the joined text does not say what the rollout said
-    return {
-        "messages": [
-            {"role": "user", "content": rollout["problem"]},
-            {"role": "assistant", "content": response},
-        ],
-        "id": rollout["id"],
-        "source": str(example.get("source", "")),
-        "sample": rollout["sample"],
-        "answer": rollout["gold"],
-        "tokens": sum_tokens(rollout["usage"]),
-        "threshold": threshold,
-        "steps": [
-            {key: step[key] for key in ("subproblem", "difficulty", "system", "tokens")}
-            for step in rollout["steps"]
-        ],
-    }
+    return Trace(
+        messages=(Message("user", rollout.problem), Message("assistant", response)),
+        id=rollout.id,
+        source=str(example.get("source", "")),
+        sample=rollout.sample,
+        answer=rollout.gold,
+        tokens=rollout.tokens or 0,
+        threshold=threshold,
+        steps=tuple(
+            Part(step.subproblem, step.difficulty, step.system, step.tokens)
+            for step in rollout.steps
+        ),
+    )
 
 
-def join_steps(steps: Sequence[Mapping[str, Any]], answer: str) -> str:
+def join_steps(steps: Sequence[Step], answer: str) -> str:
     r"""One continuous solution: every part, its reasoning, its result; `\boxed{}` once, at the end.
 
     Args:
-        steps: as a rollout has them, the last one the question itself.
+        steps: those of a rollout, the last one the question itself.
         answer: what the rollout gave.
     """
     sections = []
     for place, step in enumerate(steps):
-        lead = _lead_in(place, len(steps), step["subproblem"])
-        sections += [part for part in (lead, *_tell_work(step)) if part]
+        lead = _lead_in(place, len(steps), step.subproblem)
+        sections += [part for part in (lead, *_write_work(step)) if part]
     return "\n\n".join([*sections, f"The answer is $\\boxed{{{unbox(answer)}}}$."])
 
 
@@ -197,10 +175,10 @@ def _lead_in(place: int, count: int, subproblem: str) -> str:
     return f"{start}: {task}"
 
 
-def _tell_work(step: Mapping[str, Any]) -> list[str]:
+def _write_work(step: Step) -> list[str]:
     """A step's reasoning and solution; only once what stands in both."""
     reasoning, solution = (
-        unbox(_TAG.sub("", step[key] or "")).strip() for key in ("reasoning", "solution")
+        unbox(_TAG.sub("", text)).strip() for text in (step.reasoning, step.solution)
     )
     if not reasoning or reasoning in solution:
         return [solution]
@@ -226,30 +204,30 @@ def unbox(text: str) -> str:
     return text
 
 
-def _measure(record: Record) -> tuple[int, int, int]:
+def _measure(trace: Trace) -> tuple[int, int, int]:
     """What makes a solution short: the tokens of its steps, then its characters."""
-    tokens = sum(step["tokens"] for step in record["steps"])
-    return tokens, len(record["messages"][-1]["content"]), record["sample"]
+    tokens = sum(step.tokens for step in trace.steps)
+    return tokens, len(trace.messages[-1].content), trace.sample
 
 
-def _write_files(out: Path, records: Sequence[Record], card: Card) -> None:
-    """The records, if there are any, and the card beside them, which says why where none are."""
-    if records:
-        _write_records(out, records)
+def _write_files(out: Path, traces: Sequence[Trace], card: Card) -> None:
+    """The traces, if there are any, and the card beside them, which says why where none are."""
+    if traces:
+        _write_traces(out, traces)
     with write_whole(out.with_name(f"{out.stem}.card.md")) as draft:
         draft.write_text(render_card(card, out.name), encoding="utf-8")
 
 
-def _write_records(out: Path, records: Sequence[Record]) -> None:
+def _write_traces(out: Path, traces: Sequence[Trace]) -> None:
     """The file, whole or not at all."""
     if out.suffix == ".jsonl":
         with write_whole(out) as draft, draft.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            file.writelines(map(write_record, traces))
         return
     import pyarrow as pa
     import pyarrow.parquet
 
-    table = pa.Table.from_pylist(list(records), schema=_schema(pa))
+    table = pa.Table.from_pylist([asdict(trace) for trace in traces], schema=_schema(pa))
     with write_whole(out) as draft:
         pyarrow.parquet.write_table(table, draft)
 

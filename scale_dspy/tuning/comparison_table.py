@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scale_dspy.evaluation.runner import read_rollouts
-from scale_dspy.evaluation.summary import ROLLOUTS
+from scale_dspy.evaluation.rollout import ROLLOUTS, read_rollouts
 from scale_dspy.utils.statistics import compare
 
 ROWS = (
@@ -24,14 +23,14 @@ ROWS = (
 REFERENCES = ("cot+gepa", "cot+optimizer", "cot")  # the first that is there is compared with
 PAID = ("metric_calls", "requests", "prompt_tokens", "response_tokens")
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 """name, problems, accuracy, accuracy_interval, tok, errors, threshold, split, tuning, against.
 `tuning` holds what was paid for it: PAID (metric calls are graded runs), and the tallies by stage.
 `against` holds the reference's name, the paired difference to it, its interval and p-value; None
 for the reference itself."""
 
 
-def draw_rows(out: Path) -> list[Row]:
+def draw_rows(out: Path) -> list[TableRow]:
     """The rows whose test is finished, in the order of ROWS."""
     there = {name: out / name for name in ROWS if (out / name / "test" / "summary.json").exists()}
     graded = {name: _read_grades(folder / "test") for name, folder in there.items()}
@@ -61,7 +60,7 @@ def draw_rows(out: Path) -> list[Row]:
     return rows
 
 
-def render_rows(rows: Sequence[Row]) -> str:
+def render_rows(rows: Sequence[TableRow]) -> str:
     """The rows as a Markdown table."""
     reference = next((row["against"]["name"] for row in rows if row["against"]), "-")
     lines = [
@@ -94,6 +93,6 @@ def _read_grades(folder: Path) -> dict[str, list[int]]:
     samples = json.loads((folder / "run.json").read_text(encoding="utf-8"))["samples"]
     grades: dict[str, list[int]] = {}
     for rollout in read_rollouts(folder / ROLLOUTS):
-        if rollout["sample"] < samples:
-            grades.setdefault(rollout["id"], []).append(int(bool(rollout["correct"])))
+        if rollout.sample < samples:
+            grades.setdefault(rollout.id, []).append(int(rollout.right))
     return grades

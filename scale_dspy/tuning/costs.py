@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from scale_dspy.evaluation.runner import write_json
+from scale_dspy.evaluation.folder import write_json
 from scale_dspy.lm.cost_limit import limit_cost
-from scale_dspy.lm.usage import Ledger, Usage
+from scale_dspy.lm.tally import Tally
+from scale_dspy.lm.usage import Ledger
+from scale_dspy.utils.records import WrongFieldError, parse_json, read_record
 
 NOTED = 1.0  # seconds between two notes of what a stage has cost so far
 COSTS = "costs.json"
@@ -29,7 +31,7 @@ def pay(path: Path, stage: str, limit: int | None, keep: int = 0) -> Iterator[Le
     costs = read_costs(path)
     left = None if limit is None else max(0, limit - sum_costs(costs).completion_tokens - keep)
     started = time.perf_counter()
-    before = costs.get(stage, Usage())
+    before = costs.get(stage, Tally())
     ended = threading.Event()
 
     def note() -> None:
@@ -54,15 +56,30 @@ def pay(path: Path, stage: str, limit: int | None, keep: int = 0) -> Iterator[Le
             note()
 
 
-def read_costs(path: Path) -> dict[str, Usage]:
+def read_costs(path: Path) -> dict[str, Tally]:
+    """What each stage has cost, by the stage's name; empty where there is no file.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
     try:
-        stages = json.loads(path.read_text(encoding="utf-8"))
-        return {name: Usage(**tally) for name, tally in stages.items()}
+        stages = parse_json(path.read_bytes())
+        if not isinstance(stages, dict):
+            raise ValueError("it holds no object")
+        return {name: read_stage(name, tally) for name, tally in stages.items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, AttributeError):
-        raise ValueError(f"{path} cannot be read: choose another --out") from None
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}): choose another --out") from None
 
 
-def sum_costs(costs: dict[str, Usage]) -> Usage:
-    return sum(costs.values(), Usage())
+def read_stage(name: str, value: Any) -> Tally:
+    """What one stage has cost; ValueError, naming it, where the value is no Tally."""
+    try:
+        return read_record(Tally, value)
+    except WrongFieldError as error:
+        raise error.inside(name) from None
+
+
+def sum_costs(costs: dict[str, Tally]) -> Tally:
+    return sum(costs.values(), Tally())

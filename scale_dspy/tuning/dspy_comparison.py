@@ -16,25 +16,22 @@ from typing import Any
 import dspy
 
 from scale_dspy.baselines import ChainOfThought
-from scale_dspy.evaluation.runner import (
-    Progress,
-    describe_run,
-    evaluate,
-    read_rollouts,
-    write_json,
-)
+from scale_dspy.evaluation.description import describe_run
+from scale_dspy.evaluation.folder import write_json
+from scale_dspy.evaluation.rollout import read_lines
+from scale_dspy.evaluation.runner import Progress, evaluate
 from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.lm.usage import Usage
+from scale_dspy.lm.tally import Tally
 from scale_dspy.method import Solver
 from scale_dspy.program import SCALE, load_program, save_program
-from scale_dspy.tuning.comparison_table import ROWS, Row, draw_rows, render_rows
+from scale_dspy.tuning.comparison_table import ROWS, TableRow, draw_rows, render_rows
 from scale_dspy.tuning.costs import COSTS, pay, read_costs
 from scale_dspy.tuning.joint import check_apart, compile_program, search_thresholds
 from scale_dspy.tuning.prompt_optimizers import Job, Plan, make_writer, run_optimizer
 from scale_dspy.tuning.reanchor import find_cut
 from scale_dspy.tuning.threshold_search import read_requests
-from scale_dspy.tuning.threshold_sweep import WALKS
+from scale_dspy.tuning.threshold_sweep import WALKS, Walk
 
 OWN_ROLLOUT = 1_000_003  # draws replies of its own for a row that another would pay for otherwise
 
@@ -73,7 +70,7 @@ def run_contest(
     contest: Contest,
     rows: Sequence[str] = ROWS,
     report: Callable[[str, Progress], None] | None = None,
-) -> list[Row]:
+) -> list[TableRow]:
     """Tune and judge each row that is missing, writing the table after each.
 
     Args:
@@ -123,7 +120,7 @@ def tune_row(
         own = contest.lm.copy(rollout_id=OWN_ROLLOUT + 1)
         matched = replace(plan, optimizer="gepa", rollouts=calls)
         return _tune_baseline(contest, folder, matched, own)
-    tuned, costs, calls = contest.program, dict[str, Usage](), 0
+    tuned, costs, calls = contest.program, dict[str, Tally](), 0
     if name == "scale":
         pass  # as it came
     elif name == "scale+reanchor":
@@ -150,7 +147,7 @@ def _tune_baseline(contest: Contest, folder: Path, plan: Plan, lm: MeteredLM) ->
     return tuned
 
 
-def _tune_by_reanchor(contest: Contest, folder: Path) -> tuple[SCALE, dict[str, Usage], int]:
+def _tune_by_reanchor(contest: Contest, folder: Path) -> tuple[SCALE, dict[str, Tally], int]:
     """The threshold that ReAnchor finds, put into the program as it came.
 
     It takes the outcomes at every cut, without a cost term, and keeps one only if it beats the
@@ -172,7 +169,7 @@ def _tune_by_reanchor(contest: Contest, folder: Path) -> tuple[SCALE, dict[str, 
 
 def _tune_jointly(
     contest: Contest, thresholds_only: bool, report: Callable[[str, Progress], None] | None
-) -> tuple[SCALE, dict[str, Usage], int]:
+) -> tuple[SCALE, dict[str, Tally], int]:
     """SCALE with its thresholds tuned, or with its prompts too; the second goes on from the first,
     and its cost holds that of the first."""
     folder, plan = contest.out / "compile", contest.plan
@@ -213,10 +210,10 @@ class CountingMetric:
 
 
 def _write_note(
-    folder: Path, costs: dict[str, Usage], metric_calls: int, program: SCALE | None = None
+    folder: Path, costs: dict[str, Tally], metric_calls: int, program: SCALE | None = None
 ) -> None:
     """Write what a row's tuning cost, and where its thresholds ended."""
-    total = sum(costs.values(), Usage())
+    total = sum(costs.values(), Tally())
     noted = {
         "metric_calls": metric_calls,
         "requests": total.calls,
@@ -236,12 +233,7 @@ def _read_metric_calls(folder: Path) -> int:
 
 def _count_runs(folder: Path) -> int:
     """Graded runs of a search: the pieces of all curves, of all variants."""
-    return sum(
-        len(walk[key])
-        for path in folder.rglob(WALKS)
-        for walk in read_rollouts(path)
-        for key in ("split", "rated", "whole")
-    )
+    return sum(len(walk.pieces) for path in folder.rglob(WALKS) for walk in read_lines(Walk, path))
 
 
 def _name_report(report: Callable[[str, Progress], None], name: str) -> Callable[[Progress], None]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scale_dspy.tuning.threshold_sweep import Walk, report_scores
+from scale_dspy.tuning.threshold_sweep import Piece, Walk
 from scale_dspy.utils.statistics import Interval, bound_accuracy, bound_tokens
 
 Numbers = NDArray[np.float64]
@@ -65,7 +65,7 @@ class Choice:
         split: the same for `split_range`.
         accuracy: on the problems it was chosen on, with the interval over problems.
         tokens: response tokens a problem, with the interval.
-        threshold_interval: where 95 of 100 choices on resampled problems lie.
+        threshold_interval: where 95 of 100 choices on resampled problems lie, its own range too.
         split_interval: the same for the split.
         held_out: mean accuracy of choices made without a tenth of the problems, on that tenth; what
             `accuracy` exceeds it by is owed to choosing on few problems. None for a point that was
@@ -108,24 +108,21 @@ def draw_frontier(walks: Sequence[Walk]) -> Frontier:
     """
     if not walks:
         raise ValueError("there are no walks to draw a frontier from")
-    names = tuple(dict.fromkeys(walk["id"] for walk in walks))
-    curves = [piece for walk in walks for key in ("split", "rated", "whole") for piece in walk[key]]
-    taus = np.array(sorted({0.0, *(piece[0] for piece in curves)}))
+    names = tuple(dict.fromkeys(walk.id for walk in walks))
+    taus = np.array(sorted({0.0, *(piece.tau for walk in walks for piece in walk.pieces)}))
     splits = [0.0]
-    if any(walk["whole"] for walk in walks):
-        scores = {walk["difficulty"] for walk in walks if walk["difficulty"]}
-        splits += [SMALLEST, *sorted(scores)]
+    if any(walk.whole for walk in walks):
+        splits += [SMALLEST, *sorted({walk.difficulty for walk in walks if walk.difficulty})]
     shape = (len(splits), len(names), len(taus))
     right, tokens, counts = np.zeros(shape), np.zeros(shape), np.zeros(len(names))
     place = {name: number for number, name in enumerate(names)}
     for walk in walks:
-        at = place[walk["id"]]
+        at = place[walk.id]
         counts[at] += 1
-        read = {key: _read_curve(walk[key], taus) for key in ("split", "rated", "whole")}
         for row, split in enumerate(splits):
-            key = "split" if row == 0 else "whole" if _is_whole(walk, split) else "rated"
-            right[row, at] += read[key][0]
-            tokens[row, at] += read[key][1]
+            curve = _read_curve(walk.read_curve(split), taus)
+            right[row, at] += curve[0]
+            tokens[row, at] += curve[1]
     each = counts[None, :, None]
     return Frontier(names, counts, taus, np.array(splits), right / each, tokens / each)
 
@@ -135,7 +132,6 @@ def choose(
     *,
     budget: float | None = None,
     margin: float = 0.0,
-    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Choice:
     """The cheapest point whose accuracy is within `margin` of the best that the budget allows.
@@ -144,8 +140,7 @@ def choose(
         budget: response tokens a problem, on average; None for no limit.
         margin: accuracy that may be given up for fewer tokens, in [0, 1]; at 0 the point is the
             most accurate one, and the cheapest of several.
-        resamples: how often problems are drawn with replacement and the choice is made again.
-        seed: of the random numbers.
+        seed: of the resamples, on which the choice is made RESAMPLES times again.
 
     Raises:
         ValueError: the margin is not in [0, 1], or the budget is not above 0.
@@ -158,7 +153,7 @@ def choose(
     )
     taus = _bound_plateau(frontier.taus, same[row], column)
     splits = (0.0, 0.0) if row == 0 else _bound_plateau(frontier.splits, same[:, column], row, 1)
-    chosen = _choose_again(frontier, budget, margin, resamples, seed)
+    chosen = _choose_again(frontier, budget, margin, seed)
     return replace(
         describe_point(
             frontier,
@@ -168,8 +163,8 @@ def choose(
         ),
         threshold_range=taus,
         split_range=splits,
-        threshold_interval=_take_interval(frontier.taus[chosen[:, 1]]),
-        split_interval=_take_interval(frontier.splits[chosen[:, 0]]),
+        threshold_interval=_take_interval(frontier.taus, chosen[:, 1], taus),
+        split_interval=_take_interval(frontier.splits, chosen[:, 0], splits),
         held_out=_hold_out(frontier, budget, margin, seed),
     )
 
@@ -186,11 +181,21 @@ def settle(
     Args:
         budget, margin: as the choice was made with.
     """
-    splits = (0.0, 1.0) if len(frontier.splits) > 1 else (0.0,)
-    plain = [describe_point(frontier, tau, split, budget) for split in splits for tau in (0.0, 1.0)]
+    named = name_plain_points(frontier).values()
+    plain = [describe_point(frontier, tau, split, budget) for tau, split in named]
     best = plain[rank(plain, margin)]
     beaten = best.within_budget and best.expected > choice.expected + margin + SLACK
     return best if beaten else choice
+
+
+def name_plain_points(frontier: Frontier) -> dict[str, tuple[float, float]]:
+    """(tau, split) of the points that can be named without a look at the problems."""
+    splits = {"split": 0.0, "whole": 1.0} if len(frontier.splits) > 1 else {"split": 0.0}
+    return {
+        f"always {way}, System {2 - round(tau)}": (tau, split)
+        for way, split in splits.items()
+        for tau in (0.0, 1.0)
+    }
 
 
 def check_rule(budget: float | None, margin: float) -> None:
@@ -243,33 +248,6 @@ def read_problems(frontier: Frontier, tau: float, split: float) -> dict[str, lis
     return dict(zip(frontier.problems, graded.values(), strict=True))
 
 
-def summarise_frontier(
-    walks: Sequence[Walk], *, budget: float | None = None, margin: float = 0.02
-) -> dict[str, Any]:
-    """What frontier.json holds: points, curve, choices and how well scores tell, ready for JSON.
-
-    Args:
-        walks: of one program.
-        budget: adds the choice that keeps to it.
-        margin: accuracy given up for the choice called `cheapest`.
-    """
-    frontier = draw_frontier(walks)
-    choices = {"most_accurate": choose(frontier), "cheapest": choose(frontier, margin=margin)}
-    if budget is not None:
-        choices["within_budget"] = choose(frontier, budget=budget)
-    return {
-        "problems": len(frontier.problems),
-        "samples": int(frontier.samples.min()),
-        "errors": sum(bool(walk["error"]) for walk in walks),
-        "budget": budget,
-        "margin": margin,
-        "choices": {name: choice.to_dict() for name, choice in choices.items()},
-        "points": list_points(frontier),
-        "curve": list_curve(frontier),
-        "difficulty": report_scores(walks),
-    }
-
-
 def list_points(frontier: Frontier) -> list[dict[str, float]]:
     """The points that no other one beats in both accuracy and tokens, cheapest first.
 
@@ -307,12 +285,7 @@ def list_curve(frontier: Frontier, split: float = 0.0) -> list[dict[str, float]]
     ]
 
 
-def _is_whole(walk: Walk, split: float) -> bool:
-    """Whether a problem is solved whole at a split above 0."""
-    return walk["difficulty"] is not None and walk["difficulty"] <= split
-
-
-def _read_curve(pieces: list[list[Any]], taus: Numbers) -> tuple[Numbers, Numbers]:
+def _read_curve(pieces: tuple[Piece, ...], taus: Numbers) -> tuple[Numbers, Numbers]:
     """(right, tokens) at each tau."""
     if not pieces:
         return np.zeros(len(taus)), np.zeros(len(taus))
@@ -339,13 +312,13 @@ def _pick(accuracy: Numbers, cost: Numbers, budget: float | None, margin: float)
 
 
 def _choose_again(
-    frontier: Frontier, budget: float | None, margin: float, resamples: int, seed: int
+    frontier: Frontier, budget: float | None, margin: float, seed: int
 ) -> NDArray[np.int64]:
-    """Cells chosen on resampled problems, shape (resamples, 2)."""
+    """Cells chosen on resampled problems, shape (RESAMPLES, 2)."""
     rng = np.random.default_rng(seed)
     count = len(frontier.problems)
-    cells = np.zeros((resamples, 2), dtype=np.int64)
-    for number in range(resamples):
+    cells = np.zeros((RESAMPLES, 2), dtype=np.int64)
+    for number in range(RESAMPLES):
         drawn = np.bincount(rng.integers(0, count, count), minlength=count) / count
         accuracy = np.tensordot(drawn, frontier.right, (0, 1))
         cost = np.tensordot(drawn, frontier.tokens, (0, 1))
@@ -380,9 +353,13 @@ def _grade(right: Numbers, samples: Numbers) -> dict[str, list[int]]:
     }
 
 
-def _take_interval(values: Numbers) -> tuple[float, float]:
-    low, high = np.quantile(values, (TAIL, 1 - TAIL))
-    return float(low), float(high)
+def _take_interval(
+    starts: Numbers, chosen: NDArray[np.int64], own: tuple[float, float]
+) -> tuple[float, float]:
+    """Where 95 of 100 pieces lie that were chosen again, and the choice's own plateau `own`."""
+    ends = np.append(starts[1:], 1.0)
+    low = min(own[0], float(np.quantile(starts[chosen], TAIL)))
+    return low, max(own[1], float(np.quantile(ends[chosen], 1 - TAIL)))
 
 
 def _piece(starts: Numbers, place: int) -> tuple[float, float]:

@@ -16,17 +16,23 @@ from typing import Any
 import dspy
 
 from scale_dspy.data.load import digest, drop_folder
-from scale_dspy.evaluation.runner import Progress, describe_run, match_description
+from scale_dspy.evaluation.description import describe_run
+from scale_dspy.evaluation.folder import match_description
+from scale_dspy.evaluation.run_status import announce
+from scale_dspy.evaluation.runner import Progress
+from scale_dspy.grading.metrics import PRICE
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.cost_limit import CostLimitError
-from scale_dspy.lm.usage import Usage
+from scale_dspy.lm.tally import Tally
 from scale_dspy.program import SCALE, load_program, save_program
 from scale_dspy.tuning.costs import COSTS, pay, read_costs, sum_costs
+from scale_dspy.tuning.decision import compare_points
 from scale_dspy.tuning.frontier import (
     Choice,
     Frontier,
     describe_point,
     list_points,
+    name_plain_points,
     rank,
     read_problems,
 )
@@ -79,7 +85,7 @@ def compile_program(
         key: {"name": drop_folder(name), "digest": digest(examples), "problems": len(examples)}
         for key, name, examples in zip(("train", "val"), names, (trainset, valset), strict=True)
     }
-    with hold_folder(folder):
+    with hold_folder(folder), announce(folder, 0):
         _match_folder(folder, program, lm, data, plan)
         first = search_thresholds("threshold", program, valset, lm, folder, plan, report)
         last: Found | None = None
@@ -130,7 +136,7 @@ def _pick_winner(
     program: SCALE,
     first: Found,
     last: Found | None,
-    costs: dict[str, Usage],
+    costs: dict[str, Tally],
     lm: MeteredLM,
     plan: Plan,
     data: dict[str, Any],
@@ -138,8 +144,10 @@ def _pick_winner(
 ) -> SCALE:
     """The best stage's program, with the record of the whole compile."""
     candidates = _list_candidates(program, first, last, plan.budget)
-    best = rank([choice for _, _, choice in candidates], plan.margin)
+    points = [(stage, choice) for stage, _, choice in candidates]
+    best = rank([choice for _, choice in points], plan.margin)
     stage, winning, choice = candidates[best]
+    decision = compare_points(points, _list_plain(first.start, plan.budget), plan.margin)
     reached = _find_frontier(stage, first, last)
     baselines = _compare_baselines(first.start, program, reached, choice)
     winner = change(winning, {})
@@ -152,7 +160,8 @@ def _pick_winner(
         **_tell_outcome(candidates, best, costs),
         "points": list_points(reached),
         "baselines": baselines,
-        "told": _tell_noise(choice, baselines),
+        "runner_up": decision.to_dict()["runner_up"],
+        "told": [f"Chosen: {decision.why}.", *_tell_noise(choice, baselines)],
         "difficulty": {
             "before": report_scores(first.walks),
             "after": report_scores((last or first).walks),
@@ -224,11 +233,17 @@ def _list_candidates(
     return candidates
 
 
+def _list_plain(start: Frontier, budget: int | None) -> list[tuple[str, Choice]]:
+    """The plain points of the program as it came, which a search would have fallen back on."""
+    named = name_plain_points(start).items()
+    return [(name, describe_point(start, *point, budget)) for name, point in named]
+
+
 def _tell_failures(first: Found, last: Found | None) -> Iterator[str]:
     """In words, the walks that failed in the searches; few enough to choose by."""
     for stage, found in (("threshold", first), ("joint", last)):
         walks = found.walks if found else []
-        failed = sum(bool(walk["error"]) for walk in walks)
+        failed = sum(walk.error is not None for walk in walks)
         if failed:
             yield f"{failed} of {len(walks)} walks failed in the search {stage!r}, counted as wrong"
 
@@ -241,7 +256,7 @@ def _find_frontier(stage: str, first: Found, last: Found | None) -> Frontier:
 
 
 def _tell_outcome(
-    stages: Sequence[tuple[str, SCALE, Choice]], best: int, costs: dict[str, Usage]
+    stages: Sequence[tuple[str, SCALE, Choice]], best: int, costs: dict[str, Tally]
 ) -> dict[str, Any]:
     """The part of the record that says what was reached, and at what cost."""
     total = sum_costs(costs)
@@ -259,7 +274,7 @@ def _tell_outcome(
                 "split": choice.split,
                 "accuracy": choice.accuracy.estimate,
                 "tok": choice.tokens.estimate,
-                "response_tokens": costs.get(stage, Usage()).completion_tokens,
+                "response_tokens": costs.get(stage, Tally()).completion_tokens,
             }
             for place, (stage, program, choice) in enumerate(stages)
         ],
@@ -317,11 +332,13 @@ def _tell_noise(choice: Choice, baselines: Sequence[dict[str, Any]]) -> list[str
         )
     for each in baselines:
         low, high = (100 * end for end in each["difference_interval"])
+        worst = 100 * owed - low
+        risk = f"may by chance be up to {worst:.1f} points worse"
         told.append(
             f"Against the program {each['name']} ({each['accuracy']:.1%}, {each['tok']:,.0f} "
             f"tokens): {100 * each['difference']:+.1f} points, {low:+.1f} to {high:+.1f}; on new "
-            f"problems, less what the choice owes to these, it may by chance be up to "
-            f"{max(0.0, 100 * owed - low):.1f} points worse."
+            f"problems, less what the choice owes to these, it "
+            f"{risk if round(worst, 1) > 0 else 'is no worse, also by chance'}."
         )
     return told
 
@@ -347,6 +364,7 @@ def _match_folder(
     described = asdict(plan)
     for free in ("cost_limit", "threads"):  # these may change from session to session
         del described[free]
+    described["price"] = PRICE  # of the metric; an option once, which folders of then name
     described["variants"] = list(plan.variants)
     started = describe_run(program, "compile", "", [], lm, plan.samples)
     same = {

@@ -18,6 +18,7 @@ from scale_dspy.program import SCALE
 from scale_dspy.tuning import OPTIMIZERS
 from scale_dspy.tuning.frontier import check_rule
 from scale_dspy.tuning.threshold_search import adopt_prompts, change
+from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.validation import check_whole
 
 NEEDS = {"mipro": "optuna", "gepa": "gepa"}  # packages that DSPy imports late, after spending
@@ -34,7 +35,6 @@ class Plan:
         optimizer: one of OPTIMIZERS, for the prompts.
         budget: response tokens a problem, on average over the validation problems.
         margin: accuracy that may be given up for fewer tokens; see `frontier.choose`.
-        price: what the metric takes off for each budget spent beyond the budget.
         samples: walks of each validation problem.
         rollouts: about how many runs of the program the prompt optimizer may make.
         cost_limit: response tokens that the whole compile may cost; None for no limit.
@@ -46,7 +46,6 @@ class Plan:
     optimizer: str = "gepa"
     budget: int | None = None
     margin: float = 0.0
-    price: float = 0.5
     samples: int = 1
     rollouts: int = 200
     cost_limit: int | None = None
@@ -69,7 +68,7 @@ def check_optimizer(name: str) -> None:
         raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
     package = NEEDS.get(name)
     if package and importlib.util.find_spec(package) is None:
-        raise ValueError(f"optimizer {name} needs {package}: pip install 'scale-dspy[tune]'")
+        raise ValueError(f"optimizer {name} needs {package}: {advise_install('tune')}")
 
 
 def tune_prompts(
@@ -88,7 +87,6 @@ def tune_prompts(
     """
     metric = make_metric(
         budget=plan.budget,
-        price=plan.price,
         labels={(label.problem, label.subproblem): label for label in labels},
         feedback=plan.optimizer == "gepa",
     )

@@ -17,6 +17,7 @@ from scale_dspy.evaluation.runner import Progress
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.modes import Modes
 from scale_dspy.program import SCALE
+from scale_dspy.stages.registry import STAGES
 from scale_dspy.threshold import Threshold
 from scale_dspy.tuning.frontier import (
     Choice,
@@ -28,6 +29,8 @@ from scale_dspy.tuning.frontier import (
     settle,
 )
 from scale_dspy.tuning.threshold_sweep import Walk, walk_all
+
+TRIALS = 40  # values that Optuna tries
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +66,8 @@ class ThresholdSearch(Teleprompter):
         margin: accuracy that may be given up for fewer tokens; see `choose`.
         samples: walks of each example.
         threads: examples at work at once.
-        whole: whether to tune `split` too, so that easy problems may be solved without splitting.
         variants: options of SCALE to try beside its own, such as {"candidates": 1} or
             {"system_2_cap": 4096}; the best variant at its best thresholds wins.
-        trials: values that Optuna tries.
         seed: of Optuna and of the intervals.
         out: the folder that keeps the walks, so that an interrupted search goes on; a temporary one
             by default.
@@ -81,9 +82,7 @@ class ThresholdSearch(Teleprompter):
         margin: float = 0.0,
         samples: int = 1,
         threads: int = 64,
-        whole: bool = True,
         variants: Sequence[dict[str, Any]] = (),
-        trials: int = 40,
         seed: int = 0,
         out: Path | None = None,
         report: Callable[[Progress], None] | None = None,
@@ -93,8 +92,7 @@ class ThresholdSearch(Teleprompter):
         self.metric = metric
         self.budget, self.margin = budget, margin
         self.samples, self.threads = samples, threads
-        self.whole, self.variants = whole, variants
-        self.trials, self.seed = trials, seed
+        self.variants, self.seed = variants, seed
         self.out, self.report = out, report
 
     def compile(
@@ -148,11 +146,10 @@ class ThresholdSearch(Teleprompter):
             out,
             samples=self.samples,
             threads=self.threads,
-            whole=self.whole,
             retry_errors=True,
             report=self.report,
         )
-        errors = [walk["error"] for walk in walks if walk["error"]]
+        errors = [walk.error for walk in walks if walk.error]
         if len(errors) > MAY_FAIL * len(walks):
             raise RuntimeError(
                 f"{len(errors)} of {len(walks)} walks failed, too many to choose by; the last "
@@ -194,7 +191,7 @@ class ThresholdSearch(Teleprompter):
         sampler = optuna.samplers.TPESampler(seed=self.seed)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.enqueue_trial({name: each.value for name, each in parameters.items()})
-        study.optimize(measure, n_trials=self.trials)
+        study.optimize(measure, n_trials=TRIALS)
         for name, parameter in parameters.items():
             parameter.set(study.best_params[name])
         return tuned
@@ -222,13 +219,8 @@ def change(program: SCALE, options: dict[str, Any]) -> SCALE:
 
 def read_requests(program: SCALE) -> Modes:
     """A program's request parameters by stage, as its predictors have them."""
-    return {
-        "decompose": program.decompose.propose.config,
-        "select": program.decompose.select.config,
-        "assess": program.assess.rate.config,
-        "solve_1": program.solve.system_1.config,
-        "solve_2": program.solve.system_2.config,
-    }
+    predictors = dict(program.named_predictors())
+    return {stage.name: predictors[stage.predictor].config for stage in STAGES}
 
 
 def adopt_prompts(program: SCALE, source: dspy.Module) -> None:

@@ -10,36 +10,90 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import dspy
+from typing_extensions import Unpack
 
-from scale_dspy.evaluation.runner import (
-    Progress,
-    Rollout,
-    count_up,
-    describe_run,
-    finish_pairs,
-    solve_once,
-)
-from scale_dspy.evaluation.summary import sum_tokens
+from scale_dspy.evaluation.description import describe_run
+from scale_dspy.evaluation.rollout import Rollout, read_pairs, sum_usage
+from scale_dspy.evaluation.runner import Effort, finish_pairs, solve_once
 from scale_dspy.grading.labels import Label, ScoreReport, make_label, measure_scores
 from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import track
 from scale_dspy.program import SCALE
-
-Walk = dict[str, Any]
-"""A line of walks.jsonl: id, sample, gold, difficulty, split, rated, whole, labels, usage, seconds,
-error. The three curves are lists of [tau, right, response tokens], each piece holding from its tau
-to the next one's. In `split` the problem is not rated, and split; in `rated` it is rated first, and
-split; in `whole` it is rated first, and solved whole. `difficulty` is that of the whole problem.
-`usage` is what was really sent, by stage."""
+from scale_dspy.utils.records import Share
 
 WALKS = "walks.jsonl"
+
+
+class Piece(NamedTuple):
+    """A piece of a curve: it holds from `tau` up to the next one's. Tokens are response tokens."""
+
+    tau: Share
+    right: bool
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    """All outcomes of one sample of a problem, a line of walks.jsonl.
+
+    Attributes:
+        difficulty: of the whole problem; None where it was not rated.
+        split: the curve of the problem that is not rated, and split; empty where the walk failed.
+        rated: of the problem that is rated first, and split.
+        whole: of the problem that is rated first, and solved whole.
+        labels: what it shows of single sub-problems.
+        usage: what was really sent, by stage.
+        seconds: wall-clock.
+        error: what ended one of its runs; None where nothing did.
+    """
+
+    id: str
+    sample: int
+    gold: str = ""
+    difficulty: Share | None
+    split: tuple[Piece, ...]
+    rated: tuple[Piece, ...]
+    whole: tuple[Piece, ...]
+    labels: tuple[Label, ...]
+    usage: dict[str, Tally]
+    seconds: float | None
+    error: str | None
+
+    def __post_init__(self) -> None:
+        for name in ("split", "rated", "whole"):
+            taus = [piece.tau for piece in getattr(self, name)]
+            if taus[:1] not in ([], [0.0]) or any(a >= b for a, b in pairwise(taus)):
+                raise ValueError(f"the thresholds of the curve {name!r} do not rise from 0")
+
+    @property
+    def right(self) -> bool:
+        """Whether it is right at tau = 0."""
+        return bool(self.split) and self.split[0].right
+
+    @property
+    def tokens(self) -> int:
+        """Response tokens that were really sent."""
+        return sum_usage(self.usage).completion_tokens
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Those of all three curves: each is a run that was graded."""
+        return (*self.split, *self.rated, *self.whole)
+
+    def read_curve(self, split: float) -> tuple[Piece, ...]:
+        """The curve over tau at a split."""
+        if split == 0:
+            return self.split
+        whole = self.difficulty is not None and self.difficulty <= split
+        return self.whole if whole else self.rated
 
 
 def walk_all(
@@ -49,11 +103,7 @@ def walk_all(
     out: Path,
     *,
     data: str = "",
-    samples: int = 1,
-    threads: int = 64,
-    whole: bool = True,
-    retry_errors: bool = False,
-    report: Callable[[Progress], None] | None = None,
+    **effort: Unpack[Effort],
 ) -> list[Walk]:
     """Walk every example `samples` times, each written as it ends; again, do what is missing.
 
@@ -63,50 +113,34 @@ def walk_all(
         lm: must cache, or the runs of a walk would not share their beginnings.
         out: the folder of walks.jsonl and run.json.
         data: the name of the examples, for run.json.
-        samples: walks of each example.
-        threads: walks at work at once.
-        whole: whether to try each problem unsplit too, which costs a rating and two solutions.
-        retry_errors: do those walks again that ended in an error.
-        report: called after each walk; `right` counts those that are right at tau = 0.
+        effort: as for `evaluate`, and counted in walks; one sample by default.
 
     Returns:
         The walks in the order of the examples and samples, whatever order they ended in: sums and
         resamples of them are then the same each time.
 
     Raises:
-        ValueError: the LM does not cache, or `out` holds other walks.
+        ValueError: the LM does not cache, `out` holds other walks, or a file in it is damaged.
         RuntimeError: the server is gone; what is finished is kept.
     """
     if not lm.cache:
         raise ValueError("the frontier needs an LM that caches: leave cache=True")
-    walks: list[Walk] = []
-    count = count_up(len(examples) * samples, report)
-
-    def enter(walk: Walk) -> None:
-        walks.append(walk)
-        count({**walk, "correct": walk["split"][0][1] if walk["split"] else False})
+    samples = effort.setdefault("samples", 1)
 
     async def work(example: dspy.Example, sample: int) -> Walk:
-        return await walk_pair(program, example, sample, lm, whole=whole)
+        return await walk_pair(program, example, sample, lm)
 
     described = describe_run(program.at(0, 0), "frontier", data, examples, lm, samples)
-    finish_pairs(
-        work,
-        examples,
-        out / WALKS,
-        description={**described, "whole": whole},
-        samples=samples,
-        threads=threads,
-        retry_errors=retry_errors,
-        enter=enter,
-    )
+    path = out / WALKS
+    finish_pairs(Walk, work, examples, path, {**described, "whole": True}, effort)
     places = {str(example.id): place for place, example in enumerate(examples)}
-    return sorted(walks, key=lambda walk: (places[walk["id"]], walk["sample"]))
+    walks = {(walk.id, walk.sample): walk for walk in read_pairs(Walk, path, examples, samples)}
+    return sorted(walks.values(), key=lambda walk: (places[walk.id], walk.sample))
 
 
 def read_labels(walks: Sequence[Walk]) -> list[Label]:
     """What the walks show of single sub-problems: see `labels.Label`."""
-    return [Label(**label) for walk in walks for label in walk["labels"]]
+    return [label for walk in walks for label in walk.labels]
 
 
 def report_scores(walks: Sequence[Walk]) -> ScoreReport | None:
@@ -115,10 +149,8 @@ def report_scores(walks: Sequence[Walk]) -> ScoreReport | None:
     return measure_scores(labels) if labels else None
 
 
-async def walk_pair(
-    program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM, *, whole: bool
-) -> Walk:
-    """All outcomes of one (problem, sample) pair; see `Walk`.
+async def walk_pair(program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM) -> Walk:
+    """All outcomes of one (problem, sample) pair.
 
     Raises:
         LMError: one that every other walk would meet as well.
@@ -127,27 +159,27 @@ async def walk_pair(
     started = time.perf_counter()
     with track() as ledger:
         split = await _walk_curve(program.at(0, 0), example, sample, lm)
-        unsplit = await _walk_curve(program.at(0, 1), example, sample, lm) if whole else []
-        difficulty = _read_whole_difficulty(unsplit)
+        whole = await _walk_curve(program.at(0, 1), example, sample, lm)
+        difficulty = _read_whole_difficulty(whole)
         rated: list[tuple[float, Rollout]] = []
         if difficulty:  # a problem rated 0 is never split once it is rated
             rated = await _walk_curve(program.at(0, difficulty / 2), example, sample, lm)
-    runs = [*split, *unsplit, *rated]
-    error = next((run["error"] for _, run in runs if run["error"]), None)
-    labels = await asyncio.to_thread(_list_labels, split, unsplit)  # math-verify may take a while
-    return {
-        "id": str(example.id),
-        "sample": sample,
-        "gold": example.answer,
-        "difficulty": difficulty,
-        "split": [] if error else _draw_curve(split),
-        "rated": [] if error else _draw_curve(rated),
-        "whole": [] if error else _draw_curve(unsplit),
-        "labels": [asdict(label) for label in labels],
-        "usage": {name: asdict(tally) for name, tally in ledger.sent.items()},
-        "seconds": round(time.perf_counter() - started, 3),
-        "error": error,
-    }
+    runs = [*split, *whole, *rated]
+    error = next((run.error for _, run in runs if run.error), None)
+    labels = await asyncio.to_thread(_list_labels, split, whole)  # math-verify may take a while
+    return Walk(
+        id=str(example.id),
+        sample=sample,
+        gold=str(example.answer),
+        difficulty=difficulty,
+        split=() if error else _draw_curve(split),
+        rated=() if error else _draw_curve(rated),
+        whole=() if error else _draw_curve(whole),
+        labels=labels,
+        usage=dict(ledger.sent),
+        seconds=round(time.perf_counter() - started, 3),
+        error=error,
+    )
 
 
 async def _walk_curve(
@@ -159,43 +191,36 @@ async def _walk_curve(
     while tau is not None:
         rollout = await solve_once(program.at(tau), example, sample, lm)
         runs.append((tau, rollout))
-        scores = [step["difficulty"] for step in rollout["steps"]]
+        scores = [step.difficulty for step in rollout.steps]
         above = [score for score in scores if score is not None and score > tau]
         tau = min(above, default=None)
     return runs
 
 
-def _draw_curve(runs: list[tuple[float, Rollout]]) -> list[list[Any]]:
-    return [
-        [
-            tau,
-            rollout["correct"],
-            sum_tokens(rollout["usage"]),
-        ]
-        for tau, rollout in runs
-    ]
+def _draw_curve(runs: list[tuple[float, Rollout]]) -> tuple[Piece, ...]:
+    return tuple(Piece(tau, rollout.correct, rollout.tokens or 0) for tau, rollout in runs)
 
 
 def _read_whole_difficulty(runs: list[tuple[float, Rollout]]) -> float | None:
-    steps = runs[0][1]["steps"] if runs else []
-    return steps[0]["difficulty"] if steps else None
+    steps = runs[0][1].steps
+    return steps[0].difficulty if steps else None
 
 
-def _list_labels(*curves: list[tuple[float, Rollout]]) -> list[Label]:
-    return [label for curve in curves for label in _find_labels(curve)]
+def _list_labels(*curves: list[tuple[float, Rollout]]) -> tuple[Label, ...]:
+    return tuple(label for curve in curves for label in _find_labels(curve))
 
 
 def _find_labels(runs: list[tuple[float, Rollout]]) -> Iterator[Label]:
     """Where one run hands a sub-problem to System 1 that the run before left to System 2, both
     solved it in the same context: all steps before it are the same."""
     for (_, slow), (_, quick) in pairwise(runs):
-        for ours, theirs in zip(slow["steps"], quick["steps"], strict=False):
-            if ours["system"] != theirs["system"]:
+        for ours, theirs in zip(slow.steps, quick.steps, strict=False):
+            if ours.system != theirs.system and ours.difficulty is not None:
                 yield make_label(
-                    slow["problem"],
-                    ours["subproblem"],
-                    ours["difficulty"],
-                    theirs["solution"],
-                    ours["solution"],
+                    slow.problem,
+                    ours.subproblem,
+                    ours.difficulty,
+                    theirs.solution,
+                    ours.solution,
                 )
                 break

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+LOCK = ".lock"
+GLANCE = 0.5  # seconds to wait for a lock: `is_held` takes it for a moment to see if it is free
+
+
+def create_file(path: Path, mode: int = 0o666) -> int:
+    """A new, empty file, open for writing; what has its name is removed, and a link not followed.
+
+    Args:
+        mode: its permissions, less the umask.
+    """
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    return os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
 
 
 @contextmanager
@@ -15,9 +30,12 @@ def write_whole(path: Path) -> Iterator[Path]:
     """A draft's path to write to; it becomes `path` where the block ends well, else it goes.
 
     The draft has the suffix of `path`, as some writers look at it, and is this process's own: of
-    two that write the same file at once, each writes it whole and the later one stays.
+    two that write the same file at once, each writes it whole and the later one stays. Nobody can
+    tell its name beforehand and put a link there.
     """
-    draft = path.with_name(f"{path.stem}.draft{os.getpid()}{path.suffix}")
+    own = f"{os.getpid()}-{secrets.token_hex(4)}"
+    draft = path.with_name(f"{path.stem}.draft{own}{path.suffix}")
+    os.close(create_file(draft))
     try:
         yield draft
         draft.replace(path)
@@ -34,7 +52,18 @@ def hold_folder(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / LOCK, timeout=GLANCE):
             yield
     except Timeout:
         raise ValueError(f"{folder} is in use by another run") from None
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder at this moment."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True

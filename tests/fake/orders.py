@@ -141,8 +141,15 @@ class Options:
         delay: seconds that every choice takes.
         per_token: seconds that each response token takes on top.
         max_concurrency: choices that are worked on at the same time; the others wait.
-        thinking: "switch" as chat_template_kwargs.enable_thinking says (on if it says nothing),
-            "always" or "never".
+        thinking: "switch" as `switch` says, "always" or "never".
+        switch: what the chat template reads: a key of chat_template_kwargs; "reasoning_effort",
+            which also says enable_thinking, as in vLLM; "levels" of it, none of which is off; or
+            words of the system message: "/no_think", "detailed thinking off".
+        thinks: what it does where a request says nothing of the switch.
+        closes: whether it keeps a thinking_token_budget; one of 0 closes the thinking block.
+        refuses: fields of a request that are answered with 400.
+        believes: a key of chat_template_kwargs that the parser believes and the template does not
+            read: with it on, a plain answer is told as reasoning.
         reasoning_field: where reasoning goes: "reasoning" (vLLM today), "reasoning_content"
             (before), or None: it is left in the content between think tags, as without a parser.
         ignore_n: one choice, however many are asked for.
@@ -162,6 +169,11 @@ class Options:
     per_token: float = 0.0
     max_concurrency: int | None = None
     thinking: Literal["switch", "always", "never"] = "switch"
+    switch: str = "enable_thinking"
+    thinks: bool = True
+    closes: bool = True
+    refuses: tuple[str, ...] = ()
+    believes: str = ""
     reasoning_field: Literal["reasoning", "reasoning_content"] | None = "reasoning"
     ignore_n: bool = False
     usage: Literal["all", "one", "none"] = "all"

@@ -34,15 +34,52 @@ def check_key(request: web.Request, options: Options) -> None:
         raise RefusedError(401, "Unauthorized", "Unauthorized")
 
 
+OFF = (False, "disabled", "no_think", "none", 0)  # values of a switch that turn thinking off
+LITTLE = 8  # words of reasoning at low effort
+
+
 def read_thinking(body: Mapping[str, Any], options: Options) -> bool:
     """Whether the reply starts with reasoning."""
-    if body.get("thinking_token_budget") == 0:
+    if body.get("thinking_token_budget") == 0 and options.closes:
         return False
     if options.thinking != "switch":
         return options.thinking == "always"
-    if body.get("reasoning_effort") == "none":
-        return False
-    return bool((body.get("chat_template_kwargs") or {}).get("enable_thinking", True))
+    given = _read_switch(body, options.switch)
+    return options.thinks if given is None else given not in OFF
+
+
+def _read_switch(body: Mapping[str, Any], switch: str) -> Any:
+    """What a request says of the switch; None where it says nothing."""
+    effort = body.get("reasoning_effort")
+    kwargs = body.get("chat_template_kwargs") or {}
+    if switch == "levels":
+        return "low"
+    if switch == "reasoning_effort":
+        return kwargs.get("reasoning_effort", effort)
+    if " " in switch or "/" in switch:  # words
+        on = switch.replace("/no_think", "/think").replace("off", "on")
+        said = str(body["messages"][0].get("content"))
+        if body["messages"][0].get("role") != "system" or not (switch in said or on in said):
+            return None
+        return switch not in said
+    if switch == "enable_thinking" and effort is not None and switch not in kwargs:
+        return effort
+    return kwargs.get(switch)
+
+
+def refuse_fields(body: Mapping[str, Any], options: Options) -> None:
+    """Refuse a request with a field that the server does not take."""
+    for name in options.refuses:
+        if name in body:
+            raise refuse_input(f"{name} is not supported by this model", name)
+
+
+def _limit_thought(body: Mapping[str, Any], options: Options) -> int | None:
+    """The most words of reasoning."""
+    most: int | None = body.get("thinking_token_budget") if options.closes else None
+    if options.switch == "levels" and body.get("reasoning_effort") == "low":
+        most = LITTLE if most is None else min(most, LITTLE)
+    return most
 
 
 def read_sampling(
@@ -53,6 +90,7 @@ def read_sampling(
     Args:
         seen: how often each prompt without a seed was sent; this one is counted.
     """
+    refuse_fields(body, options)
     name = body.get("model")
     if name != options.model:
         raise RefusedError(404, f"The model `{name}` does not exist.", "NotFoundError", "model")
@@ -66,7 +104,7 @@ def read_sampling(
         n=n,
         seed=_read_seed(body, seen),
         room=_find_room(body, options, prompt_tokens),
-        think_at_most=body.get("thinking_token_budget"),
+        think_at_most=_limit_thought(body, options),
         allowed=tuple(structured.get("choice") or ()),
     )
 

@@ -255,6 +255,8 @@ class FakeVLLM:
         else:
             choices = []
         choices = choices or make_choices(prompt, sampling, self.world, self.options)
+        if (entry.body.get("chat_template_kwargs") or {}).get(self.options.believes):
+            choices = [Choice(None, choice.content or "") for choice in choices]
         if entry.fault:
             choices = override(choices, entry.fault)
         entry.choices = choices

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.vllm.server import VARIABLE, RealVLLM, find_python, make_model, serve
+from tests.vllm.families import TRUST
+from tests.vllm.server import RealVLLM, make_model, need_vllm, serve
 
 
 @pytest.fixture(scope="session")
 def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVLLM]:
     """A model whose template switches thinking, as Qwen3's does."""
-    _need_vllm()
+    need_vllm()
     model = make_model(tmp_path_factory.mktemp("hybrid") / "model", "hybrid")
-    with serve(model, name="tiny-hybrid") as server:
+    with serve(model, TRUST, name="tiny-hybrid") as server:
         print(f"\nvLLM is up after {server.started:.0f} s")
         yield server
 
@@ -22,13 +23,8 @@ def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVLLM]:
 @pytest.fixture(scope="session")
 def reasoning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVLLM]:
     """A model whose template always opens a thinking block, as those of R1 and QwQ do."""
-    _need_vllm()
+    need_vllm()
     model = make_model(tmp_path_factory.mktemp("reasoning") / "model", "reasoning")
     with serve(model, "--reasoning-parser", "deepseek_r1", name="tiny-reasoning") as server:
         print(f"\nvLLM is up after {server.started:.0f} s")
         yield server
-
-
-def _need_vllm() -> None:
-    if find_python() is None:
-        pytest.skip(f"{VARIABLE} names no interpreter that has vLLM")

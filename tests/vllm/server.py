@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import httpx
+import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -68,6 +69,12 @@ class RealVLLM:
 def find_python() -> str | None:
     """The interpreter that has vLLM, or None where the variable names none."""
     return os.environ.get(VARIABLE) or None
+
+
+def need_vllm() -> None:
+    """Skip the test where there is no vLLM."""
+    if find_python() is None:
+        pytest.skip(f"{VARIABLE} names no interpreter that has vLLM")
 
 
 def make_model(folder: Path, template: Literal["hybrid", "reasoning", "plain"]) -> Path:

@@ -42,7 +42,7 @@ def test_an_engine_that_is_killed_ends_the_run_and_another_finishes_it(tmp_path:
     assert "Traceback" not in first.stderr
     assert "failed and count as wrong" in " ".join(first.stderr.split())
     lines = list(read_rollouts(path))
-    finished = [line for line in lines if not line["error"]]
+    finished = [line for line in lines if not line.error]
     assert len(lines) == PROBLEMS * SAMPLES
     assert 4 <= len(finished) < len(lines)
     assert urlsplit(server.url).netloc not in path.read_text()
@@ -50,8 +50,8 @@ def test_an_engine_that_is_killed_ends_the_run_and_another_finishes_it(tmp_path:
         again = evaluate(another, tmp_path, "--retry-errors")
     assert again.returncode == 0, again.stderr
     whole = list(read_rollouts(path))
-    assert len({(line["id"], line["sample"]) for line in whole}) == len(whole) == len(lines)
-    assert not any(line["error"] for line in whole)
+    assert len({(line.id, line.sample) for line in whole}) == len(whole) == len(lines)
+    assert not any(line.error for line in whole)
     assert all(line in whole for line in finished)
     print(f"{len(finished)} of {len(lines)} finished when the engine was killed, {seconds:.0f} s")
 
@@ -60,7 +60,8 @@ def evaluate(server: RealVLLM, folder: Path, *more: str) -> subprocess.Completed
     """The command; it raises where it takes longer than BOUND."""
     command = [sys.executable, "-m", "scale_dspy", "evaluate", "set.jsonl", "--method", "cot"]
     command += ["--samples", str(SAMPLES), "--budget", "64", "--threads", "4", "--out", "out"]
-    command += ["--model", server.model, "--api-base", server.api_base, *more]
+    command += ["--model", server.model, "--api-base", server.api_base]
+    command += ["--modes", "hybrid", *more]
     environment = {"PYTHONPATH": str(ROOT), "SCALE_CACHE": str(folder / "cache")}
     return subprocess.run(
         command,

@@ -207,7 +207,7 @@ def test_evaluate_on_the_command_line(hybrid: RealVLLM, tmp_path: Path) -> None:
     rows = [{"problem": f"What is {k} + {k}?", "answer": str(2 * k)} for k in range(4)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["evaluate", str(data), "--api-base", hybrid.api_base, "--budget", "500"]
-    command += ["--samples", "2", "--out", str(tmp_path / "run")]
+    command += ["--samples", "2", "--modes", "hybrid", "--out", str(tmp_path / "run")]
     grown = count(hybrid, lambda: main(command))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     rollouts = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").open()]

@@ -39,7 +39,7 @@ def test_one_killed_in_the_middle_of_a_run(tmp_path: Path) -> None:
         killer.join(1)
         assert not find_processes(one)
         after = count_replies(two)
-    pairs = Counter((each["id"], each["sample"]) for each in read_rollouts(out / "rollouts.jsonl"))
+    pairs = Counter((each.id, each.sample) for each in read_rollouts(out / "rollouts.jsonl"))
     assert len(pairs) == 24
     assert set(pairs.values()) == {1}
     assert summary["errors"] == 0

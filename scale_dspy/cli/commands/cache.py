@@ -6,8 +6,19 @@ import argparse
 
 from scale_dspy.cli.options import DONE, print_json
 
+HELP = "the replies that are kept: how many, how large"
+EXAMPLES = """
+scale-dspy cache
+scale-dspy cache --clear
+"""
 
-def cache(arguments: argparse.Namespace) -> int:
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--clear", action="store_true", help="forget them all")
+    command.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Show the cache of replies, or clear it."""
     from scale_dspy.lm.cache import find_folder, open_store
 

@@ -1,0 +1,228 @@
+r"""Find values in a line of prose: formulas between dollar signs, and numbers that stand bare.
+
+A formula is taken whole or not at all: the 3 of `4\sqrt{3}`, of `(3, 4)` or of `3:8` is no answer.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from scale_dspy.grading.characters import to_latex
+
+DRESS = "$*`" + "".join(filter(str.isspace, map(chr, range(0x3001))))
+"""Characters around an answer that are no part of it."""
+
+# As pandoc reads dollars: no blank behind the first or before the second, no digit behind the
+# second; or blanks on both sides. Other dollars are currency.
+FORMULA = re.compile(
+    r"\$\$(?P<display>[^$]+)\$\$|\\\[(?P<bracket>.+?)\\\]|\\\((?P<paren>.+?)\\\)"
+    r"|(?<!\\)\$(?P<inline>[^\s$](?:(?:[^$\n\\]|\\.)*[^\s$\\])?)\$(?![0-9])"
+    r"|(?<!\\)\$(?P<spaced>[ \t](?:[^$\n\\]|\\.)*[ \t])\$"
+    r"|(?<!\\)\$(?P<loose>[^\s$](?:[^$\n\\]|\\.){0,200}(?<![-+=*/ ])[ \t])\$(?![0-9])",
+    re.DOTALL,
+)
+_PROSE = re.compile(r"[ ,.;](?!\\)[A-Za-z]{4,}[ ,.;](?:[^\\]*[ ,.;][A-Za-z]{2,}[ ,.;]|$)")
+_BASE = 0xE000
+_PLACE = re.compile(r"[\ue000-\uf8ff]")
+_BOLD = re.compile(
+    r"(?<![\w)*])[*]{1,3}(?=[\w$(\\\ue000-\uf8ff√.+-])|(?<=[\w.)%!$:\ue000-\uf8ff}])[*]{1,3}(?![\w(*])|`|__"
+)
+
+
+class Line(NamedTuple):
+    """Prose in which a private character stands for each formula."""
+
+    prose: str
+    formulas: list[str]
+
+    def spell(self, part: str) -> str:
+        """A part of the prose with its formulas written out."""
+        return _PLACE.sub(lambda match: self.formulas[ord(match[0]) - _BASE], part)
+
+
+def hide_formulas(text: str) -> Line:
+    """Put a private character in the place of each formula, so that prose can be cut safely."""
+    text = _PLACE.sub(" ", text)
+    formulas: list[str] = []
+
+    def hide(match: re.Match[str]) -> str:
+        content = next(filter(None, match.groups()), "")
+        if ((match["inline"] or match["loose"]) and _PROSE.search(content)) or len(formulas) > 6000:
+            return match[0]
+        formulas.append(content.strip())
+        return chr(_BASE + len(formulas) - 1)
+
+    prose = _BOLD.sub("", FORMULA.sub(hide, text))
+    return Line(prose, formulas)
+
+
+# ---- runs of numbers and signs --------------------------------------------------------------
+
+_TOKEN = re.compile(
+    r"(?P<place>[\ue000-\uf8ff])|(?P<number>[0-9]+(?:[,'][0-9]{3}(?![0-9]))*(?:\.[0-9]+)?|\.[0-9]+)"
+    r"|(?P<command>\\(?:[A-Za-z]+|.))|(?P<word>[^\W\d_]+)|(?P<blank>[\s\u00a0\u202f\u2009]+)"
+    r"|(?P<bracket>[(\[{}\])|])|(?P<sign>[-+*/^=<>:%!_−–—×·÷√²³⁴½¼¾⅓⅔≤≥±°∞]|\.(?=[0-9])|,(?=[0-9]))"
+    r"|(?P<currency>[$€£¥₹])|(?P<other>.)"
+)
+_LIST_MARK = re.compile(r"\A\s*(?:[-*•]\s+)?(?:\(?[0-9]{1,2}[.)]\s+(?=\S)|#{1,6}\s+)")
+_FOLLOWING = re.compile(
+    r"\s*(?:(?:hundred|thousand|million|billion|trillion|dozen|percent|per\s+cent)\b|and\s+a\s+half\b"
+    r"|[ap]\.?m\b\.?|(?:st|nd|rd|th)\b|or\s+(?:more|fewer|less)\b)",
+    re.IGNORECASE,
+)
+_QUANTITY = (
+    r"(?:hours?|hrs?|minutes?|mins?|seconds?|secs?|days?|weeks?|months?|years?|feet|foot|ft|inch(?:es)?"
+    r"|in|yards?|miles?|pounds?|lbs?|ounces?|oz|dollars?|cents?|degrees?|meters?|cm|km|kg|grams?)"
+)
+_COMPOUND = re.compile(rf"\s*{_QUANTITY}\.?,?\s*(?:and\s+)?", re.IGNORECASE)
+_JOINED = re.compile(r"\s*(?:,\s*(?:and|or)|,|and|or|和|或)\s*", re.IGNORECASE)
+_RANGE = re.compile(r"\s+to\s+", re.IGNORECASE)
+
+
+class Run(NamedTuple):
+    """Where a value stands in the prose."""
+
+    start: int
+    end: int
+
+
+def find_last_value(text: str) -> str | None:
+    """The last formula or number of a line, whole; None where it has none."""
+    line = hide_formulas(text)
+    prose = _drop_mark(line.prose)
+    runs = [run for run in find_runs(prose) if _is_value(line.spell(prose[run.start : run.end]))]
+    if not runs:
+        return None
+    start, end = runs[-1]
+    for run in reversed(runs[:-1]):
+        between = prose[run.end : start]
+        both_places = _PLACE.match(prose[run.start]) is not None
+        compound = _COMPOUND.fullmatch(between)
+        if (
+            compound
+            or _RANGE.fullmatch(between)
+            or (_JOINED.fullmatch(between) and (both_places or between.strip() != ","))
+        ):
+            start = run.start
+        else:
+            break
+    following = _FOLLOWING.match(prose, end)
+    if following:
+        end = following.end()
+    elif start != runs[-1].start:
+        unit = re.compile(rf"\s*{_QUANTITY}\b", re.IGNORECASE).match(prose, end)
+        end = unit.end() if unit else end
+    return line.spell(prose[start:end]).strip() or None
+
+
+def _drop_mark(prose: str) -> str:
+    mark = _LIST_MARK.match(prose)
+    return (
+        prose[mark.end() :]
+        if mark and re.search(r"[\w\ue000-\uf8ff]", prose[mark.end() :])
+        else prose
+    )
+
+
+def _is_value(text: str) -> bool:
+    """Whether it says something: a digit, or a formula that is more than a name."""
+    return bool(re.search(r"[0-9½¼¾⅓⅔√∞]|\\(?:pi|sqrt|frac|infty|emptyset|text)(?![A-Za-z])", text))
+
+
+def find_runs(prose: str) -> list[Run]:
+    """Find stretches of numbers, signs, brackets, formulas and single letters between words."""
+    runs: list[Run] = []
+    start = end = -1
+    last = ""  # kind of the last token of the run
+    opened = 0  # brackets of the run that are not closed
+    tokens = list(_TOKEN.finditer(prose))
+    for index, token in enumerate(tokens):
+        kind = str(token.lastgroup)
+        after = tokens[index + 1] if index + 1 < len(tokens) else None
+        if kind == "word" and _is_variable(prose, token, last, after):
+            kind = "letter"
+        if kind == "currency":
+            if start < 0:
+                continue
+            kind = "sign"
+        if kind == "bracket":
+            opened += 1 if token[0] in "([{" else -1
+        if token[0] == "," and start >= 0 and opened > 0:
+            kind = "sign"
+        if kind == "blank" and start >= 0:
+            if last == "sign" and prose[end - 1] == "," and opened > 0:
+                continue
+            if after is None or not _continues(
+                last, str(after.lastgroup), after[0], prose, after.end()
+            ):
+                start = _close(runs, prose, start, end)
+            continue
+        if kind in ("word", "other", "blank") or (
+            kind == "sign" and token[0] == "!" and _exclaims(prose, token)
+        ):
+            start = _close(runs, prose, start, end)
+            last, opened = "", 0
+            continue
+        if kind == "place" and last == "place":
+            start = _close(runs, prose, start, end)
+        if start < 0:
+            start, opened = token.start(), int(token[0] in "([{")
+        end, last = token.end(), kind
+    _close(runs, prose, start, end)
+    return runs
+
+
+def _is_variable(prose: str, token: re.Match[str], last: str, after: re.Match[str] | None) -> bool:
+    """Whether letters belong to a formula: `2n`, `x = 3`, `f(3)`, `sqrt(2)`."""
+    if len(token[0]) > 2 and token[0] not in ("sqrt", "sin", "cos", "tan", "log"):
+        return False
+    follows = (
+        after is not None
+        and after.lastgroup in ("sign", "bracket", "number")
+        and after[0] not in ":!"
+    )
+    if after is not None and after.lastgroup == "blank":
+        follows = bool(
+            re.match(r"\s*(?:=|<|>|\+|\*|/|\^|≤|≥)", prose[after.start() : after.start() + 8])
+        )
+    touching = (
+        last in ("number", "sign", "bracket", "command") and prose[token.start() - 1] not in " \t"
+    )
+    signed = last == "sign"
+    return follows or touching or signed
+
+
+def _continues(last: str, kind: str, token: str, prose: str, end: int) -> bool:
+    """Whether a run goes on over a blank: beside a sign, or between the parts of `12 1/2`."""
+    if kind == "sign" and token not in "!:%,":
+        return not (token in "-–−" and prose[end : end + 1].isspace() and last == "")
+    if last == "sign" and prose[:end].rstrip()[-1:] not in "!%:":
+        return kind in ("number", "command", "bracket", "place", "currency") or (kind == "word")
+    if last == "number" and kind == "number":
+        return True
+    return kind == "command" and last == "command"
+
+
+def _exclaims(prose: str, token: re.Match[str]) -> bool:
+    return not re.match(r"\s*[a-z*/+=)-]", prose[token.end() : token.end() + 4])
+
+
+def _close(runs: list[Run], prose: str, start: int, end: int) -> int:
+    """End a run: without signs and open brackets at its ends."""
+    if start < 0:
+        return -1
+    text = prose[start:end]
+    trimmed = text.rstrip(" :=<>*/,_([{|-+–−")
+    while (
+        trimmed
+        and trimmed[-1] in ")]}"
+        and trimmed.count(trimmed[-1]) > trimmed.count({")": "(", "]": "[", "}": "{"}[trimmed[-1]])
+    ):
+        trimmed = trimmed[:-1]
+    lead = len(trimmed) - len(trimmed.lstrip(" :=*/,)]}"))
+    if lead < len(trimmed) and trimmed[lead] in "(" and ")" not in trimmed:
+        lead += 1
+    if len(trimmed) > lead and re.search(r"[0-9\ue000-\uf8ff\\½√∞]", to_latex(trimmed)):
+        runs.append(Run(start + lead, start + len(trimmed)))
+    return -1

@@ -1,0 +1,386 @@
+r"""What stands beside a value and is no part of it: a unit, a noun, a sentence, an estimate.
+
+No list of nouns: after a number, words are dropped unless they are mathematics or go on with the
+number (`5 million`, `3 and a half`, `5 or more`). Units are a list, as two of them can differ.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from scale_dspy.grading.characters import Rules, apply_rules, compile_rules, find_closing_brace
+
+
+class Unit(NamedTuple):
+    """What a unit measures, and how many of that quantity's base it is."""
+
+    quantity: str
+    size: Fraction
+
+
+def _list_units() -> dict[str, Unit]:
+    table = {
+        "length": "m=meter,meters,metre,metres 1;km=kilometer,kilometers,kilometre,kilometres 1000"
+        ";cm=centimeter,centimeters,centimetre,centimetres 1/100"
+        ";mm=millimeter,millimeters,millimetre,millimetres 1/1000;inch=inches,in,in. 127/5000"
+        ";foot=feet,ft,ft. 381/1250;yard=yards,yd,yd. 1143/1250"
+        ";mile=miles,mi,mi. 201168/125",
+        "mass": "g=gram,grams,gm 1;kg=kilogram,kilograms,kgs,kilo,kilos 1000"
+        ";mg=milligram,milligrams 1/1000;pound=pounds,lb,lbs,lb.,lbs. 45359237/100000"
+        ";ounce=ounces,oz,oz. 45359237/1600000;ton=tons 45359237/50;tonne=tonnes 1000000",
+        "time": "second=seconds,s,sec,secs 1;minute=minutes,min,mins 60;hour=hours,h,hr,hrs 3600"
+        ";day=days 86400;week=weeks 604800",
+        "long time": "month=months 1;year=years,yr,yrs 12;decade=decades 120",
+        "dollars": "dollar=dollars,usd 1;cent=cents 1/100",
+        "euros": "euro=euros,eur 1",
+        "pence": "pence=p 1",
+        "rupees": "rupee=rupees,rs,rs. 1",
+        "yuan": "yuan=rmb,元 1",
+        "volume": "l=liter,liters,litre,litres 1;ml=milliliter,milliliters,millilitre,millilitres"
+        " 1/1000;gallon=gallons,gal 473176473/125000000;quart=quarts 473176473/500000000"
+        ";pint=pints 473176473/1000000000",
+        "angle": "degree=degrees,deg 1;radian=radians,rad 0",
+        "speed": "mph=miles/hour 1397/3125;km/h=kph,kmph,kilometers/hour 5/18"
+        ";m/s=meters/second 1;ft/s=feet/second 381/1250",
+        "before or after noon": "am=a.m.,a.m 1;pm=p.m.,p.m 2",
+    }
+    found = {}
+    for quantity, entries in table.items():
+        for entry in entries.split(";"):
+            spelled, _, size = entry.rpartition(" ")
+            first, _, others = spelled.partition("=")
+            for name in (first, *others.split(",")):
+                found[name] = Unit(quantity, Fraction(size))
+    return found
+
+
+UNITS = _list_units()
+"""Units by name. Only those of one quantity compare: an hour is 60 minutes, no 60 dollars."""
+
+_POWER_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3}
+_LETTER_UNITS = frozenset("m g s h l p".split())  # variables, unless inside \text{}
+_BARE_UNITS = frozenset(UNITS) - _LETTER_UNITS - {"in", "min", "rad", "a.m", "p.m", "am", "pm"}
+
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+# Words that go on with the number before them, or make another statement of it.
+_NO_NOUN = frozenset(
+    "hundred thousand million billion trillion lakh crore dozen score half halves third thirds"
+    " fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth"
+    " tenths hundredth hundredths thousandth thousandths millionth millionths percent percentage"
+    " or and to plus minus times over mod modulo base choose squared cubed factorial divided"
+    " multiplied raised less fewer pi not but through until sqrt sin cos tan log ln"
+    " am pm a.m p.m a.m. p.m. point up down above below between one two three four five six seven"
+    " eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty "
+    "ninety st nd rd th"
+    " million.".split()
+)
+
+# ---- words before a value -------------------------------------------------------------------
+
+_LEAD = re.compile(
+    r"\A(?:\\text\s*\{)?(?P<words>[^\W\d_](?:[^0-9\\${}=<>^_()|]|\\ )*)\}?(?:\s|\\[,;: ]|~)*"
+    r"(?=[-+]?(?:[0-9$€£¥₹]|\.[0-9])|\\(?!text)|\(|\{\}|[A-Za-z]\s*=|\\text\s*\{[-+]?[0-9])"
+)
+_LEAD_END = re.compile(
+    r"(?:\b(?:is|are|be|was|were|equals?|equal\s+to|has|have|had|gives?|gets?|got|totals?|total\s+of"
+    r"|about|approximately|approx\.?|roughly|around|exactly|only|just|precisely|nearly|almost"
+    r"|answer|ans\.?|result|sum|value|therefore|thus|hence|so|namely|rs\.?|usd|eur|gbp|us|inr|cad"
+    r"|est|es|ist|sont|sind|beträgt|vale|son|é|è|lautet|равно|равен|ответ)|[:：是为为有共]|[Rr]p\.?)"
+    r"[\s,]*(?:\\ )?\Z",
+    re.IGNORECASE,
+)
+_LEAD_BAR = re.compile(
+    r"\b(?:not|least|most|more|less|fewer|greater|larger|smaller|below|above|under|between|or"
+    r"|cannot|than|neither|if|unless|no)\b|n't",
+    re.IGNORECASE,
+)
+_SIGN_WORD = re.compile(r"\A(?:negative|minus)\s+(?=[0-9.])", re.IGNORECASE)
+_SAID_TWICE = re.compile(
+    r"(?:\\text\s*\{)?\s*(?:(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thir|fif"
+    r"|eigh|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million"
+    r"|teen|and)[\s-]*)+\(([0-9][0-9,]*)\)\s*\}?",
+    re.IGNORECASE,
+)
+_ABOUT = re.compile(r"\A\s*(?:\\approx|\\simeq|\\cong|\\sim(?![A-Za-z])|~|≈)\s*(?=\S)")
+_CURRENCY_BEFORE = re.compile(
+    r"\A(?:(?P<minus>-)\s*)?(?:\\text\s*\{\s*)?(?:US\s*|AU\s*|CA\s*|HK\s*)?"
+    r"(?P<sign>\\\$|\$|€|£|¥|₹|₩|₽|\\pounds?|\\euro|\\yen|\\text\s*\{\s*[€£¥₹]\s*\})\s*\}?\s*"
+    r"(?=[-+0-9.\\])"
+)
+_CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yuan", "₹": "rupee"}
+
+
+def drop_lead(text: str) -> str:
+    r"""Drop a sentence before a value: `\text{The answer is } 460`, `There are 70`, `Rs. 6`.
+
+    Only one that ends in a verb, a colon or the like: `row 3` stays, and so does `at least 3`.
+    """
+    said_twice = _SAID_TWICE.fullmatch(text.strip())
+    if said_twice:
+        return said_twice[1]
+    text = _ABOUT.sub("", _SIGN_WORD.sub("-", text.strip()))
+    match = _LEAD.match(text)
+    if match is None:
+        return text
+    words = match["words"].replace("\\ ", " ")
+    if _LEAD_BAR.search(words) or not _LEAD_END.search(words):
+        return text
+    rest = text[match.end() :]
+    if match[0].startswith("\\text") and "}" not in match[0]:  # the value stands in it
+        rest = "\\text{" + rest
+        rest = re.sub(r"\A\\text\{([^{}A-Za-z]*)\}", r"\1", rest)
+    return rest.strip()
+
+
+# ---- words after a value --------------------------------------------------------------------
+
+_ESTIMATE = re.compile(
+    r"\\approx(?![A-Za-z])|\\simeq(?![A-Za-z])|\\sim(?![A-Za-z])|≈"
+    r"|\b(?:about|approximately|approx|roughly)\b\.?"
+)
+_BEFORE_ESTIMATE = re.compile(
+    r"(?:[\s(\[,;~]|\\[,;:! ]|\\q?quad(?![A-Za-z])|\\text\s*\{[\s(,]*(?:or|i\.e\.,?|which\s+is)?\s*"
+    r"|\b(?:or|i\.e\.|which\s+is)\s*|\\\()+\Z"
+)
+_ESTIMATED = re.compile(
+    r"(?:[-+0-9.,\s(){}\[\]%$]|\\(?:text\s*\{[^{}]*\}|times|cdot|[,;:! )])|\^|[^\W\d_]{3,})+\Z"
+)
+_DECIMAL = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:\\ldots|\.\.\.)?")
+_EXPLANATION = re.compile(
+    r"(?:[\s,;]|\\[,;:! ]|\\q?quad(?![A-Za-z])|\\text\s*\{)*(?<![A-Za-z\\])"
+    r"(?:which|since|because|where|for\s+(?:all|any|every|each|some)|altogether|in\s+total|in\s+all)"
+    r"(?![A-Za-z]).*\Z",
+    re.DOTALL,
+)
+_VALUE_LIKE = re.compile(r"[0-9]|\\(?:pi|sqrt|frac|infty|emptyset)|\A[A-Za-z](?:\([a-z]\))?\s*=")
+
+
+def drop_estimate(text: str) -> str:
+    r"""Drop an approximate value beside the exact one: `\frac{737}{39} \approx 18.9`."""
+    match = _ESTIMATE.search(text, 1)
+    if match is None:
+        return text
+    head = _BEFORE_ESTIMATE.sub("", text[: match.start()])
+    tail = text[match.end() :].strip()
+    if not _VALUE_LIKE.search(head):
+        return text
+    if _DECIMAL.fullmatch(head.strip()) and tail and not _ESTIMATED.match(tail):
+        return tail
+    return head.strip() if _ESTIMATED.match(tail) else text
+
+
+def drop_explanation(text: str) -> str:
+    """Drop what is said of a value behind it: `18, which is even`, `x+1 for all x`."""
+    match = _EXPLANATION.search(text)
+    if match is None or not _VALUE_LIKE.search(text[: match.start()]):
+        return text
+    return text[: match.start()].strip()
+
+
+class Value(NamedTuple):
+    """A value without the words that stood beside it."""
+
+    text: str
+    unit: Unit | None = None
+    percent: bool = False
+
+
+_PERCENT = re.compile(
+    r"(?:\s|\\[,;:! ]|~)*(?:%|\\text\s*\{\s*(?:per\s?cent(?:age)?(?:\s+points?)?|pct|%)\s*\}"
+    r"|(?<![A-Za-z])(?:per\s?cent(?:age)?(?:\s+points?)?|pct))\s*\}?\s*\Z",
+    re.IGNORECASE,
+)
+_ORDINAL = re.compile(
+    r"\A([0-9]+)\s*(?:\^\s*)?(?:\{\s*)?(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}?\s*\}?\Z", re.I
+)
+_CURRENCY_AFTER = re.compile(
+    r"(?<=[0-9}])\s*(?:\\text\s*\{\s*)?(?P<sign>€|£|¥|₹|₽|₩|¢|\\cents?|\\euro|\\pounds?|\\yen)"
+    r"(?![A-Za-z])\s*\}?\s*\Z"
+)
+_FEET_SIGN = re.compile(r"(?<=[0-9])\s*(?:'{1,2}|\"|\\prime)\Z")
+_DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\\circ\s*\})\s*(?:[CF](?![A-Za-z]))?")
+_WORD_START = re.compile(r"\\text\s*\{|\\[A-Za-z]+|\\.|[^\W\d_]+(?:\.?/[a-z]+)?")
+_POWER = re.compile(r"\s*\^\s*(?:\{\s*([23])\s*\}|([23]))")
+_TAIL_BAR = frozenset("or and half million billion thousand trillion percent".split())
+_SHORT_WORDS = frozenset(
+    "of in at by as if is we on so he us my to per sq cu km cm mm kg ft lb lbs oz yd".split()
+)
+_WORDS = re.compile(r"[^\W\d_]+(?:\.[a-z]\.?)?")
+_FUNCTIONS = frozenset(
+    "sqrt cbrt sin cos tan cot sec csc log exp arcsin arccos arctan theta alpha beta gamma binom"
+    " frac mod infinity inf max min gcd lcm det abs floor ceil choose".split()
+)
+_VOWEL = re.compile(r"[aeiou]", re.I)
+
+
+def split_value(text: str) -> Value:
+    r"""Part a value from its unit, noun, currency and per cent sign.
+
+    >>> split_value(r"72 \text{ clips}").text, split_value("45 miles per hour").text
+    ('72', '45')
+    >>> split_value(r"28\%").percent, split_value(r"5\text{ million}").text
+    (True, '5\\text{ million}')
+    """
+    text = text.strip()
+    before = _CURRENCY_BEFORE.match(text)
+    unit = None
+    if before:
+        unit = UNITS.get(_CURRENCIES.get(re.sub(r"[\\{}\s]|text", "", before["sign"]), ""))
+        text = (before["minus"] or "") + text[before.end() :]
+    stripped = _PERCENT.sub("", text)
+    if stripped != text and stripped:
+        return Value(stripped.removesuffix("\\"), unit, True)
+    ordinal = _ORDINAL.match(text)
+    if ordinal:
+        return Value(ordinal[1], unit)
+    after = _CURRENCY_AFTER.search(text)
+    if after:
+        cents = after["sign"] in ("¢", "\\cent", "\\cents")
+        found = UNITS.get("cent" if cents else _CURRENCIES.get(after["sign"], ""))
+        return Value(text[: after.start()].strip(), found)
+    text = _FEET_SIGN.sub("", text)
+    start = _find_words(text)
+    if start is None:
+        return Value(text, unit)
+    opening = re.search(r"\([\s~]*\Z", text[:start])
+    start = opening.start() if opening else start
+    head, tail = text[:start], text[start:]
+    head = re.sub(r"(?:\s|\\[,;:! ]|~|\\q?quad|,|\()+\Z", "", head)
+    spoken, power = _speak(tail)
+    if not head or not re.search(r"[0-9]|\\(?:pi|frac|sqrt)", head) or not _droppable(spoken, tail):
+        return Value(text, unit)
+    return Value(head, _read_unit(spoken, power) or unit)
+
+
+def _find_words(text: str) -> int | None:
+    """Where the first word starts that is no name, function or product of variables."""
+    depth_ends: int = 0
+    for match in _WORD_START.finditer(text):
+        word = match[0]
+        if match.start() < depth_ends or match.start() == 0:
+            continue
+        if word.startswith("\\text"):
+            end = find_closing_brace(text, match.end())
+            if end is None:
+                return None
+            if re.search(r"[^\W\d_]", text[match.end() : end]):
+                return match.start()
+            continue
+        if word.startswith("\\"):
+            continue
+        lower = word.casefold()
+        if lower in _FUNCTIONS:
+            return None
+        spaced = text[match.start() - 1] in " ~}(" or text[match.start() - 2 : match.start()] in (
+            "\\ ",
+            "\\,",
+            "\\;",
+            "\\:",
+        )
+        if lower in _BARE_UNITS or not word.isascii():
+            return match.start()
+        if spaced and (lower in _SHORT_WORDS or (lower in UNITS and len(lower) > 1)):
+            return match.start()
+        if _VOWEL.search(word) and len(word) >= (3 if spaced else 5):
+            return match.start()
+    return None
+
+
+def _speak(tail: str) -> tuple[str, int]:
+    """The words of a tail without their LaTeX, and the power of 2 or 3 behind them."""
+    power = 1
+    match = _POWER.search(tail)
+    if match:
+        power = int(match[1] or match[2])
+        tail = tail[: match.start()] + tail[match.end() :]
+    tail = re.sub(r"\\text\s*\{|\\[,;:! ]|[{}~]|\\q?quad", " ", tail)
+    return " ".join(tail.casefold().split()), power
+
+
+def _droppable(spoken: str, tail: str) -> bool:
+    words = _WORDS.findall(spoken)
+    if not words or re.search(r"[0-9=<>+*^_|\\]", spoken):
+        return False
+    if spoken.startswith("(") or tail.startswith("("):
+        return not {"or", "mod", "base", "and"}.intersection(words)
+    if len(words) == 1 and len(words[0]) == 1 and words[0].isascii():
+        return words[0] in UNITS
+    first = words[0].rstrip(".")
+    if spoken.strip(" .") in UNITS or (first in ("in",) and len(words) == 1):
+        return (
+            UNITS[spoken.strip(" .")].quantity != "before or after noon"
+            if spoken.strip(" .") in UNITS
+            else True
+        )
+    return first not in _NO_NOUN and not _TAIL_BAR.intersection(words[1:])
+
+
+def _read_unit(spoken: str, power: int = 1) -> Unit | None:
+    """Read a unit in words: `cm`, `square feet`, `miles per hour`, `units squared`."""
+    spoken = spoken.strip(" .,;!)(").replace(" per ", "/").replace(" an hour", "/hour")
+    first, _, rest = spoken.partition(" ")
+    if first in _POWER_WORDS and rest:
+        spoken, power = rest, _POWER_WORDS[first]
+    for ending, value in ((" squared", 2), (" cubed", 3)):
+        if spoken.endswith(ending):
+            spoken, power = spoken.removesuffix(ending), value
+    over, slash, under = spoken.partition("/")
+    if slash and spoken not in UNITS:
+        parts = UNITS.get(over.strip()), UNITS.get(under.strip())
+        if parts[0] is None or parts[1] is None or not parts[1].size:
+            return None
+        return Unit(f"{parts[0].quantity}/{parts[1].quantity}", parts[0].size / parts[1].size)
+    found = UNITS.get(spoken)
+    if found is None or power == 1:
+        return found
+    return Unit(f"{found.quantity}^{power}", found.size**power)
+
+
+_COMPOUND = re.compile(
+    r"([0-9]+(?:\.[0-9]+)?)\s*(?:\\[,; ]"
+    r"|~)*(?:\\text\s*\{\s*)?([A-Za-z]+\.?)\s*\}?[\s,~]*(?:(?:\\text\s*\{\s*)?and\s*\}?\s*)?"
+)
+
+
+def read_compound(text: str) -> tuple[Fraction, Unit] | None:
+    """Read `6 feet 3 inches` in the base of what it measures; None for anything else."""
+    total, quantities, end = Fraction(0), [], 0
+    for match in _COMPOUND.finditer(text):
+        unit = UNITS.get(match[2].casefold())
+        if match.start() != end or unit is None:
+            return None
+        total, end = total + Fraction(match[1]) * unit.size, match.end()
+        quantities.append(unit.quantity)
+    if end != len(text) or len(quantities) < 2 or len(set(quantities)) > 1:
+        return None
+    return total, Unit(quantities[0], Fraction(1))
+
+
+# ---- numbers in words -----------------------------------------------------------------------
+
+_SCALE = re.compile(
+    r"(?<=[0-9}])(?:\s|\\[,;:! ]|~)*(?:\\text\s*\{\s*)?"
+    r"(?P<scale>thousand|million|billion|trillion)(?![A-Za-z])(?P<rest>[^{}]*)(?:\})?"
+)
+_HALF = re.compile(r"\A([0-9]+)\s*(?:\\text\s*\{\s*)?and\s+a\s+half\s*\}?")
+
+_NUMBER_WORDS: Rules = compile_rules(
+    [
+        (_HALF.pattern, r"\1\\frac{1}{2} "),
+        (r"(?<=[0-9])\s*(?:\\text\s*\{\s*)?dozen(?![A-Za-z])\s*\}?", r"\\cdot 12 "),
+    ]
+)
+
+
+def spell_scales(text: str) -> str:
+    r"""Write `5 million` as `5\cdot 10^{6}`, and `3 and a half` as a mixed number."""
+    text = apply_rules(_NUMBER_WORDS, text)
+    return _SCALE.sub(_write_scale, text)
+
+
+def _write_scale(match: re.Match[str]) -> str:
+    rest = match["rest"].strip()
+    noun = f" \\text{{{rest}}}" if re.search(r"[A-Za-z]{2}", rest) else rest
+    return rf"\cdot 10^{{{_SCALES[match['scale']]}}}{noun}"

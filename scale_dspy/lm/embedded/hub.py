@@ -1,0 +1,196 @@
+"""Weights from the Hugging Face hub: a publisher's GGUF file at a pinned revision, checked.
+
+It lies beside the joined weights. HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN mean what they mean to
+all of the hub's programs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import filelock
+
+from scale_dspy.lm.embedded.weights import (
+    CHUNK,
+    EmbeddedError,
+    Progress,
+    cache_folder,
+    digest_record,
+)
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A GGUF file of a repository on the hub."""
+
+    name: str  # for --model
+    repo: str
+    revision: str  # a commit, which cannot change
+    file: str
+    bytes: int
+    sha256: str
+
+
+# Qwen's own conversions, Apache-2.0. Revisions, sizes and digests as several public repositories
+# quote them from the hub's own listing, read in 2026-11; the hub itself could not be asked.
+HUB: dict[str, HubFile] = {
+    each.name: each
+    for each in (
+        HubFile(
+            "qwen3-0.6b",
+            "Qwen/Qwen3-0.6B-GGUF",
+            "23749fefcc72300e3a2ad315e1317431b06b590a",
+            "Qwen3-0.6B-Q8_0.gguf",
+            639_446_688,
+            "9465e63a22add5354d9bb4b99e90117043c7124007664907259bd16d043bb031",
+        ),
+        HubFile(
+            "qwen3-1.7b",
+            "Qwen/Qwen3-1.7B-GGUF",
+            "90862c4b9d2787eaed51d12237eafdfe7c5f6077",
+            "Qwen3-1.7B-Q8_0.gguf",
+            1_834_426_016,
+            "061b54daade076b5d3362dac252678d17da8c68f07560be70818cace6590cb1a",
+        ),
+        HubFile(
+            "qwen3-4b",
+            "Qwen/Qwen3-4B-GGUF",
+            "bc640142c66e1fdd12af0bd68f40445458f3869b",
+            "Qwen3-4B-Q4_K_M.gguf",
+            2_497_280_256,
+            "7485fe6f11af29433bc51cab58009521f205840f5b4ae3a32fa7f92e8534fdf5",
+        ),
+    )
+}
+
+
+def fetch(wanted: HubFile, progress: Progress | None = None) -> Path:
+    """The file in the cache, downloaded if it isn't there; a download that was cut off goes on.
+
+    Processes that ask at once download once. A file that the hub's own cache holds is taken there.
+
+    Raises:
+        EmbeddedError: it cannot be had, or it is not the expected one; then it is removed.
+    """
+    target = cache_folder() / "weights" / f"{wanted.name}.gguf"
+    if _is_checked(target, wanted):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(target.with_suffix(".lock")):
+            if not _is_checked(target, wanted):
+                _fetch_whole(target, wanted, progress)
+    except EmbeddedError:
+        raise
+    except Exception as error:  # the hub's own, httpx's and the disk's
+        raise EmbeddedError(_explain(error, wanted)) from error
+    return target
+
+
+def _fetch_whole(target: Path, wanted: HubFile, progress: Progress | None) -> None:
+    """Write `target`, which appears whole and checked or not at all."""
+    from huggingface_hub import try_to_load_from_cache
+
+    partial = target.with_suffix(".gguf.part")
+    there = try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
+    if isinstance(there, str):
+        shutil.copyfile(there, partial)
+    else:
+        _download(partial, wanted, progress)
+    with partial.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    size, found = partial.stat().st_size, digest.hexdigest()
+    if (size, found) != (wanted.bytes, wanted.sha256):
+        partial.unlink()
+        raise EmbeddedError(
+            f"what the hub gave for {wanted.name} is not the expected file: {size} bytes of sha256 "
+            f"{found} instead of {wanted.bytes} of {wanted.sha256}; it is removed"
+        )
+    partial.replace(target)
+    # Last, so that the record never stands beside a file that wasn't checked.
+    digest_record(target).write_text(found + "\n", encoding="ascii")
+
+
+def _download(partial: Path, wanted: HubFile, progress: Progress | None) -> None:
+    """Download to `partial`, from where an earlier download stopped. The hub's own function for a
+    whole file would begin anew."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    url = hf_hub_url(wanted.repo, wanted.file, revision=wanted.revision)
+    headers = build_hf_headers(library_name="scale-dspy")
+    location = get_hf_file_metadata(url, headers=headers).location
+    if urlsplit(location).netloc != urlsplit(url).netloc:
+        headers.pop("authorization", None)  # the hub's token is not for where the bytes lie
+    partial.touch()
+    if partial.stat().st_size > wanted.bytes:
+        partial.write_bytes(b"")
+    with partial.open("r+b") as file:
+        done = file.seek(0, io.SEEK_END)
+        http_get(
+            location,
+            file,
+            resume_size=done,
+            headers=headers,
+            expected_size=wanted.bytes,
+            displayed_filename=wanted.file,
+            tqdm_class=_make_bar(progress),
+        )
+
+
+def _is_checked(target: Path, wanted: HubFile) -> bool:
+    """Whether `target` has the right size and a record that its digest was checked."""
+    try:
+        record = digest_record(target).read_text(encoding="ascii", errors="replace").strip()
+        return record == wanted.sha256 and target.stat().st_size == wanted.bytes
+    except OSError:
+        return False
+
+
+def _explain(error: Exception, wanted: HubFile) -> str:
+    """Why a file could not be had, and what to do, in one line. What is there of it stays."""
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    again = f"the same command goes on where this one stopped ({wanted.bytes / 1e9:.2f} GB in all)"
+    if isinstance(error, (OfflineModeIsEnabled, httpx.ConnectError)):
+        return (
+            f"{wanted.name} is not on this machine and the hub cannot be reached "
+            f"({_shorten(error)}): fetch it where there is a network, set HF_ENDPOINT to a mirror, "
+            "or leave --model out for the model that needs no hub"
+        )
+    if isinstance(error, HfHubHTTPError):
+        return f"the hub does not give {wanted.name}: {_shorten(error)}; {again}"
+    return f"{wanted.name} was not fetched to its end: {_shorten(error)}; {again}"
+
+
+def _make_bar(progress: Progress | None) -> Any:
+    """A bar for the hub's downloads that shows nothing itself and hands on how far they are."""
+    from tqdm.std import tqdm
+
+    class Bar(tqdm):  # a class is what the hub wants
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})
+
+        def update(self, n: float | None = 1) -> Any:
+            shown = super().update(n)
+            if progress and self.total:
+                progress(int(self.n), int(self.total))
+            return shown
+
+    return Bar
+
+
+def _shorten(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:200]

@@ -1,0 +1,138 @@
+"""Models that LiteLLM reaches by their provider: how their thinking is switched, what they cost.
+
+Nothing is asked of the provider: LiteLLM's own tables and mappings tell it, without a request.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+# Without it LiteLLM tries to fetch a price list from the internet when it is imported.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
+
+from scale_dspy.lm.found import Found
+from scale_dspy.lm.switches import Switch, find_family
+
+MOST = "high"  # the reasoning_effort of System 2
+LEAST = ("none", "minimal", "low")  # of System 1, the first that the model takes
+SAMPLING: Mapping[str, Any] = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
+
+
+def find_hosted(model: str) -> Found:
+    """How a hosted model's thinking is switched: by the reasoning_effort that LiteLLM turns into
+    its provider's own parameter.
+
+    `hybrid` where the least effort is none at all, `effort` where it is a level, `prompt` where
+    effort makes no difference.
+
+    Args:
+        model: as in LiteLLM, with its provider: "deepseek/deepseek-chat".
+
+    >>> find_hosted("deepseek/deepseek-chat").style, find_hosted("openai/gpt-5").style
+    ('hybrid', 'effort')
+    """
+    import litellm
+
+    litellm.suppress_debug_info = True  # or it prints about a name that it does not know
+    try:
+        known = litellm.get_supported_openai_params(model) or []
+    except Exception:  # LiteLLM's BadRequestError: no provider by that name
+        known = []
+    family = find_family(model)
+    can_think = litellm.supports_reasoning(model) or "thinking" in known or family is not None
+    much = _map(model, reasoning_effort=MOST) if "reasoning_effort" in known else None
+    if not can_think or much is None:
+        return Found("prompt", sampling=_find_sampling(model, {}))
+    sampling = _find_sampling(model, much)
+    for effort in LEAST:
+        if effort != "low" and family and family.style == "effort":
+            continue
+        little = _map(model, reasoning_effort=effort)
+        if little is None or little == much or not _is_taken(model, effort):
+            continue
+        off = effort == "none" and _is_off(model, little)
+        if effort == "none" and not off:
+            continue
+        switch = Switch(
+            f"effort {effort}", model, style="hybrid" if off else "effort",
+            off={"reasoning_effort": effort}, on={"reasoning_effort": MOST}, default="unknown",
+            source="LiteLLM's own mapping of reasoning_effort",
+        )  # fmt: skip
+        return Found(switch.style, switch, "unknown", sampling=sampling)
+    return Found("prompt", sampling=sampling)
+
+
+def price_tokens(model: str, usage: Mapping[str, Any]) -> float | None:
+    """What tokens cost, in US dollars, by LiteLLM's table; None where it has no price.
+
+    Args:
+        model: as in LiteLLM. A server of one's own (hosted_vllm/...) has no price.
+        usage: prompt_tokens and completion_tokens; or a usage by stage, of which all are added up.
+    """
+    import litellm
+
+    stages = [stage for stage in usage.values() if isinstance(stage, Mapping)] or [usage]
+    prompt, completion = (
+        sum(int(stage.get(name) or 0) for stage in stages)
+        for name in ("prompt_tokens", "completion_tokens")
+    )
+    if model.startswith("hosted_vllm/"):
+        return None
+    try:
+        costs = litellm.cost_per_token(
+            model=model, prompt_tokens=prompt, completion_tokens=completion
+        )
+    except Exception:  # LiteLLM raises several kinds for a model that is not in its table
+        return None
+    return float(sum(costs)) if sum(costs) or not (prompt or completion) else None
+
+
+def _map(model: str, **params: Any) -> dict[str, Any] | None:
+    """What LiteLLM makes of a request's parameters for this model; None where it refuses them."""
+    import litellm
+
+    try:
+        name, provider, *_ = litellm.get_llm_provider(model)
+        mapped = litellm.utils.get_optional_params(
+            model=name, custom_llm_provider=provider, **params
+        )
+    except Exception:  # UnsupportedParamsError and whatever a provider's own mapping raises
+        return None
+    return {key: value for key, value in mapped.items() if value not in (None, {}, False)}
+
+
+def _is_taken(model: str, effort: str) -> bool:
+    """Whether the provider itself takes an effort; LiteLLM's table tells it of OpenAI's models."""
+    told = _look_up(model).get(f"supports_{effort}_reasoning_effort")
+    ours = effort == "low" or not model.startswith(("openai/", "azure/"))
+    return bool(ours if told is None else told)
+
+
+def _is_off(model: str, mapped: dict[str, Any]) -> bool:
+    """Whether LiteLLM's parameters for no effort turn thinking off, and not just down."""
+    config = mapped.get("thinkingConfig")
+    if config is None:
+        return True
+    # Gemini's larger models think at least a little, and refuse a budget of 0.
+    return config.get("thinkingBudget") == 0 and "-pro" not in model
+
+
+def _find_sampling(model: str, much: Mapping[str, Any]) -> tuple[str, ...]:
+    """The sampling parameters that may be sent with thinking, which was mapped to `much`."""
+    if "budget_tokens" in (much.get("thinking") or {}):
+        return ()  # Anthropic's API takes no temperature beside thinking, and LiteLLM does not say
+    effort = {"reasoning_effort": MOST} if much else {}
+    return tuple(
+        name
+        for name, value in SAMPLING.items()
+        if name in (_map(model, **effort, **{name: value}) or {})
+    )
+
+
+def _look_up(model: str) -> Mapping[str, Any]:
+    import litellm
+
+    table = litellm.model_cost
+    return dict(table.get(model) or table.get(model.partition("/")[2]) or {})

@@ -1,0 +1,117 @@
+"""The connections of `serve`: uvicorn's own, with a deadline for headers, one for clients that do
+not read, and a cap on how many there are. Bodies have their deadline in gateway.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from scale_dspy.serve.replies import describe_error
+
+HEADER_SECONDS = 10.0  # in which a request's headers have to be there
+READ_SECONDS = 60.0  # in which a client has to take what is sent to it
+MOST_FILES = 8192  # open ones that are asked for, where the system allows so many
+WITHOUT_LIMIT = 512  # connections, where the system tells no limit of files
+
+
+class Connection(H11Protocol):
+    """One client's connection.
+
+    Where there are more than `most`, the one goes that has waited longest for its client to finish
+    a request: nobody can keep others out by leaving requests half said.
+    """
+
+    most = WITHOUT_LIMIT
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._clock: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        self._await_request()
+        if len(self.connections) > self.most:
+            idle = [each for each in self.connections if each.is_unfinished()]
+            if idle:
+                min(idle, key=lambda each: each.since).transport.abort()
+
+    def is_unfinished(self) -> bool:
+        """Whether the client has still to send something, and is not on its way out."""
+        waits = self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+        return bool(waits and not self.transport.is_closing())
+
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        super().data_received(data)
+        if self.cycle is not before and not self.cycle.response_complete:
+            self._cancel()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete:  # else the next request was there already
+            self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP gets an error in OpenAI's form too."""
+        content = json.dumps({"error": describe_error(400, "this is no HTTP request")}).encode()
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(content))),
+            ("connection", "close"),
+        ]
+        with contextlib.suppress(h11.LocalProtocolError):  # a reply is on its way already
+            for event in (
+                h11.Response(status_code=400, headers=headers),
+                h11.Data(data=content),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()
+
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _await_request(self) -> None:
+        self._cancel()
+        self.since = self.loop.time()
+        self._clock = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+
+    def _cancel(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+
+def limit_connections() -> int:
+    """Make room for many connections; how many there may be: half of the files that may be open,
+    as the other half is for the model server, and for those that are being let in."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return WITHOUT_LIMIT
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < MOST_FILES:
+        wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return int(min(soft, MOST_FILES) // 2) if soft > 0 else WITHOUT_LIMIT

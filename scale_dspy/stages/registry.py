@@ -1,0 +1,21 @@
+"""Every stage: what is not told here, no terminal, export or feedback knows of."""
+
+from __future__ import annotations
+
+from scale_dspy.stages.assess import ASSESS
+from scale_dspy.stages.decompose import DECOMPOSE, SELECT
+from scale_dspy.stages.solve import SOLVE_1, SOLVE_2
+from scale_dspy.stages.stage import Stage
+
+STAGES = (DECOMPOSE, SELECT, ASSESS, SOLVE_1, SOLVE_2)
+
+
+def find_stage(name: str | None) -> Stage | None:
+    """The stage of this name, or None."""
+    return next((stage for stage in STAGES if stage.name == name), None)
+
+
+def find_asker(predictor: str | None) -> Stage | None:
+    """The stage that is asked by the predictor of this name, wherever its program stands."""
+    asked = predictor or ""
+    return next((stage for stage in STAGES if asked.endswith(stage.predictor)), None)
