@@ -205,6 +205,7 @@ def evaluate(server: FakeVLLM | str, data: Path, out: Path, *flags: str) -> tupl
     address = server if isinstance(server, str) else server.api_base
     model = "m" if isinstance(server, str) else server.model
     arguments = ["evaluate", str(data), "--out", str(out), "--model", model, "--samples", "1"]
+    arguments += ["--modes", "hybrid"]
     code = main([*arguments, "--api-base", address, *flags])
     path = out / "summary.json"
     return code, json.loads(path.read_text()) if path.exists() else None

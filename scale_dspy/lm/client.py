@@ -30,6 +30,8 @@ import aiohttp
 import orjson
 from dspy.utils import exceptions as kinds
 
+from scale_dspy.lm.server_events import Hear, read_stream
+
 KEEP_ALIVE = 4.0  # seconds; uvicorn closes an idle connection after 5, and a race would be lost
 PREFIXES = ("hosted_vllm/", "litellm_proxy/")  # LiteLLM's names for a server with OpenAI's API
 # Statuses by which a server says that it did not begin: such a try costs nothing.
@@ -65,25 +67,29 @@ class Server:
         return self.model
 
 
-async def complete(server: Server, address: str, body: dict[str, Any]) -> Any:
+async def complete(
+    server: Server, address: str, body: dict[str, Any], hear: Hear | None = None
+) -> Any:
     """The JSON of a server's reply.
 
     Args:
         address: the replica to ask, or "" for LiteLLM.
         body: parameters and messages.
+        hear: is told the reply of one choice piece by piece; not by LiteLLM's.
 
     Raises:
         dspy.utils.exceptions.LMError: there is none.
     """
     if address and server.model.startswith(PREFIXES):
-        return await _post(server, address, body)
+        return await _post(server, address, body, hear)
     return await _ask_litellm(server, address, body)
 
 
-async def _post(server: Server, address: str, body: dict[str, Any]) -> Any:
+async def _post(server: Server, address: str, body: dict[str, Any], hear: Hear | None) -> Any:
     url, headers = prepare_address(address, server.api_key)
     headers = {"Content-Type": "application/json", **headers, **server.options.get("headers", {})}
-    data = orjson.dumps({"model": server.name, **body})
+    streamed = {"stream": True, "stream_options": {"include_usage": True}} if hear else {}
+    data = orjson.dumps({"model": server.name, **body, **streamed})
     limit = aiohttp.ClientTimeout(total=server.timeout)
     try:
         async with _find_session().post(
@@ -94,6 +100,8 @@ async def _post(server: Server, address: str, body: dict[str, Any]) -> Any:
             proxy=find_proxy(url),
             allow_redirects=False,
         ) as response:
+            if hear and response.status == 200 and response.content_type == "text/event-stream":
+                return await read_stream(response.content, hear)
             text = await response.read()
             if response.status == 200:
                 return _decode(text)

@@ -30,6 +30,7 @@ from scale_dspy.lm.client import Server, complete, cost_nothing
 from scale_dspy.lm.embedded.server import explain_end
 from scale_dspy.lm.event_loop import run_call, run_on_shared_loop
 from scale_dspy.lm.routing import find_replicas, take_turns, work_on
+from scale_dspy.lm.server_events import Hear
 from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import count, read_scope, record
 
@@ -63,9 +64,28 @@ class Engine:
         return await run_on_shared_loop(self.complete_here(request))
 
     async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
-        """The response as events, once it is whole."""
-        for event in lm15.response_to_events(await self.complete(request)):
-            yield event
+        """The response as events: its pieces as they come, where a server sends any."""
+        pieces: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
+        work = asyncio.create_task(
+            self.complete_here(request, lambda *piece: pieces.put_nowait(piece))
+        )
+        work.add_done_callback(lambda _: pieces.put_nowait(None))
+        heard = thought = 0
+        try:
+            while (piece := await pieces.get()) is not None:
+                reasoning, text = piece
+                if not heard:
+                    yield lm15.StreamStartEvent(model=self.server.model)
+                heard, thought = 1, thought or bool(reasoning)
+                delta = lm15.TextDelta(text, part_index=int(thought))
+                yield lm15.StreamDeltaEvent(
+                    lm15.ThinkingDelta(reasoning, part_index=0) if reasoning else delta
+                )
+            for event in lm15.response_to_events(await work):
+                if not heard or event.type == "end":
+                    yield event
+        finally:
+            work.cancel()
 
     async def aclose(self) -> None:
         """Nothing: the connections belong to the process."""
@@ -76,13 +96,15 @@ class Engine:
         if said:
             self.window = int(said[1])
 
-    async def complete_here(self, request: lm15.Request) -> lm15.Response:
-        """As `complete`, on the loop that it is awaited on."""
+    async def complete_here(self, request: lm15.Request, hear: Hear | None = None) -> lm15.Response:
+        """As `complete`, on the loop that it is awaited on; `hear` is told the pieces of a reply of
+        one choice that comes from a server."""
         order = read_order(request)
+        hear = hear if order.choices == 1 else None
         body = write_body(request, order)
         store = cache.open_store() if order.cache else None
         if store is None:
-            found, _ = await self._ask(body, order.retries)
+            found, _ = await self._ask(body, order.retries, hear)
             return write_response(request, found, replayed=False)
 
         def make_keys(address: str) -> cache.Keys:
@@ -95,12 +117,23 @@ class Engine:
             if kept is not None:
                 _enter(kept, count_most(body, self.window), from_cache=True)
                 return write_response(request, kept, replayed=True)
-        found, address = await self._ask(body, order.retries)
+        found, address = await self._ask(body, order.retries, hear)
         store.put(make_keys(address), keep_completion(found))
         return write_response(request, found, replayed=False)
 
-    async def _ask(self, body: dict[str, Any], retries: int | None) -> tuple[Completion, str]:
-        """(a reply, the address it is from); sent again after failures that may pass."""
+    async def _ask(
+        self, body: dict[str, Any], retries: int | None, hear: Hear | None
+    ) -> tuple[Completion, str]:
+        """(a reply, the address it is from); sent again after failures that may pass. Of those
+        tries the first that says anything is heard, and no other."""
+        heard = False
+
+        def hear_once(reasoning: str, text: str) -> None:
+            nonlocal heard
+            heard = True
+            assert hear is not None
+            hear(reasoning, text)
+
         try:
             replicas = find_replicas(self.server.api_base)
             most = self.retries if retries is None else retries
@@ -109,19 +142,20 @@ class Engine:
                 self._check_own_server()
                 with work_on(turn, body.get("n") or 1):
                     address = turn.replica.address
-                    return await self._try(address, body), address
+                    listen = hear_once if hear and not heard else None
+                    return await self._try(address, body, listen), address
         except LMError:
             count(failed=1)
             raise
         raise AssertionError("a call has one turn at least, and the last one's error is raised")
 
-    async def _try(self, address: str, body: dict[str, Any]) -> Completion:
+    async def _try(self, address: str, body: dict[str, Any], hear: Hear | None) -> Completion:
         most = count_most(body, self.window)
         await cost_limit.reserve(most)
         began = time.perf_counter()
         try:
             with _in_flight():
-                reply = await complete(self.server, address, body)
+                reply = await complete(self.server, address, body, hear)
             self._check_own_server()
             found = read_completion(reply, most, time.perf_counter() - began)
             self._warn(found)
