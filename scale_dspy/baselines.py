@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import dspy
 
-from scale_dspy.grading.answers import find_answer, vote
-from scale_dspy.lm.cap import MIN_GRANT, OutOfTokensError, room
+from scale_dspy.grading.answers import find_answer
+from scale_dspy.lm.cap import OutOfTokensError, room
 from scale_dspy.lm.modes import Modes, choose_modes
 from scale_dspy.lm.usage import Ledger, track
 from scale_dspy.method import Solver
 from scale_dspy.methods import METHODS as METHODS
 from scale_dspy.methods import make_program as make_program
 from scale_dspy.program import SCALE
-from scale_dspy.stages.ask import Reply, ask, ask_many, ask_until_said
-from scale_dspy.step import Step
+from scale_dspy.stages.ask import Reply, ask
+from scale_dspy.stages.passes import Solvers, draw_passes
+from scale_dspy.stages.solve import SolveDirectly, SolveProblem
+from scale_dspy.step import Step, Vote
 from scale_dspy.utils.validation import check_whole
 
 ROUND = 0.25  # of System 2's max_tokens, for one round of InftyThink
 SHORTEST_ROUND = 256  # response tokens; in less nothing is worked out that is worth a summary
-
-
-class SolveProblem(dspy.Signature):
-    r"""Solve the problem. Reason step by step and check the result before you state it."""
-
-    problem: str = dspy.InputField(desc="Problem")
-    solution: str = dspy.OutputField(
-        desc=r"a complete solution that ends with the answer in \boxed{}"
-    )
 
 
 class ContinueProblem(dspy.Signature):
@@ -71,11 +65,13 @@ class ChainOfThought(Solver):
 
     def __init__(self, *, budget: int | None = None, modes: Modes | str = "hybrid") -> None:
         super().__init__(budget)
-        self.solve = dspy.Predict(SolveProblem, **choose_modes(modes)["solve_2"])
+        requests = choose_modes(modes)
+        self.solve = dspy.Predict(SolveProblem, **requests["solve_2"])
+        self.conclude = dspy.Predict(SolveDirectly, **requests["solve_1"])
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
-        reply = await ask_until_said(self.solve, "solve_2", {"problem": problem})
-        return _predict(ledger, problem, reply, find_answer(reply.text or reply.reasoning))
+        drawn = await draw_passes(_make_solvers(self, problem))
+        return _predict(ledger, problem, drawn.reply, drawn.votes[0].result)
 
 
 class MajorityVote(Solver):
@@ -87,25 +83,29 @@ class MajorityVote(Solver):
         modes: request parameters by stage, or the name of a style.
     """
 
+    checks: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "samples": lambda value: check_whole("samples", value)
+    }
+
     def __init__(
         self, samples: int = 8, *, budget: int | None = None, modes: Modes | str = "hybrid"
     ) -> None:
         super().__init__(budget)
-        self.samples = check_whole("samples", samples)
-        self.solve = dspy.Predict(SolveProblem, **choose_modes(modes)["solve_2"])
+        self.samples = samples
+        requests = choose_modes(modes)
+        self.solve = dspy.Predict(SolveProblem, **requests["solve_2"])
+        self.conclude = dspy.Predict(SolveDirectly, **requests["solve_1"])
 
     @property
     def options(self) -> dict[str, Any]:
         return {**super().options, "samples": self.samples}
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
-        left = room()
-        wanted = self.samples if left is None else min(self.samples, left // MIN_GRANT)
-        replies = await ask_many(self.solve, "solve_2", {"problem": problem}, max(1, wanted))
-        answers = [find_answer(reply.text or reply.reasoning) for reply in replies]
-        answer = vote(answers)
-        winner = replies[answers.index(answer)]
-        prediction = _predict(ledger, problem, winner, answer)
+        drawn = await draw_passes(_make_solvers(self, problem), self.samples)
+        answers = [vote.result for vote in drawn.votes]
+        answer = answers[drawn.winner] if answers else None
+        votes = drawn.votes if len(answers) > 1 else ()
+        prediction = _predict(ledger, problem, drawn.reply, answer, votes=votes)
         prediction.answers = answers
         return prediction
 
@@ -123,6 +123,10 @@ class InftyThink(Solver):
         modes: request parameters by stage, or the name of a style.
     """
 
+    checks: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "rounds": lambda value: check_whole("rounds", value)
+    }
+
     def __init__(
         self,
         rounds: int = 4,
@@ -135,7 +139,7 @@ class InftyThink(Solver):
         stages = choose_modes(modes)
         thinking: dict[str, Any] = stages["solve_2"]
         length = round_tokens or max(SHORTEST_ROUND, int(thinking["max_tokens"] * ROUND))
-        self.rounds = check_whole("rounds", rounds)
+        self.rounds = rounds
         self.think = dspy.Predict(ContinueProblem, **{**thinking, "max_tokens": length})
         self.summarise = dspy.Predict(SummariseWork, **_loosen(stages["solve_1"], length))
         self.conclude = dspy.Predict(ConcludeProblem, **stages["solve_1"])
@@ -198,11 +202,20 @@ def _loosen(config: dict[str, Any], tokens: int) -> dict[str, Any]:
     return {**free, "extra_body": body} if body else free
 
 
+def _make_solvers(program: ChainOfThought | MajorityVote, problem: str) -> Solvers:
+    unfinished = {"problem": problem, "context": "", "subproblem": problem}
+    return Solvers(program.solve, {"problem": problem}, program.conclude, unfinished)
+
+
 def _predict(
-    ledger: Ledger, problem: str, reply: Reply, answer: str | None, system: int = 2
+    ledger: Ledger,
+    problem: str,
+    reply: Reply,
+    answer: str | None,
+    system: int = 2,
+    votes: tuple[Vote, ...] = (),
 ) -> dspy.Prediction:
     """A solution of the whole problem as a single step."""
-    step = Step(
-        problem, None, system, reply.text or reply.reasoning, reply.reasoning, ledger.tokens
-    )
+    solution = reply.text or reply.reasoning
+    step = Step(problem, None, system, solution, reply.reasoning, ledger.tokens, votes)
     return dspy.Prediction(answer=answer, steps=[step], usage=ledger.usage(), replaced=[])

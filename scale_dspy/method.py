@@ -6,7 +6,8 @@ counted, capped and scored alike.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import dspy
 
@@ -29,9 +30,30 @@ class Solver(dspy.Module):
         ValueError: the budget is no whole number from MIN_BUDGET.
     """
 
+    # What is done to a value that an attribute is set to; it raises ValueError for a bad one.
+    checks: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
+
     def __init__(self, budget: int | None = None) -> None:
         super().__init__()
-        self.budget = check_budget(budget)
+        self.budget = budget
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; an option is checked at once, and not when it is used."""
+        check = check_budget if name == "budget" else self.checks.get(name)
+        super().__setattr__(name, value if check is None else check(value))
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self._show().items())
+        return f"{type(self).__name__}({options})\n{super().__repr__()}"
+
+    def _show(self) -> dict[str, Any]:
+        """What `repr` shows: options, and whatever else decides what a call does."""
+        return self.options
+
+    def load_state(self, state: dict[str, Any], **how: Any) -> None:
+        """Take the parameters of a saved program. One that was written when it had fewer of them
+        leaves those it does not know as they are here."""
+        super().load_state({**self.dump_state(), **state}, **how)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -40,7 +62,8 @@ class Solver(dspy.Module):
 
     def forward(self, problem: str, budget: int | None = None) -> dspy.Prediction:
         """Solve `problem`; see `aforward`."""
-        return run(self.aforward(problem=problem, budget=budget))
+        given = {} if budget is None else {"budget": budget}
+        return run(self.aforward(problem=problem, **given))
 
     async def aforward(self, problem: str, budget: int | None = None) -> dspy.Prediction:
         """Solve `problem`.

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from scale_dspy.utils.records import Between, Share
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One pass over a sub-problem among several.
+
+    Attributes:
+        result: what it found, as text; None where nothing can be read.
+        tokens: its response tokens. Servers count those of a request; where they do not give a
+            log-probability for each token, the request's are shared out by the length of texts.
+        system: 1, a draft that a difficulty was measured on, or 2.
+        wave: passes that were asked for together have the same number, from 0.
+    """
+
+    result: str | None
+    tokens: int
+    system: Annotated[int, Between(1, 2)]
+    wave: int
 
 
 @dataclass(frozen=True)
@@ -17,7 +35,10 @@ class Step:
         difficulty: its score in [0, 1]; None where nothing was rated.
         system: 1, solved with thinking off, or 2, with thinking on.
         reasoning: what the model thought before its solution; empty for System 1.
-        tokens: response tokens spent on solving it, repeats included.
+        tokens: response tokens spent on solving it, repeats, drafts and all passes included.
+        votes: its passes, where there were several, or a draft and a pass; the drafts first.
+        draft: what was seen of the draft whose difficulty was measured, by feature (see
+            `estimate.FEATURES`), and its `result`; empty where there was none.
 
     >>> Step("Find a.", 0.3, 1, r"a = \boxed{2}", "", 9).system
     1
@@ -29,6 +50,12 @@ class Step:
     solution: str
     reasoning: str
     tokens: int = 0
+    votes: tuple[Vote, ...] = ()
+    draft: dict[str, Any] = field(default_factory=dict)
+
+    def toDict(self) -> dict[str, Any]:  # noqa: N802 - what dspy.Prediction.toDict looks for
+        """The step as plain data."""
+        return {**asdict(self), "votes": [asdict(vote) for vote in self.votes]}
 
 
 def show_step(step: Step) -> dict[str, Any]:

@@ -42,5 +42,8 @@ class Threshold(Parameter):
         self.set(state["value"])
         return self
 
+    def __float__(self) -> float:
+        return self.value
+
     def __repr__(self) -> str:
         return f"Threshold({self.value:g})"

@@ -14,8 +14,10 @@ NAMES = {
     "decompose.propose": "decompose",
     "decompose.select": "select",
     "assess.rate": "assess",
+    "assess.review": "review",
     "solve.system_1": "solve_1",
     "solve.system_2": "solve_2",
+    "solve.whole": "whole",
 }
 DEMOS: dict[str, list[dict[str, str]]] = {
     "decompose.propose": [{"problem": PROBLEM, "subproblems": "1. Find $y$.\n2. Find $x$."}],
@@ -33,6 +35,8 @@ DEMOS: dict[str, list[dict[str, str]]] = {
             "solution": r"\boxed{\frac{1}{2}}",
         }
     ],
+    "assess.review": [{"problem": PROBLEM, "draft": "So {7}.", "doubt": "0.9"}],
+    "solve.whole": [{"problem": PROBLEM, "solution": r"\boxed{\frac{1}{2}}"}],
     "solve.system_2": [{"subproblem": "Half {a} demo", "solution": "\\boxed{}"}],
 }
 RECORD: dict[str, Any] = {

@@ -134,10 +134,11 @@ def read_score(told: dict[str, Any], text: str) -> float | None:
     numbers = find(told["number"]).findall(stripped)
     if not numbers:
         return None
-    number = numbers[0] if find(told["number"]).match(stripped) else numbers[-1]
-    if number.endswith("%") or not 0 <= float(number) <= 1:
+    number, whole = numbers[0] if find(told["number"]).match(stripped) else numbers[-1]
+    if number.endswith("%") or float(whole or 1) == 0:
         return None
-    return float(number)
+    score = float(number.replace(",", ".")) / float(whole or 1)
+    return score if 0 <= score <= 1 else None
 
 
 def find(pattern: dict[str, Any]) -> re.Pattern[str]:
@@ -171,13 +172,15 @@ class Runner:
     def solve(self, problem: str) -> dict[str, Any]:
         problem = problem.strip()
         steps: list[dict[str, Any]] = []
-        for subproblem, difficulty in self.plan(problem):
+        planned = self.plan(problem)
+        for subproblem, difficulty in planned:
             context = write_items(self.export, "context", steps)
             inputs = {"problem": problem, "context": context, "subproblem": subproblem}
             if difficulty is None and self.routing["assess"] == "in_context":
                 difficulty = self.rate(inputs)
             hard = difficulty is not None and difficulty > self.routing["threshold"]
-            solution = self.think(inputs) if hard else self.say("solve_1", inputs)
+            stage = "whole" if len(planned) == 1 else "solve_2"
+            solution = self.think(stage, inputs) if hard else self.say("solve_1", inputs)
             steps.append(
                 {
                     "subproblem": subproblem,
@@ -247,9 +250,9 @@ class Runner:
             )
         )
 
-    def think(self, inputs: dict[str, str]) -> str:
+    def think(self, stage: str, inputs: dict[str, str]) -> str:
         told = self.routing["draft"]
-        reply = self.hear("solve_2", inputs)
+        reply = self.hear(stage, inputs)
         if not reply.cut_off or told["unless"] in reply.content:
             return self.take(reply)
         draft = (reply.reasoning + told["join"] + reply.content).strip()[-told["characters"] :]

@@ -59,7 +59,7 @@ def test_passes_in_requests_of_their_own_share_a_budget() -> None:
     alone = modes("hybrid", solve_2={"n": 1})
     with fake_vllm(world) as server:
         prediction = solve(server, MajorityVote(budget=4000, modes=alone), example.problem)
-        sent = [request.body["max_tokens"] for request in server.chats()]
+        sent = [request.body["max_tokens"] for request in server.chats("whole")]
         assert sent == [4000 // 8] * 8
         assert prediction.answer == example.answer
         assert server.totals().completion_tokens <= 4000
@@ -135,13 +135,14 @@ def test_infty_think_stops_at_an_answer() -> None:
 
 
 def test_problem_routing_rates_once_and_solves_whole() -> None:
-    (example,) = EASY.problems(1)
-    with fake_vllm(EASY) as server:
-        hard = solve(server, ProblemRouting(0.0), example.problem)
-        easy = solve(server, ProblemRouting(1.0), example.problem)
+    world = replace(EASY, parts=(1, 1))
+    (example,) = world.problems(1)
+    with fake_vllm(world) as server:
+        hard = solve(server, ProblemRouting(0.01), example.problem)
+        easy = solve(server, ProblemRouting(0.99), example.problem)
         # The score is the same for every threshold, so the second time it comes from the cache.
         stages = [request.stage for request in server.chats()]
-        assert stages == ["assess", "solve_2", "solve_1"]
+        assert stages == ["assess", "whole", "solve_1"]
         assert [step.system for step in (*hard.steps, *easy.steps)] == [2, 1]
 
 

@@ -68,7 +68,7 @@ def test_solve_takes_a_program_a_threshold_and_a_budget(
         (["solve", "1+1", "--program", "nowhere.json"], "cannot read a program from nowhere.json"),
         (["solve", "1+1", "--method", "guess"], "invalid choice: 'guess'"),
         (["solve", "1+1", "--method", "cot", "--threshold", "0.5"], "method cot has no threshold"),
-        (["solve"], "required: problem"),
+        (["solve"], "give one problem"),
         (["paint"], "invalid choice: 'paint'"),
         ([], "COMMAND"),
     ],

@@ -39,8 +39,8 @@ def test_any_text_survives_both_exports(first: str, second: str, third: str, fou
     instructions = predictor.signature.instructions  # DSPy cleans their indentation
     shown = [instructions, f"{third} form", *(message["content"] for message in expected[:-1])]
     assert {normalise(mend(f"{text}\n")) for text in shown} <= set(fences)
-    assert len(fences) == 17  # five stages with instructions, form and request, and the one demo
-    assert sum(token.type == "heading_open" for token in tokens) == 7
+    assert len(fences) == 23  # seven stages with instructions, form and request, and the one demo
+    assert sum(token.type == "heading_open" for token in tokens) == 9
 
 
 def normalise(text: str) -> str:

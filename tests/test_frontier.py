@@ -103,6 +103,67 @@ def test_frontier_is_exact_in_any_world(
         assert len(server.requests) == sent
 
 
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 10_000),
+    assess=st.sampled_from(["in_context", "draft", "agreement", "review"]),
+    votes=st.sampled_from([1, 2, 5, 8]),
+    split_share=st.sampled_from([0.0, 0.5]),
+)
+def test_frontier_over_split_tau_and_stop_is_exact_in_any_world(
+    seed: int,
+    assess: Timing,
+    votes: int,
+    split_share: float,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    world = World.noisy(seed, parts=(1, 3), softness=0.25, tokens_2=40, hard_share=split_share)
+    examples = world.problems(2)
+    program = SCALE(candidates=1, assess=assess, votes=votes, probes=None, final_difficulty=None)
+    with fake_vllm(world) as server:
+        lm = join(server, seed)
+        frontier = draw_frontier(walk_all(program, examples, lm, tmp_path_factory.mktemp("walks")))
+        sent = len(server.requests)
+        chance = random.Random(seed)
+        cells = [
+            (float(split), float(tau), float(stop))
+            for split in frontier.splits
+            for tau in (*frontier.taus, *np.maximum(0, frontier.taus - 1e-7), 1.0)
+            for stop in (*frontier.stops, *np.maximum(0, frontier.stops - 1e-7), 0.999999)
+        ]
+        for split, tau, stop in chance.sample(cells, min(16, len(cells))):
+            outcomes = [solve(program.at(tau, split, stop), each, 0, lm) for each in examples]
+            expected = tuple(np.mean(outcomes, axis=0))
+            assert frontier.read(tau, split, stop) == pytest.approx(expected), (split, tau, stop)
+        assert len(server.requests) == sent  # the walks had asked all there is to ask
+
+
+def test_a_vote_is_replayed_from_its_own_draws(tmp_path: Path) -> None:
+    """On whole problems every stop and every smaller vote costs no new request."""
+    world = World(parts=(2, 2), whole_1=0.3, whole_2=0.6, tokens_2=30)
+    examples = world.problems(6)
+    with fake_vllm(world) as server:
+        lm = join(server)
+        for example in examples:
+            solve(SCALE(0, split=1, votes=8, stop=0.999999), example, 0, lm)
+        drawn = len(server.chats("whole"))
+        assert drawn == 3 * len(examples)
+        frontiers = {}
+        for votes in (8, 4, 2):
+            walks = walk_all(
+                SCALE(candidates=1, votes=votes, final_difficulty=0.0),
+                examples,
+                lm,
+                tmp_path / str(votes),
+            )
+            frontiers[votes] = draw_frontier(walks)
+        assert len(server.chats("whole")) == drawn
+    assert len(frontiers[8].stops) > 2
+    tokens = [frontiers[8].read(0, 1, stop)[1] for stop in frontiers[8].stops]
+    assert tokens == sorted(tokens)
+    assert tokens[0] < frontiers[4].read(0, 1)[1] < tokens[-1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("timing", "share"), [("upfront", 1 / 3), ("in_context", 1 / 2)])
 def test_walks_ask_far_less_than_a_sweep_over_eight_thresholds(

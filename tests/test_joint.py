@@ -158,7 +158,7 @@ def test_gepa_rewrites_only_prompts_that_are_used(tau: float, used: str) -> None
         tune_prompts(program, world.problems(3), world.problems(3, 9), join(server), plan)
         proposals = [str(each.body["messages"]) for each in server.chats("whole")]
     assert proposals
-    predictor = program.assess.rate if used == "rating" else program.solve.system_2
+    predictor = program.assess.rate if used == "rating" else program.solve.whole
     assert predictor.signature.instructions[:60] in proposals[0]
 
 

@@ -109,7 +109,8 @@ def test_every_request_is_rendered_byte_for_byte(case: str, tmp_path: Path) -> N
     rendered = run_apart("render", dump(program, tmp_path), calls)
     assert count(rendered) == count(received)
     stages = {stage for stage, _ in calls}
-    assert stages == set(NAMES.values()) - ({"assess"} if case == "prompt" else set())
+    asked = set(NAMES.values()) - {"review", "whole"}  # which these programs have no need of
+    assert stages - {"whole"} == asked - ({"assess"} if case == "prompt" else set())
     solved = [inputs for stage, inputs in calls if stage == "solve_1"]
     assert any(inputs["draft"] for inputs in solved)
     assert {bool(inputs["context"]) for stage, inputs in calls if "solve" in stage} == {True, False}
@@ -207,8 +208,10 @@ def test_the_switch_of_thinking_is_told() -> None:
         "decompose": False,
         "select": False,
         "assess": False,
+        "review": False,
         "solve_1": False,
         "solve_2": True,
+        "whole": True,
     }
     stages = export_messages(SCALE(modes="prompt"))["stages"]
     assert {told["thinking"] for told in stages.values()} == {None}
@@ -251,8 +254,9 @@ def test_a_pair_is_run_on_two_servers_from_its_export(server: FakeVLLM, tmp_path
 def test_an_export_tells_that_prefill_does_not_think() -> None:
     stages = export_messages(SCALE(modes="prefill"))["stages"]
     assert {name: told["thinking"] for name, told in stages.items()} == {
-        **dict.fromkeys(["decompose", "select", "assess", "solve_1"], False),
+        **dict.fromkeys(["decompose", "select", "assess", "review", "solve_1"], False),
         "solve_2": None,
+        "whole": None,
     }
     assert stages["solve_1"]["body"]["thinking_token_budget"] == 0
     assert not any(

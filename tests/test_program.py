@@ -117,7 +117,7 @@ def test_split_solves_easy_problems_whole(server: FakeVLLM, lm: MeteredLM) -> No
     (example,) = World().problems(1)
     prediction = solve(SCALE(split=1.0), lm, example.problem)
     assert [step.subproblem for step in prediction.steps] == [example.problem]
-    assert [request.stage for request in server.chats()] == ["assess", "solve_2"]
+    assert [request.stage for request in server.chats()] == ["assess", "whole"]
     server.clear()
     solve(SCALE(split=0.0), lm, example.problem)
     assert server.chats()[0].stage == "decompose"
@@ -325,7 +325,11 @@ def test_budget_is_kept_and_an_answer_given(budget: int, assess: Any) -> None:
             prediction = solve(SCALE(assess=assess), lm, example.problem, budget=budget)
             spent = sum(stage["completion_tokens"] for stage in prediction.usage.values())
             assert spent == server.totals().completion_tokens <= budget
-            assert prediction.answer is not None
+            cut = any("cut off" in note for note in prediction.replaced)
+            if budget > 64 or not cut:  # the last number of a text that breaks off is no answer
+                assert prediction.answer is not None
+            else:
+                assert prediction.answer is None or r"\boxed" in prediction.steps[-1].solution
 
 
 def test_a_tight_budget_turns_system_2_into_system_1() -> None:

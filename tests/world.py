@@ -114,6 +114,8 @@ class World:
         magic: a phrase; a stage whose instructions contain it does better: it solves with
             `magic_gain` more ability and without slips, rates without noise, and its lists and
             choices are right.
+        tells: nats a token by which a wrong solution is less sure of itself than a right one; at 0
+            its log-probabilities tell nothing.
         demo_gain: ability gained by each worked example in the prompt, up to four.
     """
 
@@ -138,6 +140,7 @@ class World:
     magic: str = ""
     magic_gain: float = 0.2
     demo_gain: float = 0.0
+    tells: float = 0.5
 
     @classmethod
     def noisy(cls, seed: int = 0, **knobs: object) -> World:
@@ -208,6 +211,10 @@ class World:
         """The score that the model gives to something of this true difficulty."""
         seen = difficulty if magic else chance.gauss(difficulty, self.noise)
         return round(min(1.0, max(0.0, seen)), 2)
+
+    def show(self, right: bool, chance: random.Random) -> float:
+        """How surprised the model is by its own tokens, in nats, in a right or a wrong solution."""
+        return round(0.1 + (0.0 if right else self.tells) + chance.uniform(0.0, 0.05), 3)
 
     def measure(self, problem: Problem, target: int, known: Mapping[int, int | None]) -> float:
         """The true difficulty of finding q_target when the parts in `known` have been solved."""

@@ -72,8 +72,16 @@ def add_choice(command: argparse.ArgumentParser, margin: float) -> None:
     group.add_argument("--program", metavar="FILE.json", help="a compiled program to start from")
     group.add_argument(
         "--assess",
-        choices=("in_context", "upfront"),
-        help="rate each sub-problem as its turn comes [in_context], or all before any is solved",
+        type=lambda text: text.split(","),
+        metavar="HOW[,HOW...]",
+        help="in_context, upfront, draft, agreement or review [in_context]; of several, compile "
+        "keeps the best",
+    )
+    group.add_argument(
+        "--votes",
+        type=read_numbers,
+        metavar="N[,N...]",
+        help="most passes of a System 2 step [1]; of several, compile keeps the best",
     )
     group.add_argument(
         "--candidates",

@@ -182,8 +182,6 @@ def read_start(arguments: argparse.Namespace, settled: Resolved) -> SCALE:
     from scale_dspy.program import SCALE, load_program
 
     first = read_options(arguments)[0]
-    if arguments.assess:
-        first["assess"] = arguments.assess
     if arguments.program:
         from scale_dspy.tuning.threshold_search import change
 
@@ -194,7 +192,12 @@ def read_start(arguments: argparse.Namespace, settled: Resolved) -> SCALE:
 
 def read_options(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Options of SCALE: those to start from, then every other combination of the numbers given."""
-    flags = {"candidates": arguments.candidates, "system_2_cap": arguments.caps}
+    flags = {
+        "assess": arguments.assess,
+        "votes": arguments.votes,
+        "candidates": arguments.candidates,
+        "system_2_cap": arguments.caps,
+    }
     given = {name: numbers for name, numbers in flags.items() if numbers}
     return [dict(zip(given, numbers, strict=True)) for numbers in product(*given.values())]
 

@@ -36,6 +36,8 @@ def describe_run(
         "method": method,
         "threshold": program.threshold.value if isinstance(program, SCALE) else None,
         "split": program.split.value if isinstance(program, SCALE) else None,
+        "stop": program.stop.value if isinstance(program, SCALE) else None,
+        "estimate": program.estimate.dump_state() if isinstance(program, SCALE) else None,
         "options": program.options,
         "program": _digest_instructions(program),
         "requests": {name: predict.config for name, predict in program.named_predictors()},

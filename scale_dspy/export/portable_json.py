@@ -37,6 +37,7 @@ from typing import Any
 import dspy
 
 from scale_dspy import __version__
+from scale_dspy.estimate import TYPICAL
 from scale_dspy.export.formatting import name_model
 from scale_dspy.export.protocol import (
     count_choices,
@@ -48,8 +49,8 @@ from scale_dspy.lm.modes import PARTNER
 from scale_dspy.lm.switches import WORDS
 from scale_dspy.program import SCALE
 from scale_dspy.stages.ask import ATTEMPTS, PlainAdapter, mend
+from scale_dspy.stages.passes import DRAFT
 from scale_dspy.stages.registry import STAGES
-from scale_dspy.stages.solve import DRAFT
 from scale_dspy.stages.stage import Stage
 
 FORMAT = "scale_dspy/messages/1"
@@ -196,15 +197,37 @@ def _export_routing(program: SCALE) -> dict[str, Any]:
         "split": {
             "value": program.split.value,
             "rule": "value > 0 and difficulty of the whole problem <= value: one step, the problem "
-            "itself, with that difficulty; else: decompose",
+            "itself, with that difficulty; else: decompose. At a value of 1 with a threshold of 0 "
+            "or 1 the problem is not rated: one step, by System 2 at 0, by System 1 at 1",
         },
         "assess": program.timing,
+        "drafts": {
+            "about": "Where assess is `draft`, `agreement` or `review`, solve_1 is asked first, "
+            "with an empty `draft` and `probes` choices; its reply, of several the first of the "
+            "most frequent result, is the solution where the difficulty is not above the "
+            "threshold. `draft`: the difficulty is 1 / (1 + exp(-(bias + the sum of weight * "
+            "(feature - typical)))), a feature that is not known being typical. `agreement`: 1 "
+            "less the largest group's share of the drafts.",
+            "probes": program.count_probes(),
+            **program.estimate.dump_state(),
+            "typical": dict(TYPICAL),
+        },
+        "votes": {
+            "about": "System 2 is asked for `most` choices at most, in waves of 2, 2, 4, 8 and so "
+            "on, until its leading result is the most frequent one with a probability above "
+            "`stop`: 1 - I(v1 + 1, v2 + 1) at one half, of the two largest groups v1 and v2, I the "
+            "regularised incomplete beta function. At a stop of 1 all are asked for at once. The "
+            "solution is the first of the largest group.",
+            "most": program.votes,
+            "stop": program.stop.value,
+        },
         "steps": _tell_steps(),
         "texts": _export_texts(),
         "draft": {
-            "about": r"Where a reply of solve_2 is cut off and its content has no `unless`, System "
-            "1 concludes: ask solve_1 with the same inputs and, as `draft`, the last `characters` "
-            "of reasoning, `join` and content, stripped. Its content is the solution; where that "
+            "about": r"Where a reply of solve_2 or whole is cut off and its content has no "
+            "`unless`, System 1 concludes: ask solve_1 with the same inputs and, "
+            "as `draft`, the last `characters` of reasoning, `join` "
+            "and content, stripped. Its content is the solution; where that "
             "is empty, the content that was cut off; where that is too, the draft.",
             "unless": r"\boxed",
             "join": "\n\n",

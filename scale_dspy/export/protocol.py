@@ -63,6 +63,7 @@ def tell_routing(program: SCALE) -> list[str]:
         _TIMINGS[program.timing],
         f"Candidates {program.decompose.candidates}: as many decompositions are drawn"
         + (", and the model chooses one." if program.decompose.candidates > 1 else "."),
+        *_tell_votes(program),
         "Budget: no limit."
         if program.budget is None
         else f"Budget {program.budget}: at most so many response tokens are spent on a problem.",
@@ -74,7 +75,23 @@ def tell_routing(program: SCALE) -> list[str]:
     ]
 
 
+def _tell_votes(program: SCALE) -> list[str]:
+    if program.votes == 1:
+        return []
+    return [
+        f"Votes {program.votes}: System 2 makes at most so many passes, and the most frequent "
+        f"result wins; drawing stops when it is ahead with a probability above "
+        f"{program.stop.value:.12g}."
+    ]
+
+
 _TIMINGS = {
+    "draft": "Assess `draft`: System 1 solves a sub-problem first, and the difficulty is measured "
+    "on its draft.",
+    "agreement": "Assess `agreement`: System 1 drafts several solutions of a sub-problem first, "
+    "and the difficulty is the share of those that differ from the most frequent result.",
+    "review": "Assess `review`: System 1 solves a sub-problem first, and the model is asked how "
+    "likely its draft is to be wrong.",
     "in_context": "Assess `in_context`: a sub-problem is rated when its turn comes, with the "
     "sub-problems before it and their solutions as context.",
     "upfront": "Assess `upfront`: all sub-problems are rated before any is solved, each with the "

@@ -141,7 +141,7 @@ def measure_scores(
         problems=len(names),
         share_hard=float(hard.mean()),
         auroc=measure_auroc(scores, hard),
-        auroc_interval=_bound_auroc(scores, hard, groups, resamples, seed),
+        auroc_interval=bound_auroc(scores, hard, groups, resamples, seed),
         bins=bins,
         calibration_error=math.fsum(gaps) / len(labels),
         brier=float(np.mean((scores - hard) ** 2)),
@@ -181,11 +181,25 @@ def _rank(values: Numbers, hard: NDArray[np.bool_], weights: Numbers) -> Numbers
     return areas
 
 
-def _bound_auroc(
-    scores: Numbers, hard: NDArray[np.bool_], groups: NDArray[Any], resamples: int, seed: int
+def bound_auroc(
+    scores: Sequence[float] | Numbers,
+    hard: Sequence[bool] | Any,
+    groups: Sequence[Any] | NDArray[Any],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> list[float] | None:
-    """Ends of the bootstrap interval over groups; None where it would say nothing."""
-    estimate, count = measure_auroc(scores, hard), int(groups.max()) + 1
+    """Ends of the 95% bootstrap interval of the AUROC over groups, such as problems.
+
+    Args:
+        scores, hard: see `measure_auroc`.
+        groups: for each score what it belongs to; a group is drawn as a whole.
+
+    Returns:
+        [low, high]; None where there is no AUROC or only one group.
+    """
+    scores, hard = np.asarray(scores, dtype=np.float64), np.asarray(hard, dtype=bool)
+    names, places = np.unique(np.asarray(groups), return_inverse=True)
+    estimate, count = measure_auroc(scores, hard), len(names)
     if estimate is None or count < 2:
         return None
     rng = np.random.default_rng(seed)
@@ -193,7 +207,7 @@ def _bound_auroc(
     drawn = []
     for rows in split_rows(resamples, len(scores)):
         times = rng.multinomial(count, np.full(count, 1 / count), rows)  # each problem is taken
-        weights = times[:, groups[order]].astype(np.float64)
+        weights = times[:, places[order]].astype(np.float64)
         drawn.append(_rank(scores[order], hard[order], weights))
     areas = np.concatenate([*drawn, [estimate]])
     low, high = np.quantile(areas[~np.isnan(areas)], (TAIL, 1 - TAIL))

@@ -202,14 +202,20 @@ def _shorten(reply: Any) -> str:
 def _read_choice(choice: Mapping[str, Any]) -> Choice:
     message = choice["message"]
     reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
-    tokens = (choice.get("logprobs") or {}).get("content")
     return Choice(
         _read_text(message.get("content")),
         _read_text(reasoning),
         str(choice.get("finish_reason") or "stop"),
-        None if tokens is None else [float(token["logprob"]) for token in tokens],
+        _read_logprobs(choice.get("logprobs")),
         message.get("tool_calls") or None,
     )
+
+
+def _read_logprobs(given: Any) -> list[float] | None:
+    """The log-probability of each token, whatever else a server says of it; None without them."""
+    tokens = given.get("content") if isinstance(given, dict) else None
+    values = [token.get("logprob") for token in tokens or () if isinstance(token, dict)]
+    return [float(value) for value in values if isinstance(value, (int, float))] or None
 
 
 def _read_text(content: Any) -> str:

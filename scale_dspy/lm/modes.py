@@ -94,11 +94,11 @@ def fit_request(request: Mapping[str, Any], stage: str, style: Style | None) -> 
     >>> fitted["n"], fitted["max_tokens"], "extra_body" in fitted
     (1, 99, False)
     """
-    usual = _STYLES["hybrid"].get(stage, {})
-    if style is None or not usual or request.get("extra_body") != usual["extra_body"]:
+    usual = {} if style is None else modes().get(stage, {})
+    if style is None or not usual or request.get("extra_body") != usual.get("extra_body"):
         return dict(request)
     chosen = {key: value for key, value in request.items() if usual.get(key) != value}
-    return {**_STYLES[style][stage], **chosen}
+    return {**modes(style)[stage], **chosen}
 
 
 def choose_modes(modes_or_style: Modes | str) -> Modes:
@@ -237,7 +237,7 @@ _STYLES: dict[str, Modes] = {
             "max_tokens": _NUMBER,
             "extra_body": {"grammar": 'root ::= "0." [0-9]'},
         },
-        "solve_1": {**_SYSTEM_1, "max_tokens": 96, "extra_body": {"grammar": BOXED_LINE}},
+        "solve_1": {**_SYSTEM_1, "n": 1, "max_tokens": 96, "extra_body": {"grammar": BOXED_LINE}},
         "solve_2": {**_SYSTEM_2, "n": 1, "max_tokens": 448},
     },
 }

@@ -188,7 +188,8 @@ def _check_points(points: Any) -> list[Point]:
     for place, point in enumerate(points):
         if not isinstance(point, dict):
             raise ValueError(f"points[{place}] is an object, not {point!r:.60}")
-        read.append({key: _check_number(point.get(key), place, key) for key in _POINT_KEYS})
+        keys = (*_POINT_KEYS, "stop") if "stop" in point else _POINT_KEYS
+        read.append({key: _check_number(point.get(key), place, key) for key in keys})
     return sorted(read, key=lambda point: point["tokens"])
 
 
@@ -200,8 +201,10 @@ def _check_number(value: Any, place: int, key: str) -> float:
     return float(value)
 
 
-def _read_point(catalogue: Catalogue, base: str, point: str) -> tuple[float, float | None]:
-    """(threshold, split) of what follows the @; the split is None for the program's own."""
+def _read_point(
+    catalogue: Catalogue, base: str, point: str
+) -> tuple[float, float | None, float | None]:
+    """(threshold, split, stop) of what follows the @; None for the program's own."""
     kind, _, text = point.partition("=")
     if kind not in ("tau", "tokens"):
         raise ValueError(
@@ -213,7 +216,7 @@ def _read_point(catalogue: Catalogue, base: str, point: str) -> tuple[float, flo
     if kind == "tau":
         if not 0 <= value <= 1:
             raise ValueError(f"tau is a number from 0 to 1, not {text[:100]}")
-        return value, None
+        return value, None, None
     if not value > 0:
         raise ValueError(f"tokens is a number above 0, not {text[:100]}")
     points = catalogue.points.get(base)
@@ -227,4 +230,4 @@ def _read_point(catalogue: Catalogue, base: str, point: str) -> tuple[float, flo
         least = points[0]["tokens"]
         raise ValueError(f"the cheapest point of {base} costs {least:,.0f} tokens, not {text}")
     best = max(affordable, key=lambda each: each["accuracy"])
-    return best["threshold"], best["split"]
+    return best["threshold"], best["split"], best.get("stop")

@@ -31,17 +31,14 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_BESIDE = ("reasoning", "cut_off", "logprobs")  # what travels beside a prediction's one output
 ATTEMPTS = 3  # a reply that cannot be read is asked for again, with another rollout id
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One choice: its text, the model's reasoning if it showed any, and whether it was cut off.
-
-    Attributes:
-        logprobs: the log-probability of each token, where the config asks for `logprobs` and the
-            server tells them.
-    """
+    """One choice: its text, the model's reasoning if it showed any, and whether it was cut off; the
+    log-probabilities of its tokens where they were asked for and the server gives them."""
 
     text: str
     reasoning: str = ""
@@ -130,7 +127,7 @@ class PlainAdapter(dspy.Adapter):
         return read_choices(await lm.acall(lm.make_request(messages, config)))
 
     def _read(self, signature: type[dspy.Signature], found: list[Choice]) -> list[dict[str, Any]]:
-        """Choices as field values; the rest of a Reply travels beside the one output."""
+        """Choices as field values; those of _BESIDE travel beside the one output."""
         choices = []
         for choice in found:
             text, reasoning = split_thinking(mend(choice.text))
@@ -150,22 +147,36 @@ class PlainAdapter(dspy.Adapter):
 _HARMFUL = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
+THINKING = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("[THINK]", "[/THINK]"),
+)
+"""Tags that models set around their thinking, opening and closing; a text has those of one kind."""
+
+
 def mend(text: str) -> str:
     """A text that can be sent, written to a file as UTF-8 and shown on a terminal."""
     return _HARMFUL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def split_thinking(text: str) -> tuple[str, str]:
-    """Part a reply into (content, thinking) where the server left <think> in the content.
+    """Part a reply into (content, thinking) where the server left the tags in the content.
 
     A block that is never closed is thinking to its end, so nothing in it passes for an answer.
+
+    >>> split_thinking("<thinking>so</thinking>7"), split_thinking("[THINK]so[/THINK]7")
+    (('7', 'so'), ('7', 'so'))
     """
-    before, opened, rest = text.partition("<think>")
-    if not opened and "</think>" not in text:
+    for opening, closing in THINKING:
+        if opening in text or closing in text:
+            break
+    else:
         return text.strip(), ""
+    before, opened, rest = text.partition(opening)
     if not opened:  # the opening tag was part of the prompt
         before, rest = "", text
-    thinking, _, content = rest.rpartition("</think>") if "</think>" in rest else (rest, "", "")
+    thinking, _, content = rest.rpartition(closing) if closing in rest else (rest, "", "")
     return (before + content).strip(), thinking.strip()
 
 
@@ -176,6 +187,7 @@ async def ask(
     *,
     attempt: int = 0,
     n: int = 1,
+    logprobs: bool = False,
 ) -> list[Reply]:
     """Ask the model once.
 
@@ -185,13 +197,18 @@ async def ask(
         inputs: the Signature's inputs; empty ones are left out of the prompt.
         attempt: 0, or the number of this repeat, which then is a rollout of its own.
         n: choices in the one request; a server may send fewer.
+        logprobs: ask for the log-probabilities of the tokens too.
 
     Raises:
         OutOfTokensError: the budget has no room for a request.
         dspy.utils.exceptions.LMError: the server did not answer in the end.
     """
+    if not isinstance(predictor, dspy.Predict):
+        return await _ask_module(predictor, stage_name, inputs, attempt, n)
     request = read_request(predictor, stage_name)
     config: dict[str, Any] = {"extra_body": None, **request, "n": n if n > 1 else None}
+    if logprobs:
+        config["logprobs"] = True
     if attempt:
         config["rollout_id"] = _derive_rollout(predictor, attempt)
     with stage(stage_name), grant(request.get("max_tokens"), n) as max_tokens:
@@ -211,22 +228,57 @@ async def ask(
             prediction = await predictor.acall(**inputs, config={**config, "max_tokens": None})
     (field,) = predictor.signature.output_fields
     replies = [
-        Reply(*parts)
-        for parts in zip(
-            *(prediction.completions[key] for key in (field, "reasoning", "cut_off", "logprobs")),
-            strict=True,
+        Reply(text, reasoning, cut_off, logprobs)
+        for text, reasoning, cut_off, logprobs in zip(
+            *(prediction.completions[key] for key in (field, *_BESIDE)), strict=True
         )
     ]
     # DSPy's trace holds the prediction: demos and reflections on it would carry all the thinking.
-    for heavy in ("reasoning", "logprobs"):
-        del prediction[heavy]
+    for name in ("reasoning", "logprobs"):
+        del prediction[name]
     return replies
 
 
-def read_request(predictor: dspy.Predict, stage_name: str) -> dict[str, Any]:
-    """The request parameters of a stage, as the LM that it will ask needs them."""
+def read_request(predictor: dspy.Module, stage_name: str) -> dict[str, Any]:
+    """The request parameters of a stage, as the LM that it will ask needs them.
+
+    None of another module that stands in a Predict's place.
+    """
+    if not isinstance(predictor, dspy.Predict):
+        return {}
     lm = predictor.lm or dspy.settings.lm
     return fit_request(predictor.config, stage_name, getattr(lm, "style", None))
+
+
+async def _ask_module(
+    module: dspy.Module, stage_name: str, inputs: dict[str, str], attempt: int, n: int
+) -> list[Reply]:
+    """Ask through a module that stands where a Predict stood: it sees DSPy's own adapter, and its
+    last output is the text. Its choices are `n` calls, each a rollout of its own."""
+    lm = dspy.settings.lm
+    calls = []
+    for number in range(attempt, attempt + n):
+        rollout = {"rollout_id": _derive_rollout(module, number)} if number else {}
+        calls.append(_call_module(module, stage_name, inputs, lm.copy(**rollout)))
+    return await gather_all(*calls)
+
+
+async def _call_module(
+    module: dspy.Module, stage_name: str, inputs: dict[str, str], lm: Any
+) -> Reply:
+    (*_, field) = module.predictors()[-1].signature.output_fields
+    with stage(stage_name), grant(lm.kwargs.get("max_tokens")) as most:
+        if most is not None:
+            lm.kwargs["max_tokens"] = most
+        with dspy.context(adapter=None, lm=lm):
+            prediction = await module.acall(**inputs)
+    text = prediction.get(field)
+    return Reply(mend(str(text or "")), mend(str(prediction.get("reasoning") or "")))
+
+
+def read_config(predictor: dspy.Module) -> dict[str, Any]:
+    """The request parameters of a predictor; none of another module that stands in its place."""
+    return dict(predictor.config) if isinstance(predictor, dspy.Predict) else {}
 
 
 async def ask_many(
@@ -236,6 +288,7 @@ async def ask_many(
     wanted: int,
     *,
     attempt: int = 0,
+    logprobs: bool = False,
 ) -> list[Reply]:
     """Draw `wanted` replies: in one request, or concurrently in requests of the `n` that the
     predictor's config sets. Where a server sends fewer choices, the rest is asked for one by one.
@@ -252,7 +305,15 @@ async def ask_many(
         if replies and share is not None and share < MIN_GRANT:
             break  # what there is has to do
         requests = [
-            _ask_within(share, predictor, stage_name, inputs, attempt + len(replies) + number, size)
+            _ask_within(
+                share,
+                predictor,
+                stage_name,
+                inputs,
+                attempt=attempt + len(replies) + number,
+                n=size,
+                logprobs=logprobs,
+            )
             for number in range(count)
         ]
         replies += [reply for choices in await gather_all(*requests) for reply in choices]
@@ -264,16 +325,20 @@ async def _ask_within(
     predictor: dspy.Predict,
     stage_name: str,
     inputs: dict[str, str],
-    attempt: int,
-    n: int,
+    **how: Any,
 ) -> list[Reply]:
     """One of several requests at once: without a cap of its own the first takes all the room."""
     with track(cap):
-        return await ask(predictor, stage_name, inputs, attempt=attempt, n=n)
+        return await ask(predictor, stage_name, inputs, **how)
 
 
 async def ask_until_said(
-    predictor: dspy.Predict, stage_name: str, inputs: dict[str, str], *, keep: int = 0
+    predictor: dspy.Predict,
+    stage_name: str,
+    inputs: dict[str, str],
+    *,
+    keep: int = 0,
+    logprobs: bool = False,
 ) -> Reply:
     """Ask until something is said, at most ATTEMPTS times; never again after a cut-off.
 
@@ -288,7 +353,9 @@ async def ask_until_said(
         left = room()
         try:
             with track(None if left is None else max(0, left - keep)):
-                (reply, *_) = await ask(predictor, stage_name, inputs, attempt=attempt)
+                (reply, *_) = await ask(
+                    predictor, stage_name, inputs, attempt=attempt, logprobs=logprobs
+                )
         except OutOfTokensError:
             break
         if reply.text or reply.cut_off:
@@ -344,7 +411,7 @@ def _derive_rollout(predictor: dspy.Predict, attempt: int) -> int:
 
     It lies above 2**31, where it meets none of the small ids that samples are numbered with.
     """
-    lm = predictor.lm or dspy.settings.lm
+    lm = getattr(predictor, "lm", None) or dspy.settings.lm
     base = lm.kwargs.get("rollout_id") if lm is not None else None
     return zlib.crc32(f"{base}/{attempt}".encode()) | 1 << 31
 

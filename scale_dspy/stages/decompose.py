@@ -54,7 +54,7 @@ class Decompose(dspy.Module):
 
     def __init__(self, candidates: int, modes: Modes) -> None:
         super().__init__()
-        self.candidates = check_whole("candidates", candidates, most=MAX_CANDIDATES)
+        self.candidates = check_candidates(candidates)
         self.propose = dspy.Predict(ProposeSubproblems, **modes["decompose"])
         self.select = dspy.Predict(SelectCandidate, **modes["select"])
 
@@ -119,6 +119,11 @@ class Decompose(dspy.Module):
             if predictor is self.propose and inputs["problem"] == problem:
                 prediction.subproblems = render_list(chosen)
                 return
+
+
+def check_candidates(value: int) -> int:
+    """`value` itself; ValueError unless it is a whole number from 1 to MAX_CANDIDATES."""
+    return check_whole("candidates", value, most=MAX_CANDIDATES)
 
 
 def read_choice(text: str, count: int) -> int | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from scale_dspy.stages.assess import ASSESS
+from scale_dspy.stages.assess import ASSESS, REVIEW
 from scale_dspy.stages.decompose import DECOMPOSE, SELECT
-from scale_dspy.stages.solve import SOLVE_1, SOLVE_2
+from scale_dspy.stages.solve import SOLVE_1, SOLVE_2, WHOLE
 from scale_dspy.stages.stage import Stage
 
-STAGES = (DECOMPOSE, SELECT, ASSESS, SOLVE_1, SOLVE_2)
+STAGES = (DECOMPOSE, SELECT, ASSESS, REVIEW, SOLVE_1, SOLVE_2, WHOLE)
 
 
 def find_stage(name: str | None) -> Stage | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dspy
 
-from scale_dspy.lm.cap import has_room, room
+from scale_dspy.lm.cap import has_room
 from scale_dspy.lm.modes import Modes
 from scale_dspy.lm.usage import track
-from scale_dspy.stages.ask import Reply, ask_until_said
+from scale_dspy.stages.ask import ask_until_said
+from scale_dspy.stages.drafts import Draft
+from scale_dspy.stages.passes import DRAFT, Drawn, Solvers, draw_passes
 from scale_dspy.stages.stage import Stage
+from scale_dspy.step import Vote
 
 MIN_THINKING = 256  # response tokens; with less room than this, thinking would end before it helps
-DRAFT = 24_000  # characters of unfinished reasoning that are handed on, counted from its end
 
 
 class SolveDirectly(dspy.Signature):
@@ -38,8 +40,19 @@ class SolveThoroughly(dspy.Signature):
     )
 
 
+class SolveProblem(dspy.Signature):
+    r"""Solve the problem. Reason step by step and check the result before you state it."""
+
+    problem: str = dspy.InputField(desc="Problem")
+    solution: str = dspy.OutputField(
+        desc=r"a complete solution that ends with the answer in \boxed{}"
+    )
+
+
 class Solve(dspy.Module):
     """The solution of one sub-problem.
+
+    A problem that is not split is asked of System 2 as chain of thought asks it: by `whole`.
 
     Args:
         modes: request parameters by stage.
@@ -49,14 +62,30 @@ class Solve(dspy.Module):
         super().__init__()
         self.system_1 = dspy.Predict(SolveDirectly, **modes["solve_1"])
         self.system_2 = dspy.Predict(SolveThoroughly, **modes["solve_2"])
+        self.whole = dspy.Predict(SolveProblem, **modes["solve_2"])
 
     async def aforward(
-        self, problem: str, context: str, subproblem: str, system: int, keep: int = 0
+        self,
+        problem: str,
+        context: str,
+        subproblem: str,
+        system: int,
+        *,
+        whole: bool = False,
+        votes: int = 1,
+        stop: float = 1.0,
+        draft: Draft | None = None,
+        keep: int = 0,
     ) -> dspy.Prediction:
-        """Prediction(solution, reasoning, system, tokens, replaced).
+        """Prediction(solution, reasoning, system, tokens, votes, unfinished, replaced).
 
-        `system` is the one that solved it: under a budget a System 2 with too little room turns
-        into System 1. `keep` is the response tokens that must be left for steps to come.
+        Args:
+            system: 1 or 2. Under a budget a System 2 with too little room turns into System 1, and
+                what comes back is the one that solved it.
+            whole: whether the sub-problem is the problem itself, unsplit.
+            votes, stop: see `draw_passes`; of System 2.
+            draft: System 1's solution, where it is known already.
+            keep: response tokens that must be left for steps to come.
         """
         inputs = {"problem": problem, "context": context, "subproblem": subproblem}
         replaced: list[str] = []
@@ -64,12 +93,16 @@ class Solve(dspy.Module):
             if system == 2 and not has_room(keep + MIN_THINKING):
                 system, replaced = 1, ["solve: too little of the budget is left for System 2"]
             if system == 2:
-                reply = await self._think(inputs, keep)
+                drawn = await self._think(inputs, whole, votes, stop, keep)
+            elif draft is not None:
+                drawn = Drawn((draft.reply,), (), 0)
             else:
-                reply = await ask_until_said(self.system_1, "solve_1", inputs, keep=keep)
-        solution = reply.text
+                said = await ask_until_said(self.system_1, "solve_1", inputs, keep=keep)
+                drawn = Drawn((said,), (), 0)
+        tokens = spent.tokens + (draft.tokens if draft else 0)
+        reply, solution = drawn.reply, drawn.reply.text
         if solution and reply.cut_off:
-            replaced = [*replaced, f"solve: the solution was cut off after {spent.tokens} tokens"]
+            replaced = [*replaced, f"solve: the solution was cut off after {tokens} tokens"]
         if not solution:
             solution = reply.reasoning[-DRAFT:]
             replaced = [*replaced, "solve: no solution in any reply; took the raw text"]
@@ -77,24 +110,24 @@ class Solve(dspy.Module):
             solution=solution,
             reasoning=reply.reasoning,
             system=system,
-            tokens=spent.tokens,
+            tokens=tokens,
+            votes=_list_votes(drawn, draft),
+            unfinished=reply.cut_off,
             replaced=replaced,
         )
 
-    async def _think(self, inputs: dict[str, str], keep: int) -> Reply:
-        """System 2; where it is cut off before a result, System 1 concludes from what there is."""
-        left = room()
-        conclude = 0 if left is None else min(self._answer_tokens(), (left - keep) // 4)
-        reply = await ask_until_said(self.system_2, "solve_2", inputs, keep=keep + conclude)
-        if not reply.cut_off or r"\boxed" in reply.text:
-            return reply
-        work = f"{reply.reasoning}\n\n{reply.text}".strip()
-        unfinished = {**inputs, "draft": work[-DRAFT:]}
-        end = await ask_until_said(self.system_1, "solve_1", unfinished, keep=keep)
-        return Reply(end.text or reply.text, work, end.cut_off)
+    async def _think(
+        self, inputs: dict[str, str], whole: bool, votes: int, stop: float, keep: int
+    ) -> Drawn:
+        asked = {"problem": inputs["problem"]} if whole else inputs
+        system_2 = self.whole if whole else self.system_2
+        return await draw_passes(Solvers(system_2, asked, self.system_1, inputs), votes, stop, keep)
 
-    def _answer_tokens(self) -> int:
-        return int(self.system_1.config.get("max_tokens") or MIN_THINKING)
+
+def _list_votes(drawn: Drawn, draft: Draft | None) -> tuple[Vote, ...]:
+    """Drafts and passes, where there is more than one of them to tell of."""
+    votes = (*(draft.votes if draft else ()), *drawn.votes)
+    return votes if len(votes) > 1 else ()
 
 
 _SOLUTION = {
@@ -123,4 +156,15 @@ SOLVE_2 = Stage(
     doing="thinking",
     read=_SOLUTION,
     default=_NO_SOLUTION,
+)
+
+WHOLE = Stage(
+    name="whole",
+    predictor="solve.whole",
+    about="System 2: solves a problem that is not split.",
+    doing="thinking",
+    read=_SOLUTION,
+    default=_NO_SOLUTION,
+    when="Where the problem is not split, so that the one step is the problem itself, ask whole "
+    "with `problem` alone, instead of solve_2.",
 )

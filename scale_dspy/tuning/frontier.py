@@ -1,4 +1,4 @@
-"""Accuracy and tokens as exact step functions of tau and split, and the best point on them.
+"""Accuracy and tokens as exact step functions of tau, split and stop, and the best point on them.
 
 What `walks` measured for each (problem, sample) is summed over problems on the grid of all
 thresholds at which anything changes. Choosing a threshold is then reading off a table, and how far
@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scale_dspy.tuning.threshold_sweep import Piece, Walk
+from scale_dspy.tuning.threshold_sweep import BOTTOM, CURVES, Piece, Walk
 from scale_dspy.utils.statistics import Interval, bound_accuracy, bound_tokens
 
 Numbers = NDArray[np.float64]
 
-SMALLEST = float(np.nextafter(0, 1))  # the first split at which problems are rated
+SMALLEST = BOTTOM  # the first split at which problems are rated
 RESAMPLES = 500
 FOLDS, SHUFFLES = 10, 10
 TAIL = 0.025  # the chance left out at either end of an interval
@@ -29,15 +29,20 @@ SLACK = 1e-9  # accuracies closer than this are equal: they are means of floatin
 
 @dataclass(frozen=True)
 class Frontier:
-    """Outcomes at every (split, tau), constant on [splits[s], splits[s+1]) x [taus[t], taus[t+1]).
+    """Outcomes at every (split, tau, stop), constant between neighbours of each: a piece begins at
+    its number and ends before the next one.
 
     Attributes:
         problems: ids; P of them.
         samples: walks of each problem, shape (P,).
         taus: ascending, the first 0; T of them.
-        splits: ascending, the first 0, where nothing is rated; S of them.
-        right: share of right samples, shape (S, P, T).
-        tokens: mean response tokens, shape (S, P, T).
+        splits: ascending, the first 0, where nothing is rated; S of them. If the last is 1, nothing
+            is rated there that decides nothing.
+        right: share of right samples, shape (S, P, V * T): all taus at the first stop, then all at
+            the second, and so on.
+        tokens: mean response tokens, of the same shape.
+        stops: ascending, the first 0; V of them, all below 1. At a stop of 1 the passes are one
+            request, a draw of its own; to be expected there is what the last one shows.
     """
 
     problems: tuple[str, ...]
@@ -46,10 +51,16 @@ class Frontier:
     splits: Numbers
     right: Numbers
     tokens: Numbers
+    stops: Numbers = field(default_factory=lambda: np.zeros(1))
 
-    def read(self, tau: float, split: float = 0.0) -> tuple[float, float]:
+    def find(self, tau: float, split: float, stop: float = 1.0) -> tuple[int, int]:
+        """The row and column of the cell that holds these thresholds."""
+        column = _find(self.stops, stop) * len(self.taus) + _find(self.taus, tau)
+        return _find(self.splits, split), column
+
+    def read(self, tau: float, split: float = 0.0, stop: float = 1.0) -> tuple[float, float]:
         """(accuracy in [0, 1], mean response tokens a problem) at these thresholds."""
-        row, column = _find(self.splits, split), _find(self.taus, tau)
+        row, column = self.find(tau, split, stop)
         return (
             float(self.right[row, :, column].mean()),
             float(self.tokens[row, :, column].mean()),
@@ -72,6 +83,8 @@ class Choice:
             not chosen among many, and where there is one problem.
         within_budget: whether the tokens keep to the budget; otherwise this is the cheapest point.
         problems: how many it was measured on.
+        stop: the middle of `stop_range`; None where System 2 does not vote.
+        stop_range: all of which gives the same outcomes.
     """
 
     threshold: float
@@ -85,6 +98,8 @@ class Choice:
     held_out: float | None
     within_budget: bool
     problems: int
+    stop: float | None = None
+    stop_range: tuple[float, float] = (0.0, 1.0)
 
     @property
     def expected(self) -> float:
@@ -109,22 +124,31 @@ def draw_frontier(walks: Sequence[Walk]) -> Frontier:
     if not walks:
         raise ValueError("there are no walks to draw a frontier from")
     names = tuple(dict.fromkeys(walk.id for walk in walks))
-    taus = np.array(sorted({0.0, *(piece.tau for walk in walks for piece in walk.pieces)}))
+    curves = [piece for walk in walks for piece in walk.pieces]
+    plain = all(walk.plain or walk.error for walk in walks)
+    any_plain = plain and any(walk.plain for walk in walks)
+    taus = {0.0, *(piece.tau for piece in curves), *([SMALLEST] if any_plain else [])}
+    stops = np.array(sorted({0.0, *(piece.stop for piece in curves)}))
     splits = [0.0]
     if any(walk.whole for walk in walks):
-        splits += [SMALLEST, *sorted({walk.difficulty for walk in walks if walk.difficulty})]
-    shape = (len(splits), len(names), len(taus))
+        scores = {walk.difficulty for walk in walks if walk.difficulty}
+        splits += sorted({SMALLEST, *scores, *([1.0] if any_plain else [])})
+    grid = np.array(sorted(taus))
+    shape = (len(splits), len(names), len(stops) * len(grid))
     right, tokens, counts = np.zeros(shape), np.zeros(shape), np.zeros(len(names))
     place = {name: number for number, name in enumerate(names)}
     for walk in walks:
         at = place[walk.id]
         counts[at] += 1
+        read = {key: _read_curve(getattr(walk, key), grid, stops) for key in CURVES}
+        unrated = np.tile((grid == 0) | (grid == 1), len(stops))
         for row, split in enumerate(splits):
-            curve = _read_curve(walk.read_curve(split), taus)
-            right[row, at] += curve[0]
-            tokens[row, at] += curve[1]
+            key = "split" if row == 0 else "whole" if _is_whole(walk, split) else "rated"
+            ends = unrated if any_plain and split == 1 else np.zeros_like(unrated)
+            for total, part in ((right, 0), (tokens, 1)):
+                total[row, at] += np.where(ends, read["plain"][part], read[key][part])
     each = counts[None, :, None]
-    return Frontier(names, counts, taus, np.array(splits), right / each, tokens / each)
+    return Frontier(names, counts, grid, np.array(splits), right / each, tokens / each, stops)
 
 
 def choose(
@@ -151,7 +175,10 @@ def choose(
     same = (np.abs(accuracy - accuracy[row, column]) < SLACK) & (
         np.abs(cost - cost[row, column]) < SLACK
     )
-    taus = _bound_plateau(frontier.taus, same[row], column)
+    count = len(frontier.taus)
+    first = column // count * count  # of the chosen stop's columns
+    taus = _bound_plateau(frontier.taus, same[row, first : first + count], column - first)
+    stops = _bound_plateau(frontier.stops, same[row, column - first :: count], column // count)
     splits = (0.0, 0.0) if row == 0 else _bound_plateau(frontier.splits, same[:, column], row, 1)
     chosen = _choose_again(frontier, budget, margin, seed)
     return replace(
@@ -160,10 +187,12 @@ def choose(
             _take_middle(*taus),
             0.0 if row == 0 else _take_middle(*splits),
             budget,
+            _take_middle(*stops),
         ),
         threshold_range=taus,
         split_range=splits,
-        threshold_interval=_take_interval(frontier.taus, chosen[:, 1], taus),
+        stop_range=stops,
+        threshold_interval=_take_interval(frontier.taus, chosen[:, 1] % count, taus),
         split_interval=_take_interval(frontier.splits, chosen[:, 0], splits),
         held_out=_hold_out(frontier, budget, margin, seed),
     )
@@ -182,7 +211,10 @@ def settle(
         budget, margin: as the choice was made with.
     """
     named = name_plain_points(frontier).values()
-    plain = [describe_point(frontier, tau, split, budget) for tau, split in named]
+    ends = [None] if choice.stop is None else sorted({choice.stop, float(frontier.stops[0])})
+    plain = [
+        describe_point(frontier, tau, split, budget, stop) for stop in ends for tau, split in named
+    ]
     best = plain[rank(plain, margin)]
     beaten = best.within_budget and best.expected > choice.expected + margin + SLACK
     return best if beaten else choice
@@ -221,15 +253,20 @@ def rank(points: Sequence[Choice], margin: float = 0.0) -> int:
 
 
 def describe_point(
-    frontier: Frontier, tau: float, split: float, budget: float | None = None
+    frontier: Frontier,
+    tau: float,
+    split: float,
+    budget: float | None = None,
+    stop: float | None = None,
 ) -> Choice:
     """The outcome at given thresholds, as a Choice that was not chosen."""
-    row, column = _find(frontier.splits, split), _find(frontier.taus, tau)
+    row, column = frontier.find(tau, split, 1.0 if stop is None else stop)
+    votes = len(frontier.stops) > 1
     right, tokens = frontier.right[row, :, column], frontier.tokens[row, :, column]
     return Choice(
         threshold=tau,
         split=split,
-        threshold_range=_piece(frontier.taus, column),
+        threshold_range=_piece(frontier.taus, column % len(frontier.taus)),
         split_range=(0.0, 0.0) if row == 0 else _piece(frontier.splits, row),
         accuracy=bound_accuracy(_grade(right, frontier.samples)),
         tokens=bound_tokens({str(n): [v] for n, v in enumerate(tokens)}),
@@ -238,12 +275,16 @@ def describe_point(
         held_out=None,
         within_budget=budget is None or bool(tokens.mean() <= budget),
         problems=len(frontier.problems),
+        stop=(1.0 if stop is None else stop) if votes else None,
+        stop_range=_piece(frontier.stops, column // len(frontier.taus)) if votes else (0.0, 1.0),
     )
 
 
-def read_problems(frontier: Frontier, tau: float, split: float) -> dict[str, list[int]]:
+def read_problems(
+    frontier: Frontier, tau: float, split: float, stop: float | None = None
+) -> dict[str, list[int]]:
     """The samples of each problem at these thresholds, 1 for a right one."""
-    row, column = _find(frontier.splits, split), _find(frontier.taus, tau)
+    row, column = frontier.find(tau, split, 1.0 if stop is None else stop)
     graded = _grade(frontier.right[row, :, column], frontier.samples)
     return dict(zip(frontier.problems, graded.values(), strict=True))
 
@@ -252,7 +293,8 @@ def list_points(frontier: Frontier) -> list[dict[str, float]]:
     """The points that no other one beats in both accuracy and tokens, cheapest first.
 
     Returns:
-        For each: threshold and split (middles of their plateaus), accuracy, tokens.
+        For each: threshold and split (middles of their plateaus), accuracy, tokens; and where
+        System 2 votes, stop.
     """
     accuracy, cost = frontier.right.mean(axis=1), frontier.tokens.mean(axis=1)
     order = np.lexsort((-accuracy.ravel(), cost.ravel()))
@@ -263,35 +305,55 @@ def list_points(frontier: Frontier) -> list[dict[str, float]]:
         if accuracy[row, column] <= best + SLACK:
             continue
         best = float(accuracy[row, column])
-        points.append(
-            {
-                "threshold": _take_middle(*_piece(frontier.taus, column)),
-                "split": 0.0 if row == 0 else _take_middle(*_piece(frontier.splits, row)),
-                "accuracy": best,
-                "tokens": float(cost[row, column]),
-            }
-        )
+        stop, tau = divmod(column, len(frontier.taus))
+        point = {
+            "threshold": _take_middle(*_piece(frontier.taus, tau)),
+            "split": 0.0 if row == 0 else _take_middle(*_piece(frontier.splits, row)),
+            "accuracy": best,
+            "tokens": float(cost[row, column]),
+        }
+        if len(frontier.stops) > 1:
+            point["stop"] = _take_middle(*_piece(frontier.stops, stop))
+        points.append(point)
     return points
 
 
-def list_curve(frontier: Frontier, split: float = 0.0) -> list[dict[str, float]]:
-    """Accuracy and tokens over tau at one split: a point for each tau where they change."""
-    row = _find(frontier.splits, split)
-    accuracy, cost = frontier.right[row].mean(axis=0), frontier.tokens[row].mean(axis=0)
-    columns = zip(frontier.taus, accuracy, cost, strict=True)
+def list_curve(frontier: Frontier, split: float = 0.0, stop: float = 1.0) -> list[dict[str, float]]:
+    """Accuracy and tokens over tau at one split and stop: a point for each tau of the grid."""
+    row, first = frontier.find(0.0, split, stop)
+    columns = slice(first, first + len(frontier.taus))
+    accuracy = frontier.right[row, :, columns].mean(axis=0)
+    cost = frontier.tokens[row, :, columns].mean(axis=0)
     return [
         {"threshold": float(tau), "accuracy": float(right), "tokens": float(tokens)}
-        for tau, right, tokens in columns
+        for tau, right, tokens in zip(frontier.taus, accuracy, cost, strict=True)
     ]
 
 
-def _read_curve(pieces: tuple[Piece, ...], taus: Numbers) -> tuple[Numbers, Numbers]:
-    """(right, tokens) at each tau."""
+def _is_whole(walk: Walk, split: float) -> bool:
+    """Whether a problem is solved whole at a split above 0."""
+    return walk.difficulty is not None and walk.difficulty <= split
+
+
+def _read_curve(
+    pieces: tuple[Piece, ...], taus: Numbers, stops: Numbers
+) -> tuple[Numbers, Numbers]:
+    """(right, tokens) at each tau, for one stop after another."""
     if not pieces:
-        return np.zeros(len(taus)), np.zeros(len(taus))
-    starts, right, tokens = np.array(pieces, dtype=np.float64).T
-    at = np.searchsorted(starts, taus, side="right") - 1
-    return right[at], tokens[at]
+        nothing = np.zeros(len(taus) * len(stops))
+        return nothing, nothing
+    rows: dict[float, list[tuple[float, bool, int]]] = {}
+    for piece in pieces:
+        rows.setdefault(piece.stop, []).append(piece[:3])
+    starts = np.array(sorted(rows))
+    read = []
+    for stop in stops:
+        row = rows[float(starts[max(0, _find(starts, stop))])]
+        begins, right, tokens = np.array(row, dtype=np.float64).T
+        at = np.searchsorted(begins, taus, side="right") - 1
+        read.append((right[at], tokens[at]))
+    rights, costs = zip(*read, strict=True)
+    return np.concatenate(rights), np.concatenate(costs)
 
 
 def _find(starts: Numbers, value: float) -> int:

@@ -223,12 +223,13 @@ def _list_candidates(
     The stage `prompts` is the new prompts at the thresholds that the program came with.
     """
     ends = program.threshold.value, program.split.value
-    start = describe_point(first.start, *ends, budget)
+    stop = program.stop.value
+    start = describe_point(first.start, *ends, budget, stop)
     candidates = [("start", program, start), ("threshold", first.program, first.choice)]
     if last is not None:
         if last.program.options == program.options:
-            point = describe_point(last.frontier, *ends, budget)
-            candidates.append(("prompts", last.program.at(*ends), point))
+            point = describe_point(last.frontier, *ends, budget, stop)
+            candidates.append(("prompts", last.program.at(*ends, stop), point))
         candidates.append(("joint", last.program, last.choice))
     return candidates
 
@@ -272,6 +273,7 @@ def _tell_outcome(
                 "variant": {k: v for k, v in program.options.items() if v != given[k]},
                 "threshold": choice.threshold,
                 "split": choice.split,
+                "stop": choice.stop,
                 "accuracy": choice.accuracy.estimate,
                 "tok": choice.tokens.estimate,
                 "response_tokens": costs.get(stage, Tally()).completion_tokens,
@@ -296,14 +298,15 @@ def _compare_baselines(
         start: the frontier of `program`, which is the program as it came.
         reached: the frontier on which `choice`, the winner's point, lies.
     """
-    ours = read_problems(reached, choice.threshold, choice.split)
+    ours = read_problems(reached, choice.threshold, choice.split, choice.stop)
+    stop = program.stop.value
     points = {"as it came": (program.threshold.value, program.split.value)}
     if len(start.splits) > 1:
         points |= {"whole, System 2": (0.0, 1.0), "whole, System 1": (1.0, 1.0)}
     told = []
     for name, (tau, split) in points.items():
-        accuracy, tokens = start.read(tau, split)
-        effect = compare(ours, read_problems(start, tau, split)).effect
+        accuracy, tokens = start.read(tau, split, stop)
+        effect = compare(ours, read_problems(start, tau, split, stop)).effect
         told.append(
             {
                 "name": name,
@@ -349,6 +352,7 @@ def _tell_choice(choice: Choice) -> dict[str, Any]:
     return {
         "threshold": choice.threshold,
         "split": choice.split,
+        "stop": choice.stop,
         "accuracy": accuracy["estimate"],
         "accuracy_interval": [accuracy["low"], accuracy["high"]],
         "tok": tokens["estimate"],
@@ -370,7 +374,8 @@ def _match_folder(
     same = {
         key: started[key] for key in ("options", "program", "requests", "model", "system_1", "seed")
     }
-    same["thresholds"] = [program.threshold.value, program.split.value]
+    same["thresholds"] = [each.value for each in (program.threshold, program.split, program.stop)]
+    same["estimate"] = program.estimate.dump_state()
     match_description(folder / "compile.json", {**same, "data": data, "plan": described})
 
 

@@ -1,4 +1,5 @@
-"""ThresholdSearch: a program's thresholds tuned on its exact frontier, as a DSPy optimizer."""
+"""ThresholdSearch: a program's thresholds tuned on its exact frontier, as a DSPy optimizer; and how
+it tells from a draft whether that is wrong, on the outcomes that the frontier shows."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from scale_dspy.evaluation.runner import Progress
+from scale_dspy.grading.calibration import fit_estimate
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.modes import Modes
 from scale_dspy.program import SCALE
+from scale_dspy.stages.ask import read_config
 from scale_dspy.stages.registry import STAGES
 from scale_dspy.threshold import Threshold
 from scale_dspy.tuning.frontier import (
@@ -28,12 +31,13 @@ from scale_dspy.tuning.frontier import (
     rank,
     settle,
 )
-from scale_dspy.tuning.threshold_sweep import Walk, walk_all
+from scale_dspy.tuning.threshold_sweep import Walk, read_drafts, walk_all
 
 TRIALS = 40  # values that Optuna tries
 
 logger = logging.getLogger(__name__)
 
+FITTED = "fitted"  # the folder of walks with fitted weights
 MAY_FAIL = 0.1  # share of the walks that may fail before a choice by the others means little
 
 
@@ -53,8 +57,9 @@ class Found:
 
 
 class ThresholdSearch(Teleprompter):
-    """Sets `threshold` and `split` of a SCALE program to the best point of its frontier, or to a
-    plain point where the best one seems best by luck alone (see `settle`).
+    """Sets `threshold`, `split` and `stop` of a SCALE program to the best point of its frontier, or
+    to a plain point where the best one seems best by luck alone (see `settle`). Where difficulty is
+    measured on drafts, the weights of its `estimate` are fitted too, and kept if they do better.
 
     Usable alone, and as a stage of dspy.BetterTogether. For other programs that have Thresholds it
     tries values with Optuna.
@@ -122,8 +127,9 @@ class ThresholdSearch(Teleprompter):
         students = [(name, change(student, options)) for name, options in self._name_variants()]
         with nullcontext(self.out) if self.out else tempfile.TemporaryDirectory() as folder:
             found = [
-                self._find_one(each, examples, lm, Path(str(folder)) / name)
+                one
                 for name, each in students
+                for one in self._find_fitted(each, examples, lm, Path(str(folder)) / name)
             ]
         best = rank([each.choice for each in found], self.margin)
         return replace(found[best], start=found[0].frontier)
@@ -135,6 +141,21 @@ class ThresholdSearch(Teleprompter):
             name = "-".join(f"{key}-{value}" for key, value in options.items())
             named.append((name, dict(options)))
         return named
+
+    def _find_fitted(
+        self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM, out: Path
+    ) -> list[Found]:
+        """The student at its best thresholds, and the same with weights fitted to its drafts, if a
+        fit tells drafts of problems that it did not see better."""
+        plain = self._find_one(student, examples, lm, out)
+        if student.timing != "draft":
+            return [plain]
+        fitted = fit_estimate(*read_drafts(plain.walks), student.estimate)
+        if fitted == student.estimate:
+            return [plain]
+        other = change(student, {})
+        other.estimate = fitted
+        return [plain, self._find_one(other, examples, lm, out / FITTED)]
 
     def _find_one(
         self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM, out: Path
@@ -163,6 +184,8 @@ class ThresholdSearch(Teleprompter):
         tuned = change(student, {})
         tuned.threshold.set(choice.threshold)
         tuned.split.set(choice.split)
+        if choice.stop is not None:
+            tuned.stop.set(choice.stop)
         return Found(tuned, choice, frontier, walks, frontier)
 
     def _try_values(self, student: dspy.Module, examples: list[dspy.Example]) -> dspy.Module:
@@ -198,7 +221,8 @@ class ThresholdSearch(Teleprompter):
 
 
 def change(program: SCALE, options: dict[str, Any]) -> SCALE:
-    """A copy of a program with other options; prompts, thresholds and requests stay.
+    """A copy of a program with other options, and with signatures of its own; prompts, thresholds,
+    weights and requests stay, the record and LMs that were set on predictors do not.
 
     Raises:
         ValueError: an option is unknown, or its value is none that it takes. A cap of System 2 can
@@ -209,18 +233,20 @@ def change(program: SCALE, options: dict[str, Any]) -> SCALE:
         raise ValueError(f"a SCALE program has no options {sorted(unknown)}")
     if program.system_2_cap is not None and options.get("system_2_cap", 1) is None:
         raise ValueError("the cap of System 2 can be changed but not lifted")
-    requests = read_requests(program)
-    other = SCALE(**{**program.options, **options}, modes=requests)
-    adopt_prompts(other, program)
-    other.threshold.set(program.threshold.value)
-    other.split.set(program.split.value)
+    other: SCALE = program.deepcopy()
+    other.record = None
+    for name, value in options.items():
+        setattr(other, name, value)
+    for predictor in other.predictors():
+        predictor.lm = None
+    adopt_prompts(other, other)
     return other
 
 
 def read_requests(program: SCALE) -> Modes:
     """A program's request parameters by stage, as its predictors have them."""
     predictors = dict(program.named_predictors())
-    return {stage.name: predictors[stage.predictor].config for stage in STAGES}
+    return {stage.name: read_config(predictors[stage.predictor]) for stage in STAGES}
 
 
 def adopt_prompts(program: SCALE, source: dspy.Module) -> None:

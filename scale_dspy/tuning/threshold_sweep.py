@@ -4,40 +4,63 @@ A run at tau stays the same for every threshold from the largest of its scores t
 up to the smallest that is above it. So from tau = 0 each run itself names the next threshold worth
 running, and after at most n + 1 runs the outcome of a (problem, sample) pair is known at every tau
 in [0, 1]. Runs share their beginnings, and what is shared comes from the cache.
+
+Where System 2 votes, a run also stays the same for every `stop` from the surest lead at which a
+step went on drawing, up to the run's own. So the walk over tau is made again below that, and so on
+down to 0; what it draws are the first waves of what was drawn before.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dspy
 from typing_extensions import Unpack
 
+from scale_dspy.estimate import FEATURES
 from scale_dspy.evaluation.description import describe_run
 from scale_dspy.evaluation.rollout import Rollout, read_pairs, sum_usage
 from scale_dspy.evaluation.runner import Effort, finish_pairs, solve_once
 from scale_dspy.grading.labels import Label, ScoreReport, make_label, measure_scores
+from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import track
 from scale_dspy.program import SCALE
+from scale_dspy.stages.votes import measure_lead
+from scale_dspy.step import Step
 from scale_dspy.utils.records import Share
 
 WALKS = "walks.jsonl"
+CURVES = ("split", "rated", "whole", "plain")
+BOTTOM = math.nextafter(0.0, 1.0)
+TOP = math.nextafter(1.0, 0.0)  # the largest stop at which passes are drawn in waves
 
 
 class Piece(NamedTuple):
-    """A piece of a curve: it holds from `tau` up to the next one's. Tokens are response tokens."""
+    """A piece of a curve: it holds from `tau` and `stop` up to the next one's. Tokens are response
+    tokens."""
 
     tau: Share
     right: bool
     tokens: int
+    stop: Share = 0.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """A draft of which it is known whether it was wrong; see `estimate.FEATURES`."""
+
+    features: dict[str, float]
+    wrong: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +72,8 @@ class Walk:
         split: the curve of the problem that is not rated, and split; empty where the walk failed.
         rated: of the problem that is rated first, and split.
         whole: of the problem that is rated first, and solved whole.
+        plain: of the problem solved whole, unrated, at tau 0 and 1.
+        drafts: those of which it is known whether they were wrong.
         labels: what it shows of single sub-problems.
         usage: what was really sent, by stage.
         seconds: wall-clock.
@@ -66,11 +91,13 @@ class Walk:
     usage: dict[str, Tally]
     seconds: float | None
     error: str | None
+    plain: tuple[Piece, ...] = ()
+    drafts: tuple[Known, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("split", "rated", "whole"):
-            taus = [piece.tau for piece in getattr(self, name)]
-            if taus[:1] not in ([], [0.0]) or any(a >= b for a, b in pairwise(taus)):
+        for name in CURVES:
+            places = [(piece.stop, piece.tau) for piece in getattr(self, name)]
+            if places[:1] not in ([], [(0.0, 0.0)]) or any(a >= b for a, b in pairwise(places)):
                 raise ValueError(f"the thresholds of the curve {name!r} do not rise from 0")
 
     @property
@@ -85,8 +112,8 @@ class Walk:
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
-        """Those of all three curves: each is a run that was graded."""
-        return (*self.split, *self.rated, *self.whole)
+        """Those of all curves: each is a run that was graded."""
+        return (*self.split, *self.rated, *self.whole, *self.plain)
 
     def read_curve(self, split: float) -> tuple[Piece, ...]:
         """The curve over tau at a split."""
@@ -130,7 +157,7 @@ def walk_all(
     async def work(example: dspy.Example, sample: int) -> Walk:
         return await walk_pair(program, example, sample, lm)
 
-    described = describe_run(program.at(0, 0), "frontier", data, examples, lm, samples)
+    described = describe_run(program.at(0, 0, TOP), "frontier", data, examples, lm, samples)
     path = out / WALKS
     finish_pairs(Walk, work, examples, path, {**described, "whole": True}, effort)
     places = {str(example.id): place for place, example in enumerate(examples)}
@@ -143,10 +170,29 @@ def read_labels(walks: Sequence[Walk]) -> list[Label]:
     return [label for walk in walks for label in walk.labels]
 
 
+def read_drafts(walks: Sequence[Walk]) -> tuple[list[dict[str, float]], list[bool], list[str]]:
+    """(features, whether it was wrong, its problem) of each draft that the walks tell of."""
+    told = [(draft, walk.id) for walk in walks for draft in walk.drafts]
+    return (
+        [draft.features for draft, _ in told],
+        [draft.wrong for draft, _ in told],
+        [name for _, name in told],
+    )
+
+
 def report_scores(walks: Sequence[Walk]) -> ScoreReport | None:
     """How well the difficulty scores tell hard sub-problems; None where no walk tells."""
     labels = read_labels(walks)
     return measure_scores(labels) if labels else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A rollout, and the threshold and stop from which it holds."""
+
+    tau: float
+    stop: float
+    rollout: Rollout
 
 
 async def walk_pair(program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM) -> Walk:
@@ -159,14 +205,17 @@ async def walk_pair(program: SCALE, example: dspy.Example, sample: int, lm: Mete
     started = time.perf_counter()
     with track() as ledger:
         split = await _walk_curve(program.at(0, 0), example, sample, lm)
-        whole = await _walk_curve(program.at(0, 1), example, sample, lm)
+        # Just above 0, for at 0 a problem that is never split is not rated at all.
+        whole = await _walk_curve(program.at(0, 1), example, sample, lm, BOTTOM)
         difficulty = _read_whole_difficulty(whole)
-        rated: list[tuple[float, Rollout]] = []
+        rated: list[Run] = []
         if difficulty:  # a problem rated 0 is never split once it is rated
             rated = await _walk_curve(program.at(0, difficulty / 2), example, sample, lm)
-    runs = [*split, *whole, *rated]
-    error = next((run.error for _, run in runs if run.error), None)
+        plain = await _walk_ends(program, example, sample, lm)
+    runs = [*split, *whole, *rated, *plain]
+    error = next((run.rollout.error for run in runs if run.rollout.error), None)
     labels = await asyncio.to_thread(_list_labels, split, whole)  # math-verify may take a while
+    drafts = await asyncio.to_thread(_list_drafts, example, split, whole)
     return Walk(
         id=str(example.id),
         sample=sample,
@@ -175,7 +224,9 @@ async def walk_pair(program: SCALE, example: dspy.Example, sample: int, lm: Mete
         split=() if error else _draw_curve(split),
         rated=() if error else _draw_curve(rated),
         whole=() if error else _draw_curve(whole),
+        plain=() if error else _draw_curve(plain),
         labels=labels,
+        drafts=drafts,
         usage=dict(ledger.sent),
         seconds=round(time.perf_counter() - started, 3),
         error=error,
@@ -183,44 +234,107 @@ async def walk_pair(program: SCALE, example: dspy.Example, sample: int, lm: Mete
 
 
 async def _walk_curve(
+    program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM, start: float = 0.0
+) -> list[Run]:
+    """Runs at rising thresholds, for each falling stop that makes a difference; in rising order of
+    the stop from which they hold."""
+    rows: list[list[Run]] = []
+    stop: float | None = TOP
+    while stop is not None:
+        runs: list[Run] = []
+        tau: float | None = start
+        while tau is not None:
+            rollout = await solve_once(program.at(tau, stop=stop), example, sample, lm)
+            runs.append(Run(0.0 if tau == start else tau, 0.0, rollout))
+            scores = [step.difficulty for step in rollout.steps]
+            above = [score for score in scores if score is not None and score > tau]
+            tau = min(above, default=None)
+        stop = _add_row(rows, runs)
+    return [run for row in reversed(rows) for run in row]
+
+
+async def _walk_ends(
     program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM
-) -> list[tuple[float, Rollout]]:
-    """Runs at rising thresholds, each with the threshold from which it holds."""
-    runs: list[tuple[float, Rollout]] = []
-    tau: float | None = 0.0
-    while tau is not None:
-        rollout = await solve_once(program.at(tau), example, sample, lm)
-        runs.append((tau, rollout))
-        scores = [step.difficulty for step in rollout.steps]
-        above = [score for score in scores if score is not None and score > tau]
-        tau = min(above, default=None)
-    return runs
+) -> list[Run]:
+    """Runs of the problem whole and unrated, by System 2 and by System 1, as `_walk_curve`."""
+    rows: list[list[Run]] = []
+    stop: float | None = TOP
+    while stop is not None:
+        ends = [program.at(tau, 1.0, stop) for tau in (0.0, 1.0)]
+        rollouts = [await solve_once(each, example, sample, lm) for each in ends]
+        runs = [Run(tau, 0.0, each) for tau, each in zip((0.0, 1.0), rollouts, strict=True)]
+        stop = _add_row(rows, runs)
+    return [run for row in reversed(rows) for run in row]
 
 
-def _draw_curve(runs: list[tuple[float, Rollout]]) -> tuple[Piece, ...]:
-    return tuple(Piece(tau, rollout.correct, rollout.tokens or 0) for tau, rollout in runs)
+def _add_row(rows: list[list[Run]], runs: Sequence[Run]) -> float | None:
+    """Add runs of one stop, with the stop from which they hold; the largest one below that."""
+    least = max(_find_least_stop(run.rollout) for run in runs)
+    rows.append([replace(run, stop=least) for run in runs])
+    return math.nextafter(least, 0.0) if least > 0 else None
 
 
-def _read_whole_difficulty(runs: list[tuple[float, Rollout]]) -> float | None:
-    steps = runs[0][1].steps
+def _find_least_stop(rollout: Rollout) -> float:
+    """The surest lead at which a vote of this run went on: with a lower stop it would have ended
+    there. 0 where none went on."""
+    leads = [0.0]
+    for step in rollout.steps:
+        votes = [vote for vote in step.votes if vote.system == 2]
+        for wave in {vote.wave for vote in votes[:-1]} - {vote.wave for vote in votes[-1:]}:
+            leads.append(measure_lead([v.result for v in votes if v.wave <= wave]))
+    return max(leads)
+
+
+def _draw_curve(runs: list[Run]) -> tuple[Piece, ...]:
+    return tuple(
+        Piece(run.tau, run.rollout.correct, run.rollout.tokens or 0, run.stop) for run in runs
+    )
+
+
+def _read_whole_difficulty(runs: list[Run]) -> float | None:
+    steps = runs[0].rollout.steps
     return steps[0].difficulty if steps else None
 
 
-def _list_labels(*curves: list[tuple[float, Rollout]]) -> tuple[Label, ...]:
-    return tuple(label for curve in curves for label in _find_labels(curve))
+def _list_labels(*curves: list[Run]) -> tuple[Label, ...]:
+    return tuple(
+        make_label(problem, ours.subproblem, ours.difficulty, theirs.solution, ours.solution)
+        for curve in curves
+        for problem, ours, theirs in _find_handed_over(curve)
+        if ours.difficulty is not None
+    )
 
 
-def _find_labels(runs: list[tuple[float, Rollout]]) -> Iterator[Label]:
-    """Where one run hands a sub-problem to System 1 that the run before left to System 2, both
-    solved it in the same context: all steps before it are the same."""
-    for (_, slow), (_, quick) in pairwise(runs):
-        for ours, theirs in zip(slow.steps, quick.steps, strict=False):
-            if ours.system != theirs.system and ours.difficulty is not None:
-                yield make_label(
-                    slow.problem,
-                    ours.subproblem,
-                    ours.difficulty,
-                    theirs.solution,
-                    ours.solution,
-                )
+def _list_drafts(example: dspy.Example, *curves: list[Run]) -> tuple[Known, ...]:
+    """Drafts that are known to be wrong or right: of the whole problem by its gold answer; of a
+    sub-problem, by whether System 2 found the same in the same context."""
+    found: dict[str, Known] = {}
+    for curve in curves:
+        for _, ours, theirs in _find_handed_over(curve):
+            label = make_label("", "", 0.0, theirs.solution, ours.solution)
+            _note_draft(found, ours.draft, not label.alike)
+        for run in curve:
+            steps = run.rollout.steps
+            if len(steps) == 1 and steps[0].draft:
+                told = dspy.Prediction(answer=steps[0].draft["result"])
+                _note_draft(found, steps[0].draft, not is_right(example, told))
+    return tuple(found.values())
+
+
+def _note_draft(found: dict[str, Known], draft: dict[str, Any], wrong: bool) -> None:
+    """Enter a draft, once; what a gold answer says comes later and has the last word."""
+    if draft:
+        features = {name: float(draft[name]) for name in FEATURES if name in draft}
+        found[json.dumps([features, draft.get("result")])] = Known(features, bool(wrong))
+
+
+def _find_handed_over(runs: list[Run]) -> Iterator[tuple[str, Step, Step]]:
+    """(problem, step, the other's step) where one run hands a sub-problem to System 1 that the run
+    before left to System 2, both in the same context: all steps before it are the same."""
+    for slow, quick in pairwise(runs):
+        if slow.stop != quick.stop:
+            continue
+        for ours, theirs in zip(slow.rollout.steps, quick.rollout.steps, strict=False):
+            if ours.system != theirs.system:
+                yield slow.rollout.problem, ours, theirs
                 break

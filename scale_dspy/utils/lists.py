@@ -14,8 +14,8 @@ def render_list(items: Sequence[str]) -> str:
 
 
 NUMBERED = re.compile(
-    r"^[ \t]{0,3}(?:[*_#]{1,3}[ \t]*)?(?:(?:sub-?problem|step)[ \t]+)?"
-    r"\(?(\d{1,3})[.):](?!\d)(?:[*_]{1,2})?",
+    r"^[ \t]{0,3}(?:[*_#]{1,3}[ \t]*)?(?:(?:sub-?problem|step|task)[ \t]+)?"
+    r"\(?(\d{1,3})[.):、](?!\d)(?:[*_]{1,2})?",
     re.IGNORECASE,
 )
 BULLET = re.compile(r"^[-*•][ \t]+")

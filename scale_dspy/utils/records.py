@@ -206,7 +206,14 @@ def _read_items(inner: tuple[Reader, ...]) -> Reader:
 def _read_named_tuple(kind: Any) -> Reader:
     hints = get_type_hints(kind, include_extras=True)
     read = _read_items(tuple(_make_reader(hints[name]) for name in kind._fields))
-    return lambda value: kind._make(read(value))
+    late = tuple(kind._field_defaults.values())  # fields with a default stand last
+
+    def fill(value: Any) -> Any:
+        missing = len(kind._fields) - len(value) if isinstance(value, list) else 0
+        filled = [*value, *late[-missing:]] if 0 < missing <= len(late) else value
+        return kind._make(read(filled))
+
+    return fill
 
 
 def _read_object(inner: Reader) -> Reader:

@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 from scale_dspy.utils.lists import read_list
 from tests.fake.orders import Options
 from tests.fake.prompts import Prompt, count_tokens
-from tests.world import Problem, World, babble, draw, read_known, read_target, write_solution
+from tests.world import (
+    Problem,
+    World,
+    babble,
+    draw,
+    read_boxed,
+    read_known,
+    read_target,
+    write_solution,
+)
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,7 @@ class Choice:
     content: str | None
     reasoning: str = ""
     finish_reason: str = "stop"
+    surprise: float = 0.1  # nats a token, where log-probabilities are asked for
 
     @property
     def tokens(self) -> int:
@@ -93,6 +103,10 @@ def _plan(
         candidates = [read_list(block) for block in blocks] or [[]]
         return str(world.choose(problem, candidates, chance, magic=magic))
     subproblem = prompt.inputs.get("subproblem", "")
+    if prompt.stage == "review":
+        asked = read_target(problem, subproblem)
+        right = bool(asked) and read_boxed(prompt.inputs.get("draft", "")) == problem.values[asked]
+        return f"{world.rate(0.2 if right else 0.8, chance, magic=magic):g}"
     known = read_known(problem, prompt.inputs.get("context", ""))
     target = read_target(problem, subproblem)
     difficulty = world.measure(problem, target, known) if target else 0.2
@@ -125,7 +139,9 @@ def _solve(
         return Choice(write_solution("r", chance.randrange(30), words, chance), reasoning)
     gain = world.demo_gain * min(4, prompt.demos)
     value = world.solve(problem, target, known, system, chance, gain=gain, magic=magic)
-    return Choice(write_solution(f"q_{{{target}}}", value, words, chance), reasoning)
+    text = write_solution(f"q_{{{target}}}", value, words, chance)
+    surprise = world.show(value == problem.values[target], chance)
+    return Choice(text, reasoning, surprise=surprise)
 
 
 def _reason(words: int, sampling: Sampling, chance: random.Random) -> str:
@@ -141,8 +157,10 @@ def cut(choice: Choice, room: int) -> Choice:
         return choice
     left = room - count_tokens(choice.reasoning)
     if left > 0:
-        return Choice(_first_words(choice.content or "", left), choice.reasoning, "length")
-    return Choice(None, _first_words(choice.reasoning, room), "length")
+        kept = _first_words(choice.content or "", left)
+        return replace(choice, content=kept, finish_reason="length")
+    thought = _first_words(choice.reasoning, room)
+    return replace(choice, content=None, reasoning=thought, finish_reason="length")
 
 
 def _first_words(text: str, count: int) -> str:

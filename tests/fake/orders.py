@@ -155,6 +155,7 @@ class Options:
         ignore_n: one choice, however many are asked for.
         usage: "all" choices are counted, or "one" (as llama.cpp), or "none" (no usage at all).
         cached_tokens: whether usage tells how much of the prompt the prefix cache held.
+        logprobs: whether log-probabilities are given to those who ask for them.
         keep_bodies: whether the log keeps requests and replies; without, it also forgets all
             but the latest records, so that a long run needs little memory.
         other: what a request gets that is about no problem of the world; None: words that say
@@ -178,6 +179,7 @@ class Options:
     ignore_n: bool = False
     usage: Literal["all", "one", "none"] = "all"
     cached_tokens: bool = False
+    logprobs: bool = True
     keep_bodies: bool = True
     other: str | Callable[[dict[str, Any]], str | None] | None = None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import dspy
 
-from scale_dspy.stages.assess import RateDifficulty
+from scale_dspy.stages.assess import RateDifficulty, ReviewDraft
 from scale_dspy.stages.decompose import ProposeSubproblems, SelectCandidate
 from scale_dspy.stages.solve import SolveDirectly, SolveThoroughly
 from tests.world import Problem, World
@@ -26,6 +26,7 @@ _STAGES = {
     ending(ProposeSubproblems): ("decompose", ProposeSubproblems),
     ending(SelectCandidate): ("select", SelectCandidate),
     ending(RateDifficulty): ("assess", RateDifficulty),
+    ending(ReviewDraft): ("review", ReviewDraft),
     ending(SolveDirectly): ("solve", SolveDirectly),
     ending(SolveThoroughly): ("solve", SolveThoroughly),
 }

@@ -28,6 +28,7 @@ from tests.fake.wire import (
     send_event,
     write_chunks,
     write_envelope,
+    write_logprobs,
     write_message,
     write_refusal,
     write_usage,
@@ -273,7 +274,7 @@ class FakeVLLM:
                 {
                     "index": index,
                     "message": write_message(choice, self.options),
-                    "logprobs": None,
+                    "logprobs": write_logprobs(choice, entry.body, self.options),
                     "finish_reason": choice.finish_reason,
                     "stop_reason": None,
                 }

@@ -37,6 +37,15 @@ def _place_reasoning(choice: Choice, options: Options) -> tuple[str, str | None]
     return "", opened if choice.content is None else f"{opened}\n</think>\n\n{choice.content}"
 
 
+def write_logprobs(choice: Choice, body: Mapping[str, Any], options: Options) -> Any:
+    """The log-probabilities of a choice's tokens, its words; None where they are not asked for."""
+    if not body.get("logprobs") or not options.logprobs:
+        return None
+    words = (choice.content or "").split()
+    tokens = [{"token": word, "logprob": -choice.surprise, "bytes": None} for word in words]
+    return {"content": [{**token, "top_logprobs": []} for token in tokens]}
+
+
 def write_usage(
     prompt_tokens: int, cached: int, choices: Sequence[Choice], options: Options
 ) -> dict[str, Any]:

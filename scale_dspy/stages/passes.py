@@ -1,0 +1,144 @@
+"""System 2's passes: one, or several in waves until their results agree, each brought to an end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dspy
+
+from scale_dspy.lm.cap import MIN_GRANT, OutOfTokensError, room
+from scale_dspy.lm.usage import track
+from scale_dspy.stages.ask import Reply, ask_many, ask_until_said, gather_all, read_config
+from scale_dspy.stages.votes import find_winner, is_settled, plan_waves, read_result
+from scale_dspy.step import Vote
+
+DRAFT = 24_000  # characters of unfinished reasoning that are handed on, counted from its end
+CONCLUSION = 256  # response tokens kept for a conclusion where System 1 sets no limit
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """All passes over one sub-problem, and which of them won."""
+
+    replies: tuple[Reply, ...]
+    votes: tuple[Vote, ...]
+    winner: int
+
+    @property
+    def reply(self) -> Reply:
+        return self.replies[self.winner] if self.replies else Reply("")
+
+
+@dataclass(frozen=True)
+class Solvers:
+    """Who makes a pass and who ends it where it is cut off, and what each of them is asked.
+
+    Attributes:
+        system_2: makes a pass.
+        inputs: of a pass.
+        system_1: concludes from a draft, from the same inputs as `SolveDirectly` and the draft.
+        unfinished: its inputs but for the draft.
+    """
+
+    system_2: dspy.Module
+    inputs: dict[str, str]
+    system_1: dspy.Module
+    unfinished: dict[str, str]
+
+
+async def draw_passes(solvers: Solvers, votes: int = 1, stop: float = 1.0, keep: int = 0) -> Drawn:
+    """Draw passes until their leading result is sure enough, see `votes.plan_waves`.
+
+    A single pass that says nothing is asked for again; among several it is one without a result.
+
+    Args:
+        votes: the most passes; under a budget, no more than it has room for.
+        stop: how sure the leader must be, in [0, 1]; see `votes.is_settled`.
+        keep: response tokens that must be left for steps to come.
+    """
+    if votes == 1:
+        with track() as spent:
+            reply = await _think_once(solvers, keep)
+        result = read_result(reply.text, reply.cut_off)
+        return Drawn((reply,), (Vote(result, spent.tokens, 2, 0),), 0)
+    left = room()
+    if left is not None:
+        votes = max(1, min(votes, (left - keep) // MIN_GRANT))
+    replies: list[Reply] = []
+    counted: list[Vote] = []
+    for wave, most in enumerate(plan_waves(votes, stop)):
+        with track() as spent:
+            drawn = await _draw_wave(solvers, most - len(replies), len(replies), keep)
+        shares = share_tokens(drawn, spent.tokens)
+        replies += drawn
+        for reply, tokens in zip(drawn, shares, strict=True):
+            counted.append(Vote(read_result(reply.text, reply.cut_off), tokens, 2, wave))
+        if len(replies) < most or is_settled([vote.result for vote in counted], stop):
+            break
+    return Drawn(tuple(replies), tuple(counted), find_winner([vote.result for vote in counted]))
+
+
+async def conclude(solvers: Solvers, reply: Reply, keep: int = 0) -> Reply:
+    r"""A pass as it is, or, where it was cut off before a result, what System 1 concludes from it.
+
+    Every method ends its cut-off passes here, so that none is judged by a number that merely stood
+    where its text broke off.
+    """
+    if not reply.cut_off or r"\boxed" in reply.text:
+        return reply
+    work = f"{reply.reasoning}\n\n{reply.text}".strip()
+    inputs = {**solvers.unfinished, "draft": work[-DRAFT:]}
+    end = await ask_until_said(solvers.system_1, "solve_1", inputs, keep=keep)
+    return Reply(end.text or reply.text, work, end.cut_off or not end.text)
+
+
+def share_tokens(replies: Sequence[Reply], tokens: int) -> list[int]:
+    """`tokens` of a request shared out among its replies, to the token: by the tokens that carry
+    log-probabilities where all do, else by the length of their texts."""
+    sizes = [len(reply.logprobs or ()) for reply in replies]
+    if not all(sizes):
+        sizes = [1 + len(reply.text) + len(reply.reasoning) for reply in replies]
+    total, ends, shares = sum(sizes), 0, []
+    for size in sizes:
+        begin = tokens * ends // total
+        ends += size
+        shares.append(tokens * ends // total - begin)
+    return shares
+
+
+async def _think_once(solvers: Solvers, keep: int) -> Reply:
+    kept = keep + _keep_for_end(solvers, keep)
+    reply = await ask_until_said(solvers.system_2, "solve_2", solvers.inputs, keep=kept)
+    return await conclude(solvers, reply, keep)
+
+
+async def _draw_wave(solvers: Solvers, wanted: int, drawn: int, keep: int) -> list[Reply]:
+    """One wave. Nothing of a budget is kept for ends: they are concluded from what is left of it,
+    and a pass that cannot be has no vote."""
+    left = room()
+    try:
+        with track(None if left is None else max(0, left - keep)):
+            replies = await ask_many(
+                solvers.system_2, "solve_2", solvers.inputs, wanted, attempt=drawn
+            )
+    except OutOfTokensError:
+        return []
+    unfinished = sum(reply.cut_off and r"\boxed" not in reply.text for reply in replies)
+    left = room()
+    share = None if left is None else max(0, left - keep) // max(1, unfinished)
+    return list(await gather_all(*(_conclude_within(share, solvers, one) for one in replies)))
+
+
+async def _conclude_within(cap: int | None, solvers: Solvers, reply: Reply) -> Reply:
+    with track(cap):
+        return await conclude(solvers, reply)
+
+
+def _keep_for_end(solvers: Solvers, keep: int) -> int:
+    """Response tokens kept for System 1 to conclude from a draft; 0 without a budget."""
+    left = room()
+    if left is None:
+        return 0
+    longest = int(read_config(solvers.system_1).get("max_tokens") or CONCLUSION)
+    return max(0, min(longest, (left - keep) // 4))

@@ -1,0 +1,110 @@
+"""Votes among passes: how results are grouped, when a leader is sure enough, who wins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from scale_dspy.grading.answers import find_answer, normalise
+
+FIRST_WAVE = 2  # one pass alone can lead nobody
+
+
+def read_result(text: str, cut_off: bool = False) -> str | None:
+    r"""The result of a pass; None for an unfinished text that shows none in a box.
+
+    A number that merely stood last when a text was cut off is no result.
+
+    >>> read_result(r"so \boxed{7}", True), read_result("so 7 + 5", True), read_result("so 7")
+    ('7', None, '7')
+    """
+    return None if cut_off and r"\boxed" not in text else find_answer(text)
+
+
+def group_results(results: Sequence[str | None]) -> list[list[int]]:
+    """Places of equal results, by canonical spelling; the largest group first, of equal ones the
+    one begun first. What cannot be read belongs to no group.
+
+    >>> group_results(["1", "2", None, "2.0", "2"])
+    [[1, 3, 4], [0]]
+    """
+    groups: dict[str, list[int]] = {}
+    for place, result in enumerate(results):
+        spelling = normalise(result) if result else ""
+        if spelling:
+            groups.setdefault(spelling, []).append(place)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def find_winner(results: Sequence[str | None], weights: Sequence[float] | None = None) -> int:
+    """The place of the first pass of the winning group; 0 where no result can be read.
+
+    Args:
+        weights: what each vote counts, from 0; all the same by default.
+    """
+    groups = group_results(results)
+    if not groups:
+        return 0
+    if weights is None:
+        return groups[0][0]
+    return max(groups, key=lambda group: math.fsum(weights[place] for place in group))[0]
+
+
+def measure_disagreement(results: Sequence[str | None]) -> float:
+    """1 - the largest group's share of all passes, in [0, 1]; what cannot be read agrees with
+    nothing, so with no result at all it is 1."""
+    groups = group_results(results)
+    return 1 - len(groups[0]) / len(results) if groups else 1.0
+
+
+def find_lead(first: int, second: int) -> float:
+    r"""How sure it is that the leading result is the one most passes would find.
+
+    The Beta rule of Adaptive-Consistency (arXiv 2305.11860): with v1 and v2 the sizes of the two
+    largest groups, P = 1 - I_{1/2}(v1 + 1, v2 + 1) for the regularised incomplete beta function I.
+    For whole numbers it is a sum, I_{1/2}(a, b) = 2^{-n} \sum_{j=a}^{n} C(n, j), n = a + b - 1.
+
+    >>> find_lead(2, 0), find_lead(1, 1)
+    (0.875, 0.5)
+    """
+    n = first + second + 1
+    behind = sum(math.comb(n, j) for j in range(first + 1, n + 1))
+    return float(1 - behind / 2**n)
+
+
+def is_settled(results: Sequence[str | None], stop: float) -> bool:
+    """Whether the leader among these results is ahead with a probability above `stop`. At 1 never,
+    as no number of passes makes it sure."""
+    return measure_lead(results) > stop
+
+
+def measure_lead(results: Sequence[str | None]) -> float:
+    """How sure the leader of these results is, see `find_lead`; 0 where none can be read."""
+    first, second, *_ = [*(len(group) for group in group_results(results)), 0, 0]
+    return find_lead(first, second) if first else 0.0
+
+
+def plan_waves(votes: int, stop: float = 0.0) -> Iterator[int]:
+    """How many passes there are after each wave, the last `votes`: 2, 4, 8, and so on, each wave
+    as large as all before it. Where nothing may stop early they are all drawn at once.
+
+    >>> list(plan_waves(7)), list(plan_waves(7, stop=1))
+    ([2, 4, 7], [7])
+    """
+    drawn = FIRST_WAVE
+    while drawn < votes and stop < 1:
+        yield drawn
+        drawn *= 2
+    yield votes
+
+
+def count_passes(results: Sequence[str | None], votes: int, stop: float) -> int:
+    """How many of these passes a vote would have drawn.
+
+    Args:
+        results: at least `votes` of them, in the order in which they were drawn.
+    """
+    for drawn in plan_waves(votes, stop):
+        if drawn >= votes or is_settled(results[:drawn], stop):
+            return drawn
+    return votes
