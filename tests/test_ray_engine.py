@@ -135,7 +135,7 @@ def test_an_interrupt_keeps_what_came_back_and_stops_the_workers(
             time.sleep(2)
         assert sent == len(server.requests)
         assert evaluate(program, examples, lm, tmp_path, **options)["rollouts"] == 60
-    assert len({(each["id"], each["sample"]) for each in read_untimed(tmp_path)}) == 60
+    assert len({(each.id, each.sample) for each in read_untimed(tmp_path)}) == 60
 
 
 @pytest.mark.parametrize("command", ["evaluate", "traces"])
