@@ -18,8 +18,9 @@ import dspy
 
 from scale_dspy import __version__
 from scale_dspy.estimate import Estimate
+from scale_dspy.lm.cap import has_room
 from scale_dspy.lm.modes import Modes, choose_modes
-from scale_dspy.lm.usage import Ledger, has_room, track
+from scale_dspy.lm.usage import Ledger, track
 from scale_dspy.method import Solver
 from scale_dspy.stages.ask import gather_all
 from scale_dspy.stages.assess import Assess

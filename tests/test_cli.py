@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import dspy
 import pytest
 
 from scale_dspy import SCALE
@@ -290,10 +288,8 @@ def test_a_cache_that_cannot_be_written_is_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(**_: Any) -> None:
-        raise sqlite3.OperationalError("unable to open database file")
-
-    monkeypatch.setattr(dspy, "configure_cache", refuse)
+    monkeypatch.setattr("scale_dspy.lm.cache._chosen", [])
+    monkeypatch.setenv("SCALE_CACHE", "/proc/scale-dspy-cache")
     monkeypatch.chdir(tmp_path)
     for name, *rest in (
         ("evaluate", "mini", "--out", "run"),
