@@ -18,7 +18,7 @@ from scale_dspy.stages.ask import PlainAdapter, mend
 from scale_dspy.utils.validation import check_whole
 
 MIN_BUDGET = 64  # response tokens
-# Parameters that programs saved by 0.1.0's first versions don't have; they load with the plain ones.
+# Parameters that programs saved earlier don't have: they load with the plain ones.
 LATER = frozenset(("assess.review", "solve.whole", "stop", "estimate", "conclude"))
 
 
