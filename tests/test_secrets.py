@@ -114,7 +114,7 @@ def make_environment(folder: Path, api_base: str, model: str) -> dict[str, str]:
 def run_serve(folder: Path, api_base: str, model: str) -> Iterator[str]:
     """Run `serve` in `folder`, its output in files there too; its address."""
     environment = make_environment(folder, api_base, model) | {"SCALE_SERVE_KEY": CLIENT_KEY}
-    (folder / "stdin").write_text(json.dumps([HOST, "", ["serve --port 0 --json"]]))
+    (folder / "stdin").write_text(json.dumps([HOST, "", ["serve --port 0 --json --modes hybrid"]]))
     with (folder / "stdin").open() as stdin, (folder / "stderr").open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT],
@@ -184,7 +184,10 @@ def test_no_command_writes_the_key_or_the_address(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_server_that_echoes_the_key_has_it_written_nowhere(tmp_path: Path) -> None:
     said = f"bad request: Authorization: Bearer {KEY} to http://{HOST}/v1\nkey {KEY}"
-    asking = tuple(each for each in COMMANDS if not set(each.split()) & SLOW_OR_OFFLINE)
+    # Named modes: a server that refuses everything is otherwise left at the first question.
+    asking = tuple(
+        f"{each} --modes hybrid" for each in COMMANDS if not set(each.split()) & SLOW_OR_OFFLINE
+    )
     with spawn_fake_vllm(
         WORLD, api_key=KEY, faults=[Fault(first=2, status=400, message=said)]
     ) as server:

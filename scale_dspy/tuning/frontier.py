@@ -108,7 +108,10 @@ class Choice:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; an infinite end of an interval is None."""
-        plain = asdict(self)
+        plain = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
         for key in ("accuracy", "tokens"):
             ends = plain[key]
             plain[key] = {k: v if math.isfinite(v) else None for k, v in ends.items()}
