@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import dspy
 from flags import make_parser
 
 from scale_dspy import SCALE, connect, modes
@@ -45,7 +44,6 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("LiteLLM").setLevel(logging.WARNING)
-    dspy.configure_cache(enable_memory_cache=False)
     style, cap = arguments.modes, arguments.cap
     limits = {"solve_2": {"max_tokens": cap}} if cap else {}
     train, val, test = (

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import dspy
 from flags import make_parser
 
 from scale_dspy import SCALE, connect
@@ -52,7 +51,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/paper"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    dspy.configure_cache(enable_memory_cache=False)
     lm = connect(arguments.model, arguments.api_base, seed=arguments.seed)
     for name, method, program, sets in plan_runs(arguments.modes):
         for data in arguments.data or sets:

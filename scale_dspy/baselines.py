@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import dspy
 
 from scale_dspy.grading.answers import find_answer
+from scale_dspy.lm.cap import OutOfTokensError, room
 from scale_dspy.lm.modes import Modes, choose_modes
-from scale_dspy.lm.usage import Ledger, OutOfTokensError, room, track
+from scale_dspy.lm.usage import Ledger, track
 from scale_dspy.method import Solver
 from scale_dspy.methods import METHODS as METHODS
 from scale_dspy.methods import make_program as make_program

@@ -13,11 +13,13 @@ import dspy
 
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.event_loop import run
-from scale_dspy.lm.usage import Ledger, track
+from scale_dspy.lm.usage import Ledger, change_scope, track
 from scale_dspy.stages.ask import PlainAdapter, mend
 from scale_dspy.utils.validation import check_whole
 
 MIN_BUDGET = 64  # response tokens
+# Parameters that programs saved earlier don't have: they load with the plain ones.
+LATER = frozenset(("assess.review", "solve.whole", "stop", "estimate", "conclude"))
 
 
 class Solver(dspy.Module):
@@ -51,9 +53,9 @@ class Solver(dspy.Module):
         return self.options
 
     def load_state(self, state: dict[str, Any], **how: Any) -> None:
-        """Take the parameters of a saved program. One that was written when it had fewer of them
-        leaves those it does not know as they are here."""
-        super().load_state({**self.dump_state(), **state}, **how)
+        """Take the parameters of a saved program; of LATER ones, those that it has."""
+        kept = {name: value for name, value in self.dump_state().items() if name in LATER}
+        super().load_state({**kept, **state}, **how)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -88,8 +90,14 @@ class Solver(dspy.Module):
             raise ValueError("a budget needs an LM that counts its tokens: connect() makes one")
         # By the problem's text its calls find the replica that has its beginning in the cache.
         text = mend(problem.strip())
-        with dspy.context(adapter=PlainAdapter(), scale_problem=text), track(cap) as ledger:
-            return _put_answer_last(await self._solve_within(ledger, text))
+        scope = change_scope(problem=text)
+        with dspy.context(adapter=PlainAdapter()), scope, track(cap) as ledger:
+            prediction = await self._solve_within(ledger, text)
+        if ledger.unknown:
+            told = f"the server did not tell the tokens of {ledger.unknown} replies"
+            note = f"usage: {told}; a budget counts them as at most {ledger.assumed:,}"
+            prediction.replaced = [*prediction.replaced, note]
+        return _put_answer_last(prediction)
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
         raise NotImplementedError

@@ -18,8 +18,9 @@ import dspy
 
 from scale_dspy import __version__
 from scale_dspy.estimate import Estimate
+from scale_dspy.lm.cap import has_room
 from scale_dspy.lm.modes import Modes, choose_modes
-from scale_dspy.lm.usage import Ledger, has_room, track
+from scale_dspy.lm.usage import Ledger, track
 from scale_dspy.method import Solver
 from scale_dspy.stages.ask import gather_all
 from scale_dspy.stages.assess import Assess
@@ -384,6 +385,8 @@ def read_options(held: Any) -> dict[str, Any]:
     options = held.get("options") if isinstance(held, dict) else None
     if not isinstance(options, dict):
         raise ValueError("there are no options under 'scale_dspy'")
+    if "modes" in options:
+        raise ValueError("modes belong to a server, and are no option of a saved program")
     try:
         checked = SCALE(**options).options
     except TypeError as error:

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `import tests.fake_vllm` everywhere
 
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from scale_dspy import connect
+from scale_dspy.lm.cache import Store, use
 from scale_dspy.lm.connect import MeteredLM
 from tests.fake_vllm import FakeVLLM, fake_vllm
 
@@ -27,7 +27,8 @@ settings.load_profile("no deadline")
 
 @pytest.fixture(autouse=True)
 def _isolated_cache() -> None:
-    """An empty DSPy cache in memory and none on disk."""
+    """Empty caches in memory and none on disk, ours and DSPy's."""
+    use(Store(None))
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
 
 
@@ -47,21 +48,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def own_disk_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A disk cache of its own for commands that turn it on."""
-    monkeypatch.setattr("dspy.clients.DISK_CACHE_DIR", str(tmp_path / "cache"))
-    default = dspy.configure_cache
-
-    def configure(**options: Any) -> None:
-        default(**{"disk_cache_dir": str(tmp_path / "cache"), **options})
-
-    monkeypatch.setattr(dspy, "configure_cache", configure)
+def own_disk_cache(tmp_path: Path) -> None:
+    """A disk cache of its own."""
+    use(Store(tmp_path / "cache" / "replies.sqlite3"))
 
 
 @pytest.fixture
-def cache_on_disk(tmp_path: Path) -> None:
+def cache_on_disk(own_disk_cache: None) -> None:
     """As in real life: runs of a walk share their beginnings through it, and so do sessions."""
-    dspy.configure_cache(disk_cache_dir=str(tmp_path / "cache"), enable_memory_cache=False)
 
 
 @pytest.fixture

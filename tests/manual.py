@@ -18,7 +18,7 @@ standard output, everything else on standard error (`status --json` prints a lis
 failed, 2 bad usage or input, 130 interrupted. Flags win over the environment, and over a run file.
 
 Besides SCALE_MODEL, SCALE_API_BASE, SCALE_API_KEY and what stands with the flags below: SCALE_DATA_DIR has copies of
-sets, SCALE_CACHE_DIR the embedded weights, DSPY_CACHEDIR the replies that a resumed run lives on.
+sets, SCALE_CACHE_DIR the embedded weights, SCALE_CACHE the replies that a resumed run lives on.
 
 Completion needs `pip install ".[completion]"`: `source <(scale-dspy completion bash)`, the same with `zsh`, and
 `scale-dspy completion fish | source`.

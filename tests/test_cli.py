@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import dspy
 import pytest
 
 from scale_dspy import SCALE
@@ -290,10 +288,8 @@ def test_a_cache_that_cannot_be_written_is_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(**_: Any) -> None:
-        raise sqlite3.OperationalError("unable to open database file")
-
-    monkeypatch.setattr(dspy, "configure_cache", refuse)
+    monkeypatch.setattr("scale_dspy.lm.cache._chosen", [])
+    monkeypatch.setenv("SCALE_CACHE", "/proc/scale-dspy-cache")
     monkeypatch.chdir(tmp_path)
     for name, *rest in (
         ("evaluate", "mini", "--out", "run"),
@@ -410,11 +406,12 @@ def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
 
     from scale_dspy.cli.options import read_options
 
-    assert read_options(Namespace(assess=None, votes=None, candidates=None, caps=None)) == [{}]
-    assert read_options(Namespace(assess=None, votes=None, candidates=[8, 1], caps=None)) == [
-        {"candidates": 8},
-        {"candidates": 1},
-    ]
-    both = read_options(Namespace(assess=None, votes=None, candidates=[8, 1], caps=[2048, 8192]))
+    def options(**flags: object) -> list[dict[str, object]]:
+        none = dict.fromkeys(("assess", "votes", "candidates", "caps"))
+        return read_options(Namespace(**{**none, **flags}))
+
+    assert options() == [{}]
+    assert options(candidates=[8, 1]) == [{"candidates": 8}, {"candidates": 1}]
+    both = options(candidates=[8, 1], caps=[2048, 8192])
     assert both[0] == {"candidates": 8, "system_2_cap": 2048}
     assert len(both) == 4

@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import dspy
 import pytest
 
 from scale_dspy.cli import main as cli
@@ -67,7 +66,6 @@ def test_every_block_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    dspy.configure_cache()
     world = World(parts=(1, 2))
     for name, start in (("train", 0), ("val", 50), ("test", 100)):
         write_set(Path(f"{name}.jsonl"), world.problems(4, start))

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import dspy
@@ -91,7 +92,7 @@ def run_instead(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 def test_the_server_itself_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EmbeddedError, match=r'xllamacpp: pip install "scale-dspy\[embedded\]"'):
+    with pytest.raises(EmbeddedError, match=r'xllamacpp: pip install "\.\[embedded\]" in a clone'):
         embedded.start_server(SMALL)
 
 
@@ -228,7 +229,7 @@ def test_a_server_that_dies_under_a_call_is_not_believed_either(
     with fake_vllm() as stranger:
         lm = connect(stranger.model, server.api_base, cache=False, num_retries=0)
         monkeypatch.setitem(embedded._addresses, stranger.api_base, server)
-        lm.kwargs["api_base"] = stranger.api_base
+        lm.core.server = replace(lm.core.server, api_base=stranger.api_base)
         assert lm("What is 2 + 3?")
         found = iter((None, -9))
         monkeypatch.setattr(server.process, "poll", lambda: next(found))
@@ -249,7 +250,7 @@ def test_the_key_is_each_servers_own_and_on_no_command_line(
             assert len(server.key) > 30
             assert server.key not in repr(server)
             assert server.key.encode() not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
-            assert connect(server.model, server.api_base).kwargs["api_key"] == server.key
+            assert connect(server.model, server.api_base).server.api_key == server.key
     finally:
         for server in servers:
             embedded.stop_server(server)

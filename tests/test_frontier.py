@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from scale_dspy import SCALE, connect, modes
 from scale_dspy.evaluation.runner import solve_once
 from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.cost_limit import CostLimitError, limit_cost
 from scale_dspy.lm.event_loop import run
-from scale_dspy.lm.usage import CostLimitError, limit_cost
 from scale_dspy.program import Timing
 from scale_dspy.tuning.decision import summarise_frontier
 from scale_dspy.tuning.frontier import (

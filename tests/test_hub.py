@@ -46,7 +46,7 @@ def run(folder: Path, hub: FakeHub | None, content: bytes, code: str, **env: str
     settings = {
         **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
         "HF_ENDPOINT": place, "HF_HOME": str(folder / "hf"), "NO_PROXY": "127.0.0.1",
-        "SCALE_CACHE_DIR": str(folder / "cache"), "DSPY_CACHEDIR": str(folder / "dspy"), **env,
+        "SCALE_CACHE_DIR": str(folder / "cache"), "SCALE_CACHE": str(folder / "dspy"), **env,
     }  # fmt: skip
     return subprocess.run(
         [sys.executable, "-c", source], env=settings, capture_output=True, text=True, timeout=240,

@@ -45,5 +45,9 @@ def test_public_names_resolve() -> None:
 
 
 def test_litellm_is_whole_once_an_lm_is_made() -> None:
+    assert "litellm.main" in list_loaded("from scale_dspy import connect; connect('openai/gpt-5')")
+
+
+def test_a_server_with_an_address_needs_no_litellm() -> None:
     script = "from scale_dspy import connect; connect('model', 'http://127.0.0.1:1/v1')"
-    assert "litellm.main" in list_loaded(script)
+    assert "litellm" not in list_loaded(script)

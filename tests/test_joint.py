@@ -15,8 +15,9 @@ import dspy
 import pytest
 
 from scale_dspy import SCALE, connect, modes
+from scale_dspy.lm.cache import Store, use
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.lm.usage import CostLimitError
+from scale_dspy.lm.cost_limit import CostLimitError
 from scale_dspy.program import load_program
 from scale_dspy.tuning import OPTIMIZERS
 from scale_dspy.tuning.costs import NOTED, read_costs
@@ -47,10 +48,11 @@ def prompts_of(program: dspy.Module) -> dict[str, Any]:
 
 SOLVE = """
 import sys, json, dspy
+from scale_dspy.lm.cache import use
 from scale_dspy import connect
 from scale_dspy.program import load_program
 model, base, problem, *paths = sys.argv[1:]
-dspy.configure_cache(enable_disk_cache=False)
+use(None)
 with dspy.context(lm=connect(model, base, seed=0)):
     solved = [load_program(path)(problem=problem) for path in paths]
 print(json.dumps([[step.solution for step in each.steps] for each in solved]))
@@ -67,8 +69,11 @@ def test_every_optimizer_compiles_saves_and_loads(tmp_path: Path) -> None:
     with fake_vllm(world, other=write_prompts("Do it with care.")) as server:
         lm = join(server)
         for optimizer in OPTIMIZERS:
-            cache, folder = str(tmp_path / optimizer / "cache"), tmp_path / optimizer / "work"
-            dspy.configure_cache(disk_cache_dir=cache, enable_memory_cache=False)
+            cache, folder = (
+                tmp_path / optimizer / "cache" / "c.sqlite3",
+                tmp_path / optimizer / "work",
+            )
+            use(Store(cache))
             spent, calls = server.totals().completion_tokens, len(server.chats())
             plan = Plan(optimizer, rollouts=12, threads=4)
             tuned = compile_program(program, train, val, lm, folder, plan)
@@ -219,7 +224,7 @@ def test_what_a_compile_cost_is_known_after_it_is_killed(tmp_path: Path) -> None
     world = World.noisy(5, parts=(1, 3))
     write_set(tmp_path / "set.jsonl", world.problems(8))
     costs = tmp_path / "p.compile" / "costs.json"
-    environment = {**os.environ, "DSPY_CACHEDIR": str(tmp_path / "own"), "NO_PROXY": "127.0.0.1"}
+    environment = {**os.environ, "SCALE_CACHE": str(tmp_path / "own"), "NO_PROXY": "127.0.0.1"}
     with fake_vllm(world, delay=0.1) as server:
         command = [sys.executable, "-c", COMPILE, *backend(server), "--out", "p.json"]
         process = subprocess.Popen(
@@ -256,7 +261,7 @@ def test_the_cost_limit_is_kept_and_leaves_the_thresholds(tmp_path: Path) -> Non
     with fake_vllm(world, other=write_prompts("Do it.")) as server:
         free = compile_program(program, *sets, join(server), tmp_path / "free", Plan("none"))
         paid = free.record["cost"]["response_tokens"]
-    dspy.configure_cache(disk_cache_dir=str(tmp_path / "new"), enable_memory_cache=False)
+    use(Store(tmp_path / "new" / "c.sqlite3"))
     with fake_vllm(world, other=write_prompts("Do it.")) as server:
         limit = paid + 1000
         plan = Plan("gepa", rollouts=40, threads=4, cost_limit=limit)
@@ -326,8 +331,9 @@ def test_the_cap_of_system_2_is_tuned_kept_and_told(tmp_path: Path) -> None:
     assert f"{100 * gained:+.1f} points" in told
     assert f"{record['held_out']:.1%} are right" in told
     owed = record["after"]["accuracy"] - record["held_out"]
-    worst = max(0.0, 100 * (owed - record["baselines"][1]["difference_interval"][0]))
-    assert f"up to {worst:.1f} points worse" in record["told"][3]
+    worst = 100 * (owed - record["baselines"][1]["difference_interval"][0])
+    risk = f"up to {worst:.1f} points worse" if worst >= 0.05 else "no worse, also by chance"
+    assert risk in record["told"][3]
     with pytest.raises(ValueError, match="not lifted"):
         change(tuned, {"system_2_cap": None})
     for bad in (0, True, 1.5):

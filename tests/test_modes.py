@@ -15,8 +15,8 @@ from dspy.utils.exceptions import LMConfigurationError
 from scale_dspy import SCALE, connect, modes, track
 from scale_dspy.cli.arguments import MODES
 from scale_dspy.cli.main import main
+from scale_dspy.lm.cost_limit import CostLimitError, limit_cost
 from scale_dspy.lm.modes import Style
-from scale_dspy.lm.usage import CostLimitError, limit_cost
 from scale_dspy.program import load_program
 from scale_dspy.tuning.threshold_search import change
 from tests.fake_vllm import FakeVLLM, fake_vllm
@@ -123,8 +123,8 @@ def test_a_partner_may_be_on_the_same_server() -> None:
     lm = connect("slow", "http://127.0.0.1:1/v1", "key", system_1="fast")
     assert lm.partner is not None
     assert lm.partner.model == "hosted_vllm/fast"
-    assert lm.partner.kwargs["api_base"] == "http://127.0.0.1:1/v1"
-    assert lm.partner.kwargs["api_key"] == "key"
+    assert lm.partner.server.api_base == "http://127.0.0.1:1/v1"
+    assert lm.partner.server.api_key == "key"
 
 
 def test_another_server_does_not_get_the_key() -> None:
@@ -136,7 +136,7 @@ def test_another_server_does_not_get_the_key() -> None:
         system_1_api_base="http://127.0.0.1:2/v1",
     )
     assert lm.partner is not None
-    assert "api_key" not in lm.partner.kwargs
+    assert lm.partner.server.api_key is None
 
 
 def test_a_pair_of_one_is_refused(

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scale_dspy import SCALE, connect, modes
+from scale_dspy.lm.cache import Store, use
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.event_loop import run
 from scale_dspy.program import load_program
@@ -128,7 +129,7 @@ def test_same_seed_same_prediction() -> None:
     with fake_vllm(world) as server:
         predictions = []
         for _ in range(2):
-            dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
+            use(Store(None))
             lm = connect(server.model, server.api_base, seed=7)
             predictions.append(solve(SCALE(assess="upfront"), lm, example.problem))
         first, second = predictions

@@ -32,7 +32,7 @@ def cluster() -> Iterator[Path]:
     import ray
 
     with tempfile.TemporaryDirectory(prefix="scale") as folder, pytest.MonkeyPatch.context() as env:
-        env.setenv("DSPY_CACHEDIR", f"{folder}/cache")
+        env.setenv("SCALE_CACHE", f"{folder}/cache")
         env.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
         ray.init(num_cpus=2, log_to_driver=False, _temp_dir=f"{folder}/ray")
         yield Path(folder)
@@ -135,7 +135,7 @@ def test_an_interrupt_keeps_what_came_back_and_stops_the_workers(
             time.sleep(2)
         assert sent == len(server.requests)
         assert evaluate(program, examples, lm, tmp_path, **options)["rollouts"] == 60
-    assert len({(each["id"], each["sample"]) for each in read_untimed(tmp_path)}) == 60
+    assert len({(each.id, each.sample) for each in read_untimed(tmp_path)}) == 60
 
 
 @pytest.mark.parametrize("command", ["evaluate", "traces"])

@@ -70,7 +70,7 @@ def test_the_comparison_writes_a_table_and_pays_nothing_twice(tmp_path: Path) ->
 def run_recipe(recipe: str, server: Spawned, folder: Path, *arguments: str) -> None:
     command = [sys.executable, str(ROOT / "optimize" / f"{recipe}.py"), *arguments]
     command += ["--model", server.model, "--api-base", f"{server.url}/v1"]
-    environment = {**os.environ, "DSPY_CACHEDIR": str(folder / "cache")}
+    environment = {**os.environ, "SCALE_CACHE": str(folder / "cache")}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
 
 

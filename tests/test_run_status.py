@@ -28,7 +28,7 @@ from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Spawned, spawn_fake_vllm
 from tests.world import World, write_set
 
-ENV = "DSPY_CACHEDIR"
+ENV = "SCALE_CACHE"
 
 
 @pytest.fixture

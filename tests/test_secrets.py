@@ -99,7 +99,7 @@ def make_environment(folder: Path, api_base: str, model: str) -> dict[str, str]:
         "HOME": str(folder / "home"),
         "XDG_CACHE_HOME": str(folder / "home" / "cache"),
         "TMPDIR": str(folder / "tmp"),
-        "DSPY_CACHEDIR": str(folder / "cache"),
+        "SCALE_CACHE": str(folder / "cache"),
         "SCALE_CACHE_DIR": str(folder / "cache" / "scale"),
         "SCALE_API_BASE": api_base,
         "SCALE_API_KEY": KEY,

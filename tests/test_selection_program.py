@@ -13,6 +13,7 @@ import pytest
 
 from scale_dspy import SCALE, connect, modes
 from scale_dspy.baselines import ChainOfThought, MajorityVote
+from scale_dspy.lm.cache import Store, use
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.program import DRAFTED, load_program
 from scale_dspy.stages.drafts import _tell_missing
@@ -138,7 +139,7 @@ def test_votes_and_drafts_keep_a_budget(budget: int, assess: Any) -> None:
         for split in (0.0, 0.7):
             program = SCALE(0.3, split=split, assess=assess, votes=6, stop=0.97, budget=budget)
             for example in world.problems(3):
-                dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
+                use(Store(None))
                 server.clear()
                 prediction = solve(program, server, example.problem)
                 spent = sum(stage["completion_tokens"] for stage in prediction.usage.values())
@@ -163,7 +164,7 @@ def test_whole_problems_are_asked_as_the_baselines_ask_them(
     (example,) = World().problems(1)
     bodies = []
     for program in (baseline, scale):
-        dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
+        use(Store(None))
         with fake_vllm() as server:
             answer = solve(program, server, example.problem).answer
             bodies.append((list_bodies(server), answer))

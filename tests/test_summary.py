@@ -63,6 +63,9 @@ def test_summary_by_hand():
         "errors": 0,
         "unread": 0,
         "cut_off": 0,
+        "replayed": 0,
+        "drawn": 13,
+        "unknown": 0,
     }
     assert intervals[0][0] < 1 / 3 < intervals[0][1]
     assert intervals[1] is None
@@ -84,7 +87,7 @@ def test_failed_rollouts_are_wrong_and_their_known_tokens_count():
 
 def test_what_rollouts_do_not_give_is_none():
     found = summarise([rollout(error="refused", steps=[], usage=None, seconds=None)])
-    unknown = {"tok", "tok_interval", "tpi", "hard_percent", "calls", "seconds"}
+    unknown = {"tok", "tok_interval", "tpi", "hard_percent", "calls", "drawn", "seconds"}
     assert {field for field, value in found.items() if value is None} == unknown
     assert found["accuracy"] == found["maj_at_k"] == 0
 

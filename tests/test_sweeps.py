@@ -10,7 +10,7 @@ import pytest
 
 from scale_dspy.cli import main as cli
 from scale_dspy.report.report import read_report, write_report
-from scale_dspy.tuning.frontier import summarise_frontier
+from scale_dspy.tuning.decision import summarise_frontier
 from scale_dspy.tuning.threshold_sweep import Piece, Walk
 from tests.command import run
 from tests.test_report import check_harmless, make_run

@@ -13,7 +13,8 @@ from scale_dspy import SCALE
 from scale_dspy.cli.console import _Waiting
 from scale_dspy.cli.main import make_parser
 from scale_dspy.cli.run_file import find_commands
-from scale_dspy.lm.usage import Ledger, Tally
+from scale_dspy.lm.tally import Tally
+from scale_dspy.lm.usage import Ledger
 from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, fake_vllm
 from tests.world import World, write_set

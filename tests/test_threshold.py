@@ -24,10 +24,14 @@ def test_program_knows_its_thresholds_as_parameters() -> None:
         "decompose.propose",
         "decompose.select",
         "assess.rate",
+        "assess.review",
         "solve.system_1",
         "solve.system_2",
+        "solve.whole",
         "threshold",
         "split",
+        "stop",
+        "estimate",
     ]
 
 

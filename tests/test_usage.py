@@ -10,8 +10,11 @@ import dspy
 import pytest
 
 from scale_dspy import SCALE, connect, modes, track
+from scale_dspy.lm.cache import Store, use
+from scale_dspy.lm.cap import OutOfTokensError, grant, room
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.lm.usage import Ledger, OutOfTokensError, Tally, grant, record, room, stage
+from scale_dspy.lm.tally import Tally
+from scale_dspy.lm.usage import Ledger, record, stage
 from tests.fake.orders import Totals
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
@@ -160,9 +163,7 @@ def test_no_history_still_counts(server: FakeVLLM, lm: MeteredLM) -> None:
 
 def test_disk_cache_keeps_the_count(server: FakeVLLM, lm: MeteredLM, tmp_path: Any) -> None:
     def call() -> dspy.Prediction:
-        dspy.configure_cache(
-            enable_disk_cache=True, enable_memory_cache=False, disk_cache_dir=str(tmp_path)
-        )
+        use(Store(tmp_path / "replies.sqlite3"))
         with dspy.context(lm=lm):
             return SCALE()(problem=WORLD.problems(1)[0].problem)
 

@@ -23,6 +23,14 @@ def add_rollouts(command: argparse.ArgumentParser, samples: int, text: str) -> N
     )
 
 
+def add_reuse(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--reuse",
+        action="store_true",
+        help="in a new folder, take replies that earlier runs drew from this server",
+    )
+
+
 def add_engine(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--engine",

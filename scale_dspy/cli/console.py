@@ -27,8 +27,8 @@ from rich.table import Table
 from rich.text import Text
 
 from scale_dspy.cli.interrupts import winding_up
-from scale_dspy.lm.connect import count_in_flight
 from scale_dspy.lm.doctor import Finding
+from scale_dspy.lm.engine import count_in_flight
 from scale_dspy.stages.assess import Assess
 from scale_dspy.stages.decompose import Decompose
 from scale_dspy.stages.registry import find_stage
@@ -190,11 +190,15 @@ def show_summary(console: Console, method: str, summary: Summary) -> None:
         ("  per sub-problem", _number(summary["tpi"], 0)),
         ("sub-problems by System 2", f"{_number(summary['hard_percent'], 1)} %"),
         ("calls a problem", _number(summary["calls"], 1)),
+        ("calls drawn, replayed", f"{_number(summary['drawn'], 0)}, {summary['replayed']:,}"),
         ("seconds a problem", _number(summary["seconds"], 1)),
         ("errors", str(summary["errors"])),
     ]
     for name, value in rows:
         console.print(f"{name:<26} {value}")
+    if summary["unknown"]:
+        note = f"note: the server did not tell the tokens of {summary['unknown']:,} replies"
+        console.print(f"{note}: they count as 0 here", style="yellow")
 
 
 def show_forecast(console: Console, planned: Forecast, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def complain(message: str, code: int) -> int:
         """One line without the keys, which a server's own words may repeat."""
+        message = re.sub(r"(https?://)[^/\s@]+@", r"\1", message)
         for key in filter(None, keys):
             message = message.replace(key, "[key]")
         return _complain(message, code)

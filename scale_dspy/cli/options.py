@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scale_dspy.utils.validation import check_seed, check_whole
@@ -73,6 +73,27 @@ def connect_program(
     return program, lm
 
 
+def connect_run(
+    settled: Resolved,
+    make: Callable[[Resolved], P],
+    console: Console,
+    out: Path,
+    arguments: argparse.Namespace,
+) -> tuple[Resolved, P, MeteredLM]:
+    """As `connect_program`, for a run in a folder, whose replies are its own; also its backend.
+
+    Raises:
+        OSError: the folder of the run or of the cache cannot be used.
+    """
+    from scale_dspy.evaluation.runner import name_draws
+
+    make(settled)  # what is wrong with its flags is said before anything is written
+    open_cache()
+    draws = name_draws(out, reuse=arguments.reuse)
+    settled = replace(settled, backend=replace(settled.backend, run=draws))
+    return settled, *connect_program(settled, make, console)
+
+
 def find_style(settled: Resolved, lm: MeteredLM, console: Console) -> Resolved:
     """The backend with its modes found out; they are said in one line and noted for run.json.
 
@@ -83,7 +104,7 @@ def find_style(settled: Resolved, lm: MeteredLM, console: Console) -> Resolved:
     from scale_dspy.lm.detect import UndetectableError, find_embedded, find_modes
     from scale_dspy.lm.hosted import find_hosted
 
-    address = lm.kwargs.get("api_base")
+    address = lm.server.api_base
     if lm.partner is not None:
         console.print("modes: pair, as System 1 is a model of its own", markup=False)
         return replace(settled, style="pair")
@@ -91,7 +112,7 @@ def find_style(settled: Resolved, lm: MeteredLM, console: Console) -> Resolved:
         found = find_embedded(str(address))
     elif address:
         try:
-            found = find_modes(lm.model, address, lm.kwargs.get("api_key"))
+            found = find_modes(lm.model, address, lm.server.api_key)
         except UndetectableError as error:
             raise ConnectionError(_explain_silence(error, address, lm.model)) from None
     else:
@@ -211,21 +232,14 @@ def check_counts(arguments: argparse.Namespace, *flags: str) -> None:
 
 
 def open_cache() -> None:
-    """The cache on disk is what a resumed run lives on; one in memory would only grow.
+    """The cache of replies is what a resumed run lives on.
 
     Raises:
-        OSError: its folder cannot be written.
+        OSError: its folder cannot be used.
     """
-    import dspy
-    from dspy.clients import DISK_CACHE_DIR
+    from scale_dspy.lm.cache import open_store
 
-    try:
-        dspy.configure_cache(enable_memory_cache=False)
-    except (OSError, sqlite3.Error) as error:
-        raise OSError(
-            f"the cache folder {DISK_CACHE_DIR} cannot be used: {error}; "
-            "set DSPY_CACHEDIR to a folder that can be written"
-        ) from None
+    open_store()
 
 
 def end_run(console: Console, errors: int) -> int:

@@ -17,7 +17,7 @@ import tomli
 RUN_JSON = "run.json"
 SETTINGS = "settings"  # the key of run.json under which they stand
 PRIVATE = frozenset({"api_key", "api_base", "system_1_api_base"})  # never written
-PASSING = frozenset({"out", "json", "detach", "dry_run", "retry_errors", "run", "command"})
+PASSING = frozenset({"out", "json", "detach", "dry_run", "retry_errors", "reuse", "run", "command"})
 
 
 def expand(argv: Sequence[str], commands: Mapping[str, argparse.ArgumentParser]) -> list[str]:

@@ -56,7 +56,6 @@ class Worker:
     """A worker process: makes rollouts, many at once, all on its one event loop."""
 
     def __init__(self, program: Solver, backend: Backend) -> None:
-        dspy.configure_cache(enable_memory_cache=False)
         self.program = program
         self.lm = backend.connect()
 

@@ -60,6 +60,8 @@ class Rollout:
         error: what ended it early; None where nothing did.
         replaced: in words, every model output that had to be replaced.
         groups: what the set tells of the problem, by the names of `GROUPS`.
+        replayed: calls that the cache answered.
+        unknown: replies whose tokens the server did not tell.
     """
 
     id: str
@@ -74,6 +76,8 @@ class Rollout:
     error: str | None
     replaced: tuple[str, ...] = ()
     groups: dict[str, str] = field(default_factory=dict)
+    replayed: int = 0
+    unknown: int = 0
 
     @property
     def right(self) -> bool:

@@ -1,13 +1,14 @@
 """Run a program on many problems, several samples each; lose nothing that is finished.
 
 Every (problem, sample) pair ends as one line of `rollouts.jsonl`, written as it ends. Running again
-does what is missing. Finished model calls of unfinished pairs come from DSPy's cache on disk.
+does what is missing. Finished model calls of unfinished pairs come from the cache of replies.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,10 +35,11 @@ from scale_dspy.evaluation.run_status import announce
 from scale_dspy.evaluation.summary import Summary, summarise
 from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.cost_limit import CostLimitError
 from scale_dspy.lm.event_loop import run
 from scale_dspy.lm.redact import hide_server
 from scale_dspy.lm.tally import Tally
-from scale_dspy.lm.usage import CostLimitError, track
+from scale_dspy.lm.usage import track
 from scale_dspy.method import Solver
 from scale_dspy.utils.files import hold_folder, write_whole
 from scale_dspy.utils.records import parse_json, write_record
@@ -49,6 +51,7 @@ Draw = tuple[dspy.Example, int]
 Engine = Callable[[Sequence[Draw], Callable[[Rollout], None]], None]
 """Makes the rollout of every draw and hands each on, on this thread, as soon as it is done."""
 
+DRAWS = "draws.txt"  # of a run's folder, what its replies are kept under
 SAMPLES, THREADS = 8, 64
 GIVE_UP = 32  # failures in a row, after which the server is taken to be gone
 HOPELESS = (LMAuthError, LMConfigurationError, LMUnsupportedModelError)
@@ -197,6 +200,23 @@ def count_up(total: int, report: Callable[[Progress], None] | None) -> Callable[
     return enter
 
 
+def name_draws(out: Path, *, reuse: bool = False) -> str:
+    """What the replies of the run in a folder are kept under: with another name they are drawn
+    anew. A folder that has no name for them, from an earlier version or because it is to reuse
+    them, shares what any run has drawn.
+
+    Args:
+        out: the run's folder; where it is new the name is made, and written there.
+        reuse: a new folder shares what any run has drawn.
+    """
+    path = out / DRAWS
+    if not path.exists():
+        new = not (out / ROLLOUTS).exists()
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text("" if reuse or not new else secrets.token_hex(8), encoding="ascii")
+    return path.read_text(encoding="utf-8").strip()
+
+
 async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: MeteredLM) -> Rollout:
     """One rollout as its record. What goes wrong in it is recorded too, and counts as wrong.
 
@@ -233,6 +253,8 @@ async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: Me
         seconds=round(time.perf_counter() - started, 3),
         error=error,
         replaced=replaced,
+        replayed=ledger.replayed,
+        unknown=ledger.unknown,
     )
 
 

@@ -31,6 +31,8 @@ class Outcome(NamedTuple):
         failed: whether an error ended it.
         unread: whether it is wrong though the right value stands at the end of its text.
         cut_off: whether the token limit ended a reply of it.
+        replayed: calls that the cache answered.
+        unknown: replies whose tokens the server did not tell.
     """
 
     correct: int
@@ -43,6 +45,8 @@ class Outcome(NamedTuple):
     failed: bool
     unread: bool = False
     cut_off: bool = False
+    replayed: int = 0
+    unknown: int = 0
 
 
 class Summary(TypedDict):
@@ -65,6 +69,9 @@ class Summary(TypedDict):
         errors: failed rollouts.
         unread: wrong ones at whose end the right value stands, but was not read as the answer.
         cut_off: those that hit the token limit.
+        replayed: calls of all rollouts that the cache answered.
+        drawn: calls of all rollouts that a server answered; None where unknown.
+        unknown: replies whose tokens the server did not tell, which count as 0 above.
     """
 
     problems: int
@@ -83,6 +90,9 @@ class Summary(TypedDict):
     errors: int
     unread: int
     cut_off: int
+    replayed: int
+    drawn: int | None
+    unknown: int
 
 
 def collect(rollouts: Iterable[Rollout]) -> dict[str, dict[int, Outcome]]:
@@ -118,6 +128,8 @@ def _measure(rollout: Rollout) -> Outcome:
         failed=failed,
         unread=rollout.unread,
         cut_off=hit_limit(rollout.replaced),
+        replayed=rollout.replayed,
+        unknown=rollout.unknown,
     )
 
 
@@ -153,6 +165,8 @@ def summarise(rollouts: Iterable[Rollout]) -> Summary:
     outcomes = [one for samples in run.values() for one in samples.values()]
     fewest = min(map(len, run.values()))
     steps = sum(one.steps for one in outcomes)
+    replayed = sum(one.replayed for one in outcomes)
+    calls = [one.calls for one in outcomes if one.calls is not None]
     return Summary(
         problems=len(run),
         samples=fewest,
@@ -170,6 +184,9 @@ def summarise(rollouts: Iterable[Rollout]) -> Summary:
         errors=sum(one.failed for one in outcomes),
         unread=sum(one.unread for one in outcomes),
         cut_off=sum(one.cut_off for one in outcomes),
+        replayed=replayed,
+        drawn=sum(calls) - replayed if calls else None,
+        unknown=sum(one.unknown for one in outcomes),
     )
 
 

@@ -20,6 +20,7 @@ class Backend:
     system_1: str | None = None
     system_1_api_base: str | None = field(default=None, repr=False)
     timeout: float = TIMEOUT
+    run: str = ""
 
     def connect(self, **options: Any) -> MeteredLM:
         """The LM of this backend; the options are those of dspy.LM."""

@@ -21,6 +21,7 @@ GRACE = 5.0  # seconds that work which is cancelled may take to end
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
+_second: asyncio.AbstractEventLoop | None = None
 
 
 def shared_loop() -> asyncio.AbstractEventLoop:
@@ -28,9 +29,14 @@ def shared_loop() -> asyncio.AbstractEventLoop:
     global _loop
     with _lock:
         if _loop is None or _loop.is_closed():  # an adopted one may have ended
-            _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="scale-dspy-loop", daemon=True).start()
+            _loop = _start_loop("scale-dspy-loop")
         return _loop
+
+
+def _start_loop(name: str) -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name=name, daemon=True).start()
+    return loop
 
 
 def adopt_running_loop() -> None:
@@ -56,7 +62,23 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         coroutine.close()
         raise RuntimeError("this code runs on scale_dspy's event loop: await .acall(...) instead")
     with relay_stream(loop, find_home()):
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        return _wait_for(coroutine, loop)
+
+
+def run_call(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run one model call and wait for it, from any thread. Where that is the shared loop's own,
+    which a plain dspy.Predict inside asynchronous code would block, a second loop does it."""
+    global _second
+    loop = shared_loop()
+    if _running_loop() is loop:
+        with _lock:
+            _second = loop = _second or _start_loop("scale-dspy-second-loop")
+    with relay_stream(loop, find_home()):
+        return _wait_for(coroutine, loop)
+
+
+def _wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
         return future.result()
     except BaseException:

@@ -112,12 +112,12 @@ def choose_modes(modes_or_style: Modes | str) -> Modes:
 
 
 def take_words(
-    messages: list[dict[str, Any]] | None, kwargs: dict[str, Any]
-) -> tuple[list[dict[str, Any]] | None, dict[str, Any]]:
+    messages: list[Mapping[str, Any]], kwargs: dict[str, Any]
+) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
     """Messages and parameters of a call whose config switches thinking in words: the words stand
     first in the system message, which is made where there is none."""
     words = kwargs.get(WORDS)
-    if words is None or messages is None:
+    if words is None:
         return messages, kwargs
     rest = {key: value for key, value in kwargs.items() if key != WORDS}
     if messages and messages[0].get("role") == "system":

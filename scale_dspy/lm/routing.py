@@ -1,8 +1,8 @@
 """Several servers of one model: which of them a call goes to, and what becomes of a dead one.
 
 An `api_base` may name several replicas. What is known of them (calls at work, failures) is kept
-once for the process, so that all copies of an LM share it. LiteLLM's Router does not serve here: it
-has no way to keep a problem on its replica, where the prefix cache holds its beginning.
+once for the process, so that all copies of an LM share it. LiteLLM's Router can keep a session on
+its deployment, but it has no measure of load beside that, and it asks through LiteLLM's client.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import dspy
 from dspy.utils.exceptions import (
     LMError,
     LMProviderError,
@@ -26,6 +25,9 @@ from dspy.utils.exceptions import (
 
 SLACK = 8  # choices that a problem's own replica may be busier than the least busy one
 FIRST_WAIT = 1.0  # seconds without calls after a failure, doubled by each further one
+# Statuses by which a request may pass later, beside those that DSPy knows: an unreadable success, a
+# time-out, a conflict, a lock, too early.
+MAY_PASS = frozenset({200, 408, 409, 423, 425})
 LONGEST_WAIT = 60.0  # seconds, however long a server asks to wait
 
 _lock = threading.Lock()
@@ -58,11 +60,6 @@ class Turn:
     replica: Replica
     wait: float
     error: Exception | None = None
-
-    @property
-    def address(self) -> dict[str, str]:
-        """The parameter of the call that says where it goes; none where the model alone says it."""
-        return {"api_base": self.replica.address} if self.replica.address else {}
 
 
 def split_addresses(api_base: str | Sequence[str] | None) -> list[str]:
@@ -99,16 +96,16 @@ def choose(replicas: Sequence[Replica], problem: str | None, now: float) -> Repl
     return max(near, key=lambda each: _rank(each.address, problem))
 
 
-def take_turns(replicas: Sequence[Replica], retries: int) -> Iterator[Turn]:
-    """The tries of one call: one for each replica, and `retries` more.
+def take_turns(
+    replicas: Sequence[Replica], retries: int, problem: str | None = None
+) -> Iterator[Turn]:
+    """The tries of one call of a problem: one for each replica, and `retries` more.
 
     For each turn wait `turn.wait` seconds, then call inside `work_on(turn)`. Whatever error the
     last turn meets is raised there; the caller ends the loop where a call succeeds.
 
-    DSPy's own retries are not used: they stay with one server, wait for as long as it asks to, and
-    take a reply that is no JSON (a proxy's page, a body cut short) for an answer.
+    DSPy's own retries are not used: they stay with one server and wait for as long as it asks to.
     """
-    problem = dspy.settings.get("scale_problem", None)
     wait, pauses = 0.0, 0
     for left in reversed(range(len(replicas) + retries)):
         turn = Turn(choose(replicas, problem, time.monotonic()), wait)
@@ -131,8 +128,8 @@ def take_turns(replicas: Sequence[Replica], retries: int) -> Iterator[Turn]:
 def is_transient(error: Exception) -> bool:
     """Whether the same request may be answered later. A success that could not be read counts:
     its body was cut short, or it is the page of a proxy."""
-    unread = isinstance(error, LMProviderError) and error.status == 200
-    return isinstance(error, LMError) and bool(unread or is_retryable_lm_error(error))
+    passing = isinstance(error, LMProviderError) and error.status in MAY_PASS
+    return isinstance(error, LMError) and bool(passing or is_retryable_lm_error(error))
 
 
 @contextlib.contextmanager
@@ -147,18 +144,19 @@ def work_on(turn: Turn, choices: int = 1) -> Iterator[None]:
     except Exception as error:
         turn.error = error
         if is_transient(error) and not isinstance(error, LMRateLimitError):
-            _cool_down(replica)
+            _cool_down(replica, getattr(error, "retry_after", None))
     finally:
         with _lock:
             replica.busy -= choices
 
 
-def _cool_down(replica: Replica) -> None:
-    """Keep calls away for a while; calls that fail together count once."""
+def _cool_down(replica: Replica, asked: float | None = None) -> None:
+    """Keep calls away for a while, or as long as it asks; calls that fail together count once."""
     now = time.monotonic()
     if replica.failures and now < replica.until:
         return
-    replica.until = now + min(FIRST_WAIT * 2**replica.failures, LONGEST_WAIT)
+    wait = FIRST_WAIT * 2**replica.failures if asked is None else asked
+    replica.until = now + min(wait, LONGEST_WAIT)
     replica.failures += 1
 
 

@@ -16,13 +16,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import dspy
-from dspy.clients._deprecation import adapter_message_call
 from dspy.utils.exceptions import ContextWindowExceededError, LMInvalidRequestError
 
+from scale_dspy.lm.cap import MIN_GRANT, OutOfTokensError, grant, room
+from scale_dspy.lm.chat import Choice, read_choices
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.lm.modes import fit_request
+from scale_dspy.lm.event_loop import run
+from scale_dspy.lm.modes import PARTNER, fit_request
+from scale_dspy.lm.plain_lm import ask_plain_lm
 from scale_dspy.lm.streaming import stream_reply
-from scale_dspy.lm.usage import MIN_GRANT, OutOfTokensError, grant, room, stage, track
+from scale_dspy.lm.usage import stage, track
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +102,7 @@ class PlainAdapter(dspy.Adapter):
         demos: list[dict[str, Any]],
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
-        messages = self.format(signature, demos, inputs)
-        with adapter_message_call(lm, messages), _stream(signature, lm_kwargs):
-            return self._read(signature, lm(messages=messages, **lm_kwargs))
+        return run(self.acall(lm, lm_kwargs, signature, demos, inputs))
 
     async def acall(
         self,
@@ -111,38 +112,34 @@ class PlainAdapter(dspy.Adapter):
         demos: list[dict[str, Any]],
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:
-        # Unlike the base class: no look-up of the model's capabilities, which costs a thread and a
-        # search in LiteLLM's tables on every call and answers nothing that is asked here.
         messages = self.format(signature, demos, inputs)
-        with adapter_message_call(lm, messages), _stream(signature, lm_kwargs):
-            return self._read(signature, await lm.acall(messages=messages, **lm_kwargs))
+        with _stream(signature, lm_kwargs):
+            return self._read(signature, await self._call(lm, lm_kwargs, messages))
 
-    def _read(self, signature: type[dspy.Signature], outputs: list[Any]) -> list[dict[str, Any]]:
+    async def _call(
+        self, lm: Any, lm_kwargs: dict[str, Any], messages: list[dict[str, Any]]
+    ) -> list[Choice]:
+        if not isinstance(lm, MeteredLM):
+            return await ask_plain_lm(lm, messages, lm_kwargs)
+        rollout = {"rollout_id": lm.kwargs.get("rollout_id"), **lm_kwargs}
+        lm = lm.find_lm(rollout)
+        config = {name: value for name, value in rollout.items() if name != PARTNER}
+        return read_choices(await lm.acall(lm.make_request(messages, config)))
+
+    def _read(self, signature: type[dspy.Signature], found: list[Choice]) -> list[dict[str, Any]]:
         """Choices as field values; those of _BESIDE travel beside the one output."""
         choices = []
-        for output in outputs or [""]:
-            whole = output if isinstance(output, dict) else {"text": output}
-            text, reasoning = split_thinking(mend(whole.get("text") or ""))
+        for choice in found:
+            text, reasoning = split_thinking(mend(choice.text))
             choices.append(
                 {
                     **self.parse(signature, text),
-                    "reasoning": mend(whole.get("reasoning_content") or reasoning),
-                    "cut_off": whole.get("finish_reason") == "length",
-                    "logprobs": _read_logprobs(whole.get("logprobs")),
+                    "reasoning": mend(choice.reasoning or reasoning),
+                    "cut_off": choice.finish_reason == "length",
+                    "logprobs": None if choice.logprobs is None else tuple(choice.logprobs),
                 }
             )
         return choices
-
-
-def _read_logprobs(given: Any) -> tuple[float, ...] | None:
-    """The log-probability of each token, whatever else a server says of it; None without them."""
-    content = given.get("content") if isinstance(given, dict) else getattr(given, "content", None)
-    found = []
-    for token in content or ():
-        value = token.get("logprob") if isinstance(token, dict) else getattr(token, "logprob", None)
-        if isinstance(value, (int, float)):
-            found.append(float(value))
-    return tuple(found) or None
 
 
 # Lone surrogates, which UTF-8 cannot hold, and control characters, which could rewrite a terminal.

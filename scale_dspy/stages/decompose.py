@@ -6,8 +6,8 @@ import re
 
 import dspy
 
+from scale_dspy.lm.cap import OutOfTokensError, room
 from scale_dspy.lm.modes import Modes
-from scale_dspy.lm.usage import OutOfTokensError, room
 from scale_dspy.stages.ask import ATTEMPTS, ask_many, ask_until_read
 from scale_dspy.stages.stage import Stage
 from scale_dspy.utils.lists import BULLET, MAX_SUBPROBLEMS, NUMBERED, read_list, render_list

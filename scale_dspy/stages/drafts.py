@@ -14,7 +14,8 @@ from typing import Any
 import dspy
 
 from scale_dspy.estimate import measure_draft
-from scale_dspy.lm.usage import MIN_GRANT, OutOfTokensError, room, track
+from scale_dspy.lm.cap import MIN_GRANT, OutOfTokensError, room
+from scale_dspy.lm.usage import track
 from scale_dspy.stages.ask import Reply, ask_many, ask_until_said, read_config
 from scale_dspy.stages.passes import share_tokens
 from scale_dspy.stages.votes import find_winner, measure_disagreement, read_result

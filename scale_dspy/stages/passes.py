@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import dspy
 
-from scale_dspy.lm.usage import MIN_GRANT, OutOfTokensError, room, track
+from scale_dspy.lm.cap import MIN_GRANT, OutOfTokensError, room
+from scale_dspy.lm.usage import track
 from scale_dspy.stages.ask import Reply, ask_many, ask_until_said, gather_all, read_config
 from scale_dspy.stages.votes import find_winner, is_settled, plan_waves, read_result
 from scale_dspy.step import Vote

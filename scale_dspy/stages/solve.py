@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dspy
 
+from scale_dspy.lm.cap import has_room
 from scale_dspy.lm.modes import Modes
-from scale_dspy.lm.usage import has_room, track
+from scale_dspy.lm.usage import track
 from scale_dspy.stages.ask import ask_until_said
 from scale_dspy.stages.drafts import Draft
 from scale_dspy.stages.passes import DRAFT, Drawn, Solvers, draw_passes

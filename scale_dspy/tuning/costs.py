@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from scale_dspy.evaluation.folder import write_json
+from scale_dspy.lm.cost_limit import limit_cost
 from scale_dspy.lm.tally import Tally
-from scale_dspy.lm.usage import Ledger, limit_cost
+from scale_dspy.lm.usage import Ledger
 from scale_dspy.utils.records import WrongFieldError, parse_json, read_record
 
 NOTED = 1.0  # seconds between two notes of what a stage has cost so far

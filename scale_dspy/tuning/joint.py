@@ -22,8 +22,8 @@ from scale_dspy.evaluation.run_status import announce
 from scale_dspy.evaluation.runner import Progress
 from scale_dspy.grading.metrics import PRICE
 from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.cost_limit import CostLimitError
 from scale_dspy.lm.tally import Tally
-from scale_dspy.lm.usage import CostLimitError
 from scale_dspy.program import SCALE, load_program, save_program
 from scale_dspy.tuning.costs import COSTS, pay, read_costs, sum_costs
 from scale_dspy.tuning.decision import compare_points

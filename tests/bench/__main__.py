@@ -28,6 +28,7 @@ import httpx
 
 from scale_dspy import SCALE, connect
 from scale_dspy.evaluation.runner import evaluate
+from scale_dspy.lm.cache import Store, use
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.event_loop import run
 from tests.bench.memory import read_memory
@@ -248,9 +249,9 @@ def make_problems(count: int) -> list[dspy.Example]:
 def fresh_cache() -> Iterator[str]:
     """An empty cache on disk, as a run of the command line has it; yields a folder."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        dspy.configure_cache(disk_cache_dir=f"{folder}/cache", enable_memory_cache=False)
+        use(Store(Path(folder) / "cache" / "replies.sqlite3"))
         yield folder
-        dspy.configure_cache(enable_disk_cache=False)
+        use(None)
 
 
 if __name__ == "__main__":

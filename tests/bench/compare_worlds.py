@@ -21,10 +21,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import dspy
 
 from scale_dspy import SCALE, connect
 from scale_dspy.baselines import ChainOfThought
+from scale_dspy.lm.cache import Store, use
 from scale_dspy.tuning.comparison_table import ROWS, Row
 from scale_dspy.tuning.dspy_comparison import Contest, run_contest
 from scale_dspy.tuning.prompt_optimizers import Plan
@@ -45,7 +45,7 @@ def run_world(kind: str, seed: int, out: Path, sizes: Sequence[int], calls: int)
     knobs = {"magic": MAGIC, "magic_gain": 0.1, "ability_1": 0.4, "ability_2": 0.85, **KINDS[kind]}
     world = World.noisy(seed, **knobs)
     folder = out / f"{kind.replace(' ', '-')}-{seed}"
-    dspy.configure_cache(disk_cache_dir=str(folder / "cache"), enable_memory_cache=False)
+    use(Store(folder / "cache" / "replies.sqlite3"))
     train, val, test = sizes
     with fake_vllm(world, other=write_prompts(f"Solve it {MAGIC}.")) as server:
         contest = Contest(

@@ -48,7 +48,6 @@ from scale_dspy.evaluation.runner import evaluate
 from tests.bench.memory import SAMPLES, THREADS, WORLD
 from tests.bench.soak import TIMEOUT
 model, url, method, rollouts, out = sys.argv[1:]
-dspy.configure_cache(enable_memory_cache=False)  # as the command line does
 examples = WORLD.problems(int(rollouts) // SAMPLES)
 lm = connect(model, url + "/v1", seed=0, timeout=TIMEOUT)
 evaluate(make_program(method), examples, lm, Path(out), samples=SAMPLES, threads=THREADS)
@@ -73,7 +72,7 @@ def start_run(fake: Spawned, method: str, rollouts: int, folder: Path) -> subpro
     """Begin a run in a process of its own, with a cache of its own, in `folder`/out."""
     return subprocess.Popen(
         [sys.executable, "-c", RUN, fake.model, fake.url, method, str(rollouts), folder / "out"],
-        env={**os.environ, "DSPY_CACHEDIR": str(folder / "cache"), "NO_PROXY": "127.0.0.1"},
+        env={**os.environ, "SCALE_CACHE": str(folder / "cache"), "NO_PROXY": "127.0.0.1"},
         cwd=ROOT,
     )
 

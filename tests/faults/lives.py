@@ -159,9 +159,6 @@ def _run_command(
     file_limit: int | None = None,
 ) -> int:
     """Run one command line, with short waits and what goes wrong on its own side."""
-    import dspy
-    import dspy.clients
-
     from scale_dspy.lm import routing as replicas
 
     os.setsid()
@@ -169,9 +166,7 @@ def _run_command(
     for number, path in ((0, os.devnull), (1, f"{name}/out"), (2, f"{name}/err")):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
     sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123
-    os.environ["DSPY_CACHEDIR"] = dspy.clients.DISK_CACHE_DIR = cache
-    defaults = list(dspy.clients.configure_cache.__defaults__)
-    dspy.clients.configure_cache.__defaults__ = (*defaults[:2], cache, *defaults[3:])
+    os.environ["SCALE_CACHE"] = cache
     replicas.FIRST_WAIT, replicas.LONGEST_WAIT = first_wait, longest_wait
     if jumping_clock:
         real, jumps = time.time, itertools.cycle((0.0, 86_400.0, -86_400.0))

@@ -93,7 +93,7 @@ def start(name: str, folder: Path, server: FakeVLLM) -> subprocess.Popen[bytes]:
                 **os.environ,
                 "PYTHONPATH": str(ROOT),
                 "NO_PROXY": "127.0.0.1",
-                "DSPY_CACHEDIR": str(folder / "cache"),
+                "SCALE_CACHE": str(folder / "cache"),
             },
             stdin=subprocess.DEVNULL,
             stdout=out,

@@ -62,7 +62,7 @@ def evaluate(server: RealVLLM, folder: Path, *more: str) -> subprocess.Completed
     command += ["--samples", str(SAMPLES), "--budget", "64", "--threads", "4", "--out", "out"]
     command += ["--model", server.model, "--api-base", server.api_base]
     command += ["--modes", "hybrid", *more]
-    environment = {"PYTHONPATH": str(ROOT), "DSPY_CACHEDIR": str(folder / "cache")}
+    environment = {"PYTHONPATH": str(ROOT), "SCALE_CACHE": str(folder / "cache")}
     return subprocess.run(
         command,
         cwd=folder,

@@ -7,13 +7,19 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from scale_dspy.cli.arguments import add_backend, add_engine, add_method, add_rollouts, add_steering
+from scale_dspy.cli.arguments import (
+    add_backend,
+    add_engine,
+    add_method,
+    add_reuse,
+    add_rollouts,
+    add_steering,
+)
 from scale_dspy.cli.options import (
     DONE,
     check_counts,
-    connect_program,
+    connect_run,
     end_run,
-    open_cache,
     print_json,
     read_engine,
     read_program,
@@ -35,6 +41,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--out", metavar="DIR", help="where to write [runs/DATA-METHOD]")
     add_rollouts(command, 8, "rollouts of each problem")
+    add_reuse(command)
     add_engine(command)
     add_method(command)
     add_steering(command, dry_run=True)
@@ -69,8 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
         return DONE
     if arguments.detach:
         return detach(arguments.argv, out)
-    program, lm = connect_program(settled, partial(read_program, arguments), console)
-    open_cache()
+    settled, program, lm = connect_run(
+        settled, partial(read_program, arguments), console, out, arguments
+    )
     with RunBar(console, out) as bar:
         summary = evaluate(
             program,

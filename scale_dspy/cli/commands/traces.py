@@ -8,13 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scale_dspy.cli.arguments import add_backend, add_engine, add_method, add_rollouts, add_steering
+from scale_dspy.cli.arguments import (
+    add_backend,
+    add_engine,
+    add_method,
+    add_reuse,
+    add_rollouts,
+    add_steering,
+)
 from scale_dspy.cli.options import (
     FAILED,
     check_counts,
-    connect_program,
+    connect_run,
     end_run,
-    open_cache,
     print_json,
     read_engine,
     read_program,
@@ -41,6 +47,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "amc23 and math500; it fails at its end if one cannot be loaded",
     )
     add_rollouts(command, 1, "tries a problem; the shortest right one is kept")
+    add_reuse(command)
     add_engine(command)
     add_method(command)
     add_steering(command)
@@ -72,8 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.detach:
         return detach(arguments.argv, folder)
     settled = settle_backend(arguments)
-    program, lm = connect_program(settled, partial(read_program, arguments), console)
-    open_cache()
+    settled, program, lm = connect_run(
+        settled, partial(read_program, arguments), console, folder, arguments
+    )
     with RunBar(console, folder) as bar:
         card = make_traces(
             program,

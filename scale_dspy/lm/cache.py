@@ -1,0 +1,187 @@
+"""The cache of replies: one SQLite file of JSON, from which a run resumes.
+
+Each reply is written as it comes, in a transaction of its own, so that a killed process has lost
+none. Nothing read from it is run: values are JSON, and one that is damaged is as good as none.
+
+A reply belongs to the server that gave it and to the run that drew it; see `make_keys`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sqlite3
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import platformdirs
+
+logger = logging.getLogger(__name__)
+
+FILE = "replies.sqlite3"
+PATIENCE = 5.0  # seconds to wait for another process that writes
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS replies (
+    number INTEGER PRIMARY KEY, draw BLOB UNIQUE, question BLOB, reply BLOB, at REAL);
+CREATE INDEX IF NOT EXISTS by_question ON replies (question);
+"""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Two digests: `question` tells what was asked of which server, `draw` for which run too."""
+
+    question: bytes
+    draw: bytes
+
+
+def make_keys(server: str, run: str, rollout: Any, body: dict[str, Any]) -> Keys:
+    """The keys of a reply. Addresses are part of them, and are hidden by them.
+
+    Args:
+        server: what tells this server from others, all its replicas together.
+        run: the run that draws, or "" for a call that shares what any run has drawn.
+        rollout: the rollout id; another one is another sample.
+        body: the request's parameters and messages.
+    """
+    asked = orjson.dumps([server, rollout, body], option=orjson.OPT_SORT_KEYS)
+    question = hashlib.sha256(asked).digest()
+    return Keys(question, hashlib.sha256(question + run.encode()).digest() if run else question)
+
+
+def find_folder() -> Path | None:
+    """Where the cache lies: SCALE_CACHE, or the user's cache folder; None if SCALE_CACHE=off."""
+    given = os.environ.get("SCALE_CACHE", "")
+    if given.lower() == "off":
+        return None
+    if given:
+        return Path(given).expanduser()
+    base = os.environ.get("SCALE_CACHE_DIR") or platformdirs.user_cache_dir("scale-dspy")
+    return Path(base) / "replies"
+
+
+class Store:
+    """An open cache file, shared by all threads of a process. One in memory has no path."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.lock = threading.Lock()
+        self.broken = False
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self.connection = self._open()
+        except sqlite3.OperationalError as error:
+            raise OSError(str(error)) from None
+        except sqlite3.DatabaseError:
+            self.connection = self._open_anew()
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path or ":memory:",
+            timeout=PATIENCE,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        # A write survives the death of the process, not that of the machine: no disk is waited for.
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.executescript(_SCHEMA)
+        return connection
+
+    def _open_anew(self) -> sqlite3.Connection:
+        """A file that is no database is set aside; what it held is asked for again."""
+        assert self.path is not None
+        aside = self.path.with_suffix(f".damaged-{time.time():.0f}")
+        logger.warning("the cache %s is damaged: it is set aside as %s", self.path, aside.name)
+        self.path.rename(aside)
+        for tail in ("-wal", "-shm"):
+            self.path.with_name(self.path.name + tail).unlink(missing_ok=True)
+        return self._open()
+
+    def get(self, keys: Keys) -> Any:
+        """The JSON value of a reply, or None. Among several draws the first one counts, so that a
+        walk that shares them meets the same one each time."""
+        column, key = ("question", keys.question)
+        if keys.draw != keys.question:
+            column, key = "draw", keys.draw
+        rows = self._run(f"SELECT number, reply FROM replies WHERE {column}=? ORDER BY number", key)
+        for number, reply in rows:
+            try:
+                return orjson.loads(reply)
+            except (ValueError, TypeError):
+                self._run("DELETE FROM replies WHERE number=?", number)
+        return None
+
+    def put(self, keys: Keys, value: Any) -> None:
+        """Keep a reply; one that stands there already is replaced."""
+        row = (keys.draw, keys.question, orjson.dumps(value), time.time())
+        self._run(
+            "INSERT OR REPLACE INTO replies (draw, question, reply, at) VALUES (?,?,?,?)", *row
+        )
+
+    def drop(self, keys: Keys) -> None:
+        """Forget a reply that turned out to be unreadable."""
+        self._run("DELETE FROM replies WHERE draw=? OR question=?", keys.draw, keys.question)
+
+    def measure(self) -> tuple[int, int]:
+        """(replies, bytes)."""
+        ((count, size),) = self._run(
+            "SELECT COUNT(*), COALESCE(SUM(LENGTH(reply)), 0) FROM replies"
+        )
+        return int(count), int(size)
+
+    def clear(self) -> None:
+        """Forget every reply and give the room back."""
+        self._run("DELETE FROM replies")
+        self._run("VACUUM")
+
+    def _run(self, statement: str, *values: Any) -> list[Any]:
+        """The rows of a statement. A cache that fails is said once, and done without."""
+        try:
+            with self.lock:
+                return self.connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            if not self.broken:
+                logger.warning("the cache %s fails (%s): replies are not kept", self.path, error)
+            self.broken = True
+            return []
+
+
+_lock = threading.Lock()
+_stores: dict[tuple[Path, int], Store] = {}
+_chosen: list[Store | None] = []
+
+
+def use(store: Store | None) -> None:
+    """Make this the cache of the process from now on, whatever the environment says."""
+    _chosen[:] = [store]
+
+
+def open_store() -> Store | None:
+    """The cache of this process; None where SCALE_CACHE=off.
+
+    Raises:
+        OSError: its folder cannot be used.
+    """
+    if _chosen:
+        return _chosen[0]
+    folder = find_folder()
+    if folder is None:
+        return None
+    with _lock:
+        own = folder, os.getpid()  # a forked process must not use its parent's connection
+        if own not in _stores:
+            try:
+                _stores[own] = Store(folder / FILE)
+            except OSError as error:
+                raise OSError(
+                    f"the cache folder {folder} cannot be used: {error}; set SCALE_CACHE to a "
+                    "folder that can be written, or to off"
+                ) from None
+        return _stores[own]

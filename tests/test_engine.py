@@ -1,0 +1,288 @@
+"""The engine under dspy.LM: repeats, whose replies are whose, unknown usage, odd servers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import dspy
+import pytest
+from dspy.utils.exceptions import LMConfigurationError, LMError, LMTimeoutError
+
+from scale_dspy import SCALE, connect, track
+from scale_dspy.cli.main import main
+from scale_dspy.lm.cache import FILE, Store, use
+from scale_dspy.lm.client import read_retry_after
+from scale_dspy.lm.cost_limit import CostLimitError, limit_cost
+from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
+from tests.world import World, write_set
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 5}
+
+
+def reply(content: Any = "7", usage: Any = USAGE) -> dict[str, Any]:
+    message = {"role": "assistant", "content": content}
+    return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
+
+
+class Plain(ThreadingHTTPServer):
+    """A server that gives its answers in order, the last one for ever: (status, headers, body)."""
+
+    daemon_threads = True
+    answers: list[tuple[int, dict[str, str], Any]]
+    seen: list[dict[str, str]]
+
+    @property
+    def api_base(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Plain
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.seen.append(dict(self.headers))
+        answers = self.server.answers
+        status, headers, body = answers.pop(0) if len(answers) > 1 else answers[0]
+        if body is Ellipsis:  # a blank at a time, for ever
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(100):
+                self.wfile.write(b" ")
+                self.wfile.flush()
+                time.sleep(0.1)
+            return
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@contextmanager
+def serve(*answers: Any) -> Iterator[Plain]:
+    """Serve answers; one that is no tuple is the body of a success."""
+    server = Plain(("127.0.0.1", 0), _Handler)
+    server.answers = [each if isinstance(each, tuple) else (200, {}, each) for each in answers]
+    server.seen = []
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("date", [False, True])
+def test_retry_after_is_waited_for(status: int, date: bool) -> None:
+    value = formatdate(time.time() + 3, usegmt=True) if date else "2"
+    with serve((status, {"Retry-After": value}, {}), reply()) as server:
+        began = time.monotonic()
+        assert connect("m", server.api_base)("hi") == ["7"]
+        assert 1.8 <= time.monotonic() - began < 10
+
+
+def test_retry_after_is_read_in_both_forms() -> None:
+    assert read_retry_after("6") == 6
+    assert read_retry_after("soon") is read_retry_after("-3") is None
+    assert read_retry_after(formatdate(0, usegmt=True)) == 0
+
+
+@pytest.mark.parametrize("status", [408, 409, 423, 425])
+def test_what_may_pass_is_sent_again(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scale_dspy.lm.routing.FIRST_WAIT", 0.01)
+    with serve((status, {}, {}), reply()) as server:
+        assert connect("m", server.api_base)("hi") == ["7"]
+        assert len(server.seen) == 2
+
+
+def test_a_timeout_bounds_the_whole_request() -> None:
+    with serve(...) as server:
+        lm = connect("m", server.api_base, timeout=0.5, num_retries=0)
+        began = time.monotonic()
+        with pytest.raises(LMTimeoutError):
+            lm("hi")
+        assert time.monotonic() - began < 3
+
+
+def test_n_is_one_request_through_any_adapter(server: FakeVLLM) -> None:
+    lm = connect(server.model, server.api_base)
+    assert len(lm("What is 1 + 1?", n=3, temperature=1.0)) == 3
+    with dspy.context(lm=lm, adapter=dspy.ChatAdapter()):
+        assert lm.history[-1]["outputs"]
+    assert len(server.chats()) == 1
+    assert server.chats()[0].body["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"), (None, ""), (5, "5")],
+)
+def test_odd_contents_are_read(content: Any, said: str) -> None:
+    with serve(reply(content)) as server:
+        assert connect("m", server.api_base)("hi") == [said]
+
+
+@pytest.mark.parametrize("body", [None, {"error": "x"}, [], {"choices": None}])
+def test_what_is_no_completion_is_said(body: Any) -> None:
+    with serve(body) as server, pytest.raises(LMError, match="no chat completion"):
+        connect("m", server.api_base, num_retries=0)("hi")
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {"completion_tokens": -500}, {"completion_tokens": 10**9}, {}, "x"]
+)
+def test_unknown_usage_is_charged_at_the_most(usage: Any) -> None:
+    with serve(reply(usage=usage)) as server:
+        lm = connect("m", server.api_base, max_tokens=100, cache=False)
+        with dspy.context(lm=lm), limit_cost(250) as ledger:
+            lm("a")
+            lm("b")
+            with pytest.raises(CostLimitError):
+                lm("c")
+        assert (ledger.unknown, ledger.assumed_sent, ledger.tokens) == (2, 200, 0)
+
+
+def test_a_failed_try_is_charged_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scale_dspy.lm.routing.FIRST_WAIT", 0.01)
+    with fake_vllm(faults=[Fault(every=2, reset="middle")]) as server:
+        lm = connect(server.model, server.api_base, max_tokens=100, cache=False)
+
+        def ask_for_ever() -> None:
+            for number in range(100):
+                lm(f"What is {number} + 1?")
+
+        with dspy.context(lm=lm), limit_cost(1000), pytest.raises(CostLimitError):
+            ask_for_ever()
+        assert server.totals().completion_tokens <= 1000
+
+
+def test_a_prediction_says_that_tokens_are_unknown() -> None:
+    with serve(reply(r"1. Find $\boxed{7}$", usage=None)) as server:
+        with dspy.context(lm=connect("m", server.api_base)):
+            prediction = SCALE(candidates=1)(problem="What is 3 + 4?")
+        assert "did not tell the tokens" in prediction.replaced[-1]
+
+
+def test_a_user_and_a_password_are_sent_and_never_shown(capsys: Any, tmp_path: Path) -> None:
+    with serve(reply()) as server:
+        address = server.api_base.replace("//", "//me:hidden@")
+        assert connect("m", address)("hi") == ["7"]
+        assert server.seen[0]["Authorization"].startswith("Basic ")
+        assert main(["solve", "p", "--model", "m", "--api-base", address, "--api-key", "k"]) == 2
+    gone = "http://me:hidden@127.0.0.1:9/v1"
+    assert main(["solve", "p", "--model", "m", "--api-base", gone]) == 1
+    assert "hidden" not in "".join(capsys.readouterr())
+
+
+def test_v1_left_out_is_said() -> None:
+    with serve((404, {}, {"detail": "Not Found"})) as server:
+        address = server.api_base.removesuffix("/v1")
+        with pytest.raises(LMConfigurationError, match="/v1"):
+            connect("m", address)("hi")
+
+
+def test_a_socks_proxy_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    with pytest.raises(ValueError, match="SOCKS"):
+        connect("m", "http://10.0.0.1:8000/v1")
+
+
+def evaluate(server: FakeVLLM | str, data: Path, out: Path, *flags: str) -> tuple[int, Any]:
+    address = server if isinstance(server, str) else server.api_base
+    model = "m" if isinstance(server, str) else server.model
+    arguments = ["evaluate", str(data), "--out", str(out), "--model", model, "--samples", "1"]
+    arguments += ["--modes", "hybrid"]
+    code = main([*arguments, "--api-base", address, *flags])
+    path = out / "summary.json"
+    return code, json.loads(path.read_text()) if path.exists() else None
+
+
+@pytest.mark.usefixtures("own_disk_cache")
+def test_replies_belong_to_their_server_and_their_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scale_dspy.lm.routing.FIRST_WAIT", 0.01)
+    data, world = tmp_path / "d.jsonl", World.noisy()
+    write_set(data, world.problems(3))
+    with fake_vllm(world) as a, fake_vllm(world) as b:
+        code, first = evaluate(a, data, tmp_path / "a")
+        asked = len(a.chats())
+        assert (code, first["drawn"], first["replayed"]) == (0, asked, 0)
+        _, other = evaluate(b, data, tmp_path / "b")
+        assert other["drawn"] == len(b.chats()) > 0
+        _, anew = evaluate(a, data, tmp_path / "a2")
+        assert (anew["replayed"], len(a.chats())) == (0, asked + anew["drawn"])
+        calls = len(a.chats())
+        _, same = evaluate(a, data, tmp_path / "a3", "--reuse")
+        assert (same["drawn"], same["replayed"], len(a.chats())) == (0, asked, calls)
+        (tmp_path / "a2" / "rollouts.jsonl").unlink()
+        _, resumed = evaluate(a, data, tmp_path / "a2")
+        assert (resumed["drawn"], resumed["tok"]) == (0, anew["tok"])
+        texts = [(tmp_path / name / "rollouts.jsonl").read_text() for name in ("a", "a2")]
+        assert texts[0] != texts[1]
+    code, nothing = evaluate("http://127.0.0.1:9/v1", data, tmp_path / "none")
+    assert (code, nothing["errors"]) == (1, 3)
+
+
+def test_damaged_replies_are_asked_for_again(server: FakeVLLM, tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    for damage in (b"{", b"[]", b'{"choices": []}'):
+        store = Store(path)
+        use(store)
+        lm = connect(server.model, server.api_base, seed=0)
+        said = lm("What is 1 + 1?")
+        calls = len(server.chats())
+        assert lm("What is 1 + 1?") == said
+        assert len(server.chats()) == calls
+        store._run("UPDATE replies SET reply=?", damage)
+        assert lm("What is 1 + 1?") == said
+        assert len(server.chats()) == calls + 1
+    path.write_bytes(b"no database at all" * 100)
+    for tail in ("-wal", "-shm"):
+        path.with_name(path.name + tail).unlink(missing_ok=True)
+    assert Store(path).measure() == (0, 0)
+    assert [each for each in tmp_path.iterdir() if "damaged" in each.name]
+
+
+def test_the_cache_is_shown_cleared_and_switched_off(
+    server: FakeVLLM, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scale_dspy.lm.cache._chosen", [])
+    monkeypatch.setenv("SCALE_CACHE", str(tmp_path))
+    connect(server.model, server.api_base)("What is 1 + 1?")
+    for flags, replies in (((), 1), (("--clear",), 0)):
+        assert main(["cache", "--json", *flags]) == 0
+        assert json.loads(capsys.readouterr().out)["replies"] == replies
+    monkeypatch.setenv("SCALE_CACHE", "off")
+    for _ in range(2):
+        connect(server.model, server.api_base)("What is 1 + 1?")
+    assert len(server.chats()) == 3
+
+
+def test_a_plain_lm_works_and_its_settings_hold(server: FakeVLLM) -> None:
+    (example,) = World().problems(1)
+    lm = dspy.LM(
+        f"hosted_vllm/{server.model}", api_base=server.api_base, api_key="x",
+        temperature=0.3, max_tokens=900,
+    )  # fmt: skip
+    with dspy.context(lm=lm), track() as ledger:
+        prediction = SCALE(candidates=2)(problem=example.problem)
+    assert prediction.answer == example.answer
+    assert ledger.tokens == server.totals().completion_tokens
+    bodies = [chat.body for chat in server.chats()]
+    assert {(body["temperature"], body["max_tokens"]) for body in bodies} == {(0.3, 900)}
+    assert all(body["top_k"] == 20 and "extra_body" not in body for body in bodies)
