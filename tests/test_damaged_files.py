@@ -129,7 +129,7 @@ def test_no_value_of_a_file_is_a_traceback(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for picture in ("draw_accuracy", "draw_calibration", "draw_positions"):
-        monkeypatch.setattr(f"scale_dspy.report.report.{picture}", lambda runs: None)
+        monkeypatch.setattr(f"scale_dspy.report.report.{picture}", lambda *_: None)
     write_set(Path("set.jsonl"), World(parts=(1, 2)).problems(2))
     (begin, _), (arguments, folder) = COMMANDS["evaluate"], COMMANDS[name]
     flags = backend(served) if name != "report" else []
