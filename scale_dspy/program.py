@@ -385,8 +385,6 @@ def read_options(held: Any) -> dict[str, Any]:
     options = held.get("options") if isinstance(held, dict) else None
     if not isinstance(options, dict):
         raise ValueError("there are no options under 'scale_dspy'")
-    if "modes" in options:
-        raise ValueError("modes belong to a server, and are no option of a saved program")
     try:
         checked = SCALE(**options).options
     except TypeError as error:

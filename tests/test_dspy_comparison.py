@@ -55,7 +55,11 @@ def test_all_rows_are_tuned_judged_and_not_done_twice(tmp_path: Path) -> None:
         assert by_name[name]["tuning"]["response_tokens"] > 0
     assert by_name["cot+gepa-matched"]["tuning"]["metric_calls"] > 2 * 8
     joint, alone = (by_name[name]["tuning"] for name in ("scale+joint", "scale+threshold"))
-    assert joint["response_tokens"] > alone["response_tokens"]
+    assert joint["metric_calls"] > alone["metric_calls"]
+    # Here it is tuned not to split: its prompts are then chain of thought's, and their rollouts
+    # are those that GEPA has paid for in the row above.
+    assert joint["response_tokens"] >= alone["response_tokens"]
+    assert by_name["scale+threshold"]["split"] == 1
     tuned = sum(
         by_name[name]["tuning"]["response_tokens"]
         for name in (

@@ -196,6 +196,8 @@ def show_summary(console: Console, method: str, summary: Summary) -> None:
     ]
     for name, value in rows:
         console.print(f"{name:<26} {value}")
+    if "dollars" in summary:
+        console.print(f"{'dollars, by LiteLLM':<26} {summary['dollars']:,.4f}")
     if summary["unknown"]:
         note = f"note: the server did not tell the tokens of {summary['unknown']:,} replies"
         console.print(f"{note}: they count as 0 here", style="yellow")

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -29,7 +29,15 @@ from scale_dspy.evaluation.description import describe_run as describe_run
 from scale_dspy.evaluation.description import read_versions
 from scale_dspy.evaluation.folder import RUN, match_description, write_json
 from scale_dspy.evaluation.folder import name_folder as name_folder
-from scale_dspy.evaluation.rollout import ROLLOUTS, F, Finished, Rollout, read_lines, read_pairs
+from scale_dspy.evaluation.rollout import (
+    ROLLOUTS,
+    F,
+    Finished,
+    Rollout,
+    read_lines,
+    read_pairs,
+    sum_usage,
+)
 from scale_dspy.evaluation.rollout import read_rollouts as read_rollouts
 from scale_dspy.evaluation.run_status import announce
 from scale_dspy.evaluation.summary import Summary, summarise
@@ -37,6 +45,7 @@ from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.cost_limit import CostLimitError
 from scale_dspy.lm.event_loop import run
+from scale_dspy.lm.hosted import price_tokens
 from scale_dspy.lm.redact import hide_server
 from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import track
@@ -129,10 +138,22 @@ def evaluate(
 
     path = out / ROLLOUTS
     finish_pairs(Rollout, solve, examples, path, description or {}, effort)
-    rollouts = read_pairs(Rollout, path, examples, effort.get("samples", SAMPLES))
-    summary = summarise(rollouts)
+    samples = effort.get("samples", SAMPLES)
+    summary = summarise(read_pairs(Rollout, path, examples, samples))
+    if lm.partner is None:
+        dollars = price_rollouts(read_pairs(Rollout, path, examples, samples), lm.model)
+        if dollars is not None:
+            summary["dollars"] = dollars
     write_json(out / "summary.json", dict(summary))
     return summary
+
+
+def price_rollouts(rollouts: Iterable[Rollout], model: str) -> float | None:
+    """What rollouts cost in US dollars, by LiteLLM's table; None where it has no price."""
+    if price_tokens(model, {"prompt_tokens": 1}) is None:
+        return None
+    spent = (asdict(sum_usage(each.usage)) for each in rollouts if each.usage)
+    return sum(price_tokens(model, usage) or 0.0 for usage in spent)
 
 
 def finish_pairs(

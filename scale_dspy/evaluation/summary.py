@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
+from typing_extensions import NotRequired
+
 from scale_dspy.evaluation.rollout import Rollout
 from scale_dspy.grading.answers import vote
 from scale_dspy.grading.flags import hit_limit
@@ -72,6 +74,7 @@ class Summary(TypedDict):
         replayed: calls of all rollouts that the cache answered.
         drawn: calls of all rollouts that a server answered; None where unknown.
         unknown: replies whose tokens the server did not tell, which count as 0 above.
+        dollars: what all rollouts cost by LiteLLM's table of prices; missing where it has none.
     """
 
     problems: int
@@ -93,6 +96,7 @@ class Summary(TypedDict):
     replayed: int
     drawn: int | None
     unknown: int
+    dollars: NotRequired[float]
 
 
 def collect(rollouts: Iterable[Rollout]) -> dict[str, dict[int, Outcome]]:

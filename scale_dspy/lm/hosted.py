@@ -71,6 +71,8 @@ def price_tokens(model: str, usage: Mapping[str, Any]) -> float | None:
         model: as in LiteLLM. A server of one's own (hosted_vllm/...) has no price.
         usage: prompt_tokens and completion_tokens; or a usage by stage, of which all are added up.
     """
+    if model.startswith("hosted_vllm/"):
+        return None
     import litellm
 
     stages = [stage for stage in usage.values() if isinstance(stage, Mapping)] or [usage]
@@ -78,8 +80,6 @@ def price_tokens(model: str, usage: Mapping[str, Any]) -> float | None:
         sum(int(stage.get(name) or 0) for stage in stages)
         for name in ("prompt_tokens", "completion_tokens")
     )
-    if model.startswith("hosted_vllm/"):
-        return None
     try:
         costs = litellm.cost_per_token(
             model=model, prompt_tokens=prompt, completion_tokens=completion
