@@ -63,6 +63,27 @@ def test_the_runner_up_has_another_outcome_and_is_no_better(
     assert decision.choice.within_budget >= (second.within_budget and name != CURVE)
 
 
+@settings(max_examples=60)
+@given(st.data())
+def test_with_votes_a_point_is_decided_on_at_any_stop(data: st.DataObject) -> None:
+    count = 2 * 4 * 6
+    right = data.draw(st.lists(st.integers(0, 1), min_size=count, max_size=count))
+    tokens = data.draw(st.lists(st.integers(1, 99), min_size=count, max_size=count))
+    frontier = Frontier(
+        problems=("a", "b", "c", "d"),
+        samples=np.ones(4),
+        taus=np.array([0.0, 0.3, 0.9]),
+        splits=np.array([0.0, 5e-324]),
+        right=np.reshape(np.array(right, dtype=float), (2, 4, 6)),
+        tokens=np.reshape(np.array(tokens, dtype=float), (2, 4, 6)),
+        stops=np.array([0.0, 0.5]),
+    )
+    decision = decide(frontier, (0.5, 0.0))
+    read = frontier.read(decision.choice.threshold, decision.choice.split, decision.choice.stop)
+    assert decision.choice.accuracy.estimate == pytest.approx(read[0])
+    assert decision.name == CAME or decision.name == CURVE or "always" in decision.name
+
+
 def test_why_says_what_tells_them_apart() -> None:
     frontier = make_frontier([[[0, 1]] * 4], [[[50, 20]] * 4])
     dear, cheap = (describe_point(frontier, tau, 0.0) for tau in (0.0, 1.0))

@@ -79,12 +79,11 @@ def decide(
     """
     curve = choose(frontier, budget=budget, margin=margin, seed=seed)
     settled = settle(frontier, curve, budget=budget, margin=margin)
-    plain = {
-        name: describe_point(frontier, *point, budget)
-        for name, point in name_plain_points(frontier).items()
-    }
+    points = name_plain_points(frontier)
+    plain = {name: describe_point(frontier, *point, budget) for name, point in points.items()}
     came = describe_point(frontier, *start, budget)
-    name = CURVE if settled is curve else next(n for n, p in plain.items() if p == settled)
+    at = settled.threshold, settled.split  # with votes, a plain point may have a stop of its own
+    name = CURVE if settled is curve else next(n for n, point in points.items() if point == at)
     return compare_points([(CAME, came), (name, settled)], [(CURVE, curve), *plain.items()], margin)
 
 
