@@ -46,7 +46,7 @@ def test_whether_to_split_is_learned(
 @pytest.mark.slow
 def test_a_mixed_world_needs_both_and_shows_it_on_other_problems(tmp_path: Path) -> None:
     """Short problems are best solved whole, since every step may slip; long ones only in parts."""
-    world = World(14, parts=(1, 6), merge=0.15, slip=0.1)
+    world = World(3, parts=(1, 6), merge=0.15, slip=0.1)
     program = SCALE(candidates=1, assess="upfront")
     with fake_vllm(world) as server:
         lm = connect(server.model, server.api_base, seed=0)
