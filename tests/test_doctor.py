@@ -191,7 +191,9 @@ def test_it_ends_in_time() -> None:
 def test_llama_cpp_is_called_by_its_name(cache: Path, tmp_path: Path) -> None:
     server = start_server(write_gguf(tmp_path / "tiny.gguf"), context=4096)
     try:
-        found = {each.name: each for each in examine(server.api_base, embedded=True)}
+        found = {
+            each.name: each for each in examine(server.api_base, None, server.key, embedded=True)
+        }
     finally:
         stop_server(server)
     assert found["engine"].detail == "llama.cpp"

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from scale_dspy.lm.embedded.server import find_key
 from scale_dspy.lm.embedded.weights import cache_folder
 from scale_dspy.lm.found import Found, flatten
 from scale_dspy.lm.raw_chat import Chat, LateError, RefusedError, Reply, open_client
@@ -99,7 +100,8 @@ def find_embedded(api_base: str) -> Found:
     template = ""
     with contextlib.suppress(httpx.HTTPError, ValueError, KeyError, TypeError):
         address = api_base.rstrip("/").removesuffix("/v1")
-        with httpx.Client(timeout=10, trust_env=False) as client:
+        headers = {"Authorization": f"Bearer {find_key(api_base)}"}
+        with httpx.Client(timeout=10, trust_env=False, headers=headers) as client:
             template = str(client.get(f"{address}/props").json()["chat_template"])
     reads = "enable_thinking" in template
     return Found("embedded", SWITCHES["qwen3"] if reads else None)

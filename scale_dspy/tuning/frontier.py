@@ -108,7 +108,7 @@ class Choice:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; an infinite end of an interval is None."""
-        plain = {
+        plain: dict[str, Any] = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
         }
