@@ -75,12 +75,13 @@ def bound_requests(program: Solver) -> tuple[int, int]:
         least = 2 + (rates and rated_last and program.split.value == 0)
         ratings = (MAX_SUBPROBLEMS - (not rated_last)) * rates + (program.split.value > 0)
         plan = 1 + (program.decompose.candidates > 1)
-        solutions = 2 * MAX_SUBPROBLEMS  # each may have to be concluded from what was cut off
+        # Drafts and passes one by one, where the server ignores `n`; each pass may be concluded.
+        solutions = (program.count_probes() + 2 * program.votes) * MAX_SUBPROBLEMS
         return least, plan + ratings + solutions
     if isinstance(program, MajorityVote):
-        return 1, program.samples  # one by one where the server ignores `n`
+        return 1, 2 * program.samples  # the same
     if isinstance(program, InftyThink):
         return 1, 2 * program.rounds + 1
     if isinstance(program, ChainOfThought):
-        return 1, 1
+        return 1, 2
     raise ValueError(f"nothing is known of the requests of {type(program).__name__}")
