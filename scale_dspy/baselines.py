@@ -15,7 +15,7 @@ from scale_dspy.method import Solver
 from scale_dspy.methods import METHODS as METHODS
 from scale_dspy.methods import make_program as make_program
 from scale_dspy.program import SCALE
-from scale_dspy.stages.ask import Reply, ask
+from scale_dspy.stages.ask import Reply, ask, make_predictor
 from scale_dspy.stages.passes import Solvers, draw_passes
 from scale_dspy.stages.solve import SolveDirectly, SolveProblem
 from scale_dspy.step import Step, Vote
@@ -66,8 +66,8 @@ class ChainOfThought(Solver):
     def __init__(self, *, budget: int | None = None, modes: Modes | str = "hybrid") -> None:
         super().__init__(budget)
         requests = choose_modes(modes)
-        self.solve = dspy.Predict(SolveProblem, **requests["solve_2"])
-        self.conclude = dspy.Predict(SolveDirectly, **requests["solve_1"])
+        self.solve = make_predictor(SolveProblem, **requests["solve_2"])
+        self.conclude = make_predictor(SolveDirectly, **requests["solve_1"])
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
         drawn = await draw_passes(_make_solvers(self, problem))
@@ -93,8 +93,8 @@ class MajorityVote(Solver):
         super().__init__(budget)
         self.samples = samples
         requests = choose_modes(modes)
-        self.solve = dspy.Predict(SolveProblem, **requests["solve_2"])
-        self.conclude = dspy.Predict(SolveDirectly, **requests["solve_1"])
+        self.solve = make_predictor(SolveProblem, **requests["solve_2"])
+        self.conclude = make_predictor(SolveDirectly, **requests["solve_1"])
 
     @property
     def options(self) -> dict[str, Any]:
@@ -140,9 +140,9 @@ class InftyThink(Solver):
         thinking: dict[str, Any] = stages["solve_2"]
         length = round_tokens or max(SHORTEST_ROUND, int(thinking["max_tokens"] * ROUND))
         self.rounds = rounds
-        self.think = dspy.Predict(ContinueProblem, **{**thinking, "max_tokens": length})
-        self.summarise = dspy.Predict(SummariseWork, **_loosen(stages["solve_1"], length))
-        self.conclude = dspy.Predict(ConcludeProblem, **stages["solve_1"])
+        self.think = make_predictor(ContinueProblem, **{**thinking, "max_tokens": length})
+        self.summarise = make_predictor(SummariseWork, **_loosen(stages["solve_1"], length))
+        self.conclude = make_predictor(ConcludeProblem, **stages["solve_1"])
 
     @property
     def options(self) -> dict[str, Any]:

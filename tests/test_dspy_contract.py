@@ -14,6 +14,7 @@ import pytest
 from dspy.teleprompt import KNNFewShot
 
 from scale_dspy import SCALE, connect
+from scale_dspy.baselines import METHODS, make_program
 from scale_dspy.grading.metrics import is_right, make_metric
 from scale_dspy.program import load_program
 from scale_dspy.tuning.threshold_search import ThresholdSearch
@@ -183,16 +184,31 @@ def _embed(texts: list[str]) -> Any:
     return np.array([[float(len(text)), 1.0] for text in texts])
 
 
+def _read_prompts(program: SCALE) -> list[str]:
+    return [predictor.signature.instructions for predictor in program.predictors()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_written_into_a_signature_stays_in_its_program(method: str) -> None:
+    """As dspy.InferRules does, which writes into the class."""
+    for predictor in make_program(method).predictors():
+        predictor.signature.instructions = "Do it with care."
+    for predictor in make_program(method).predictors():
+        assert predictor.signature.instructions != "Do it with care."
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_called_directly(name: str, scale: SCALE, tmp_path: Path) -> None:
     make, arguments = OPTIMIZERS[name]
+    untuned = _read_prompts(SCALE())
     given = {} if name == "KNNFewShot" else {"trainset": EXAMPLES}
     if name == "BetterTogether":
         scale.set_lm(dspy.settings.lm)  # it asks for that of any program
     tuned = make(dspy.settings.lm).compile(scale, **given, **arguments)
     assert tuned(problem=EXAMPLE.problem).answer == EXAMPLE.answer
     assert scale.threshold.value == 0.5
+    assert _read_prompts(SCALE()) == untuned
     if name != "KNNFewShot":  # it searches at each call, which no file holds
         tuned.save(tmp_path / "tuned.json")
         loaded = load_program(tmp_path / "tuned.json")

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import new_class
 from typing import Any, TypeVar
 
 import dspy
@@ -153,6 +154,18 @@ THINKING = (
     ("[THINK]", "[/THINK]"),
 )
 """Tags that models set around their thinking, opening and closing; a text has those of one kind."""
+
+
+def make_predictor(signature: type[dspy.Signature], **request: Any) -> dspy.Predict:
+    """A Predict with a signature class of its own, as some optimizers (dspy.InferRules) write into
+    the class itself, and would rewrite the prompts of every other program of this process.
+
+    Args:
+        request: parameters of its calls.
+    """
+    members = {"__doc__": signature.instructions, "__module__": signature.__module__}
+    own = new_class(signature.__name__, (signature,), {}, lambda space: space.update(members))
+    return dspy.Predict(own, **request)
 
 
 def mend(text: str) -> str:

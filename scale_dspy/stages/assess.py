@@ -7,7 +7,7 @@ import re
 import dspy
 
 from scale_dspy.lm.modes import Modes
-from scale_dspy.stages.ask import ask_until_read
+from scale_dspy.stages.ask import ask_until_read, make_predictor
 from scale_dspy.stages.stage import Stage
 
 UNREADABLE = 1.0  # the difficulty where no score can be read: it leads to System 2
@@ -51,8 +51,8 @@ class Assess(dspy.Module):
 
     def __init__(self, modes: Modes) -> None:
         super().__init__()
-        self.rate = dspy.Predict(RateDifficulty, **modes["assess"])
-        self.review = dspy.Predict(ReviewDraft, **modes["assess"])
+        self.rate = make_predictor(RateDifficulty, **modes["assess"])
+        self.review = make_predictor(ReviewDraft, **modes["assess"])
 
     async def aforward(
         self, problem: str, context: str, subproblem: str, draft: str | None = None

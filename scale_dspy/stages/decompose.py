@@ -8,7 +8,7 @@ import dspy
 
 from scale_dspy.lm.cap import OutOfTokensError, room
 from scale_dspy.lm.modes import Modes
-from scale_dspy.stages.ask import ATTEMPTS, ask_many, ask_until_read
+from scale_dspy.stages.ask import ATTEMPTS, ask_many, ask_until_read, make_predictor
 from scale_dspy.stages.stage import Stage
 from scale_dspy.utils.lists import BULLET, MAX_SUBPROBLEMS, NUMBERED, read_list, render_list
 from scale_dspy.utils.validation import check_whole
@@ -55,8 +55,8 @@ class Decompose(dspy.Module):
     def __init__(self, candidates: int, modes: Modes) -> None:
         super().__init__()
         self.candidates = check_candidates(candidates)
-        self.propose = dspy.Predict(ProposeSubproblems, **modes["decompose"])
-        self.select = dspy.Predict(SelectCandidate, **modes["select"])
+        self.propose = make_predictor(ProposeSubproblems, **modes["decompose"])
+        self.select = make_predictor(SelectCandidate, **modes["select"])
 
     async def aforward(self, problem: str) -> dspy.Prediction:
         """Prediction(subproblems, replaced): a list of texts, and what had to be replaced.

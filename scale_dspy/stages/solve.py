@@ -7,7 +7,7 @@ import dspy
 from scale_dspy.lm.cap import has_room
 from scale_dspy.lm.modes import Modes
 from scale_dspy.lm.usage import track
-from scale_dspy.stages.ask import ask_until_said
+from scale_dspy.stages.ask import ask_until_said, make_predictor
 from scale_dspy.stages.drafts import Draft
 from scale_dspy.stages.passes import DRAFT, Drawn, Solvers, draw_passes
 from scale_dspy.stages.stage import Stage
@@ -60,9 +60,9 @@ class Solve(dspy.Module):
 
     def __init__(self, modes: Modes) -> None:
         super().__init__()
-        self.system_1 = dspy.Predict(SolveDirectly, **modes["solve_1"])
-        self.system_2 = dspy.Predict(SolveThoroughly, **modes["solve_2"])
-        self.whole = dspy.Predict(SolveProblem, **modes["solve_2"])
+        self.system_1 = make_predictor(SolveDirectly, **modes["solve_1"])
+        self.system_2 = make_predictor(SolveThoroughly, **modes["solve_2"])
+        self.whole = make_predictor(SolveProblem, **modes["solve_2"])
 
     async def aforward(
         self,
