@@ -122,6 +122,13 @@ def test_a_compile_shows_one_bar_and_no_stack(
     assert code == 0, err
     assert json.loads(out)["told"][0].startswith("Chosen: ")
     assert "an error by order" in Path("p.compile/optimizer.log").read_text()
-    for odd in ("Traceback", "an error by order", "INFO", "it/s", "0 tokens each", "up to 0.0 points worse"):
+    for odd in (
+        "Traceback",
+        "an error by order",
+        "INFO",
+        "it/s",
+        "0 tokens each",
+        "up to 0.0 points worse",
+    ):
         assert odd not in err
     assert "what the optimizer said is in" in err
