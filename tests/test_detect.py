@@ -102,7 +102,7 @@ def test_a_parser_that_believes_in_a_switch_proves_nothing() -> None:
 def test_a_missing_parser_is_told_by_its_flag(server: dict[str, Any], style: str) -> None:
     found, _ = find(model="Qwen/Qwen3-8B", reasoning_field=None, **server)
     assert (found.style, found.parser) == (style, "qwen3")
-    assert "--reasoning-parser qwen3" in found.tell()
+    assert "--reasoning-parser qwen3" in found.summarise()
 
 
 def test_tags_may_come_late() -> None:
@@ -119,7 +119,7 @@ def test_tags_may_come_late() -> None:
 def test_a_model_that_no_setting_keeps_from_thinking_gets_room() -> None:
     found, _ = find(thinking="always", closes=False)
     assert (found.style, found.always) == ("prompt", True)
-    assert "--system-1-model" in found.tell()
+    assert "--system-1-model" in found.summarise()
     assert found.modes()["assess"]["max_tokens"] >= 1024
 
 

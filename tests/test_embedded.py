@@ -122,7 +122,7 @@ def test_all_cores_are_used(monkeypatch: pytest.MonkeyPatch, cores: int, threads
 def test_serve_starts_one_server_for_all(gguf: Path, run_instead: Callable[[str], None]) -> None:
     run_instead(HEALTHY)
     with ThreadPoolExecutor(4) as pool:
-        servers = list(pool.map(embedded.serve, [gguf] * 4))
+        servers = list(pool.map(embedded.start_embedded, [gguf] * 4))
     assert all(server is servers[0] for server in servers)
     assert servers[0].model == "some-model"
     assert servers[0].api_base.startswith("http://127.0.0.1:")
@@ -131,7 +131,7 @@ def test_serve_starts_one_server_for_all(gguf: Path, run_instead: Callable[[str]
     embedded.stop_server(servers[0])
     assert not is_running(servers[0].pid)
 
-    another = embedded.serve(gguf)
+    another = embedded.start_embedded(gguf)
     assert another.pid != servers[0].pid
     embedded.stop_server(another)
 
@@ -280,7 +280,7 @@ def test_a_planted_log_is_not_written_through(
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    server = embedded.serve(SMALL)
+    server = embedded.start_embedded(SMALL)
     yield server
     embedded.stop_server(server)
     assert not is_running(server.pid)
@@ -357,7 +357,7 @@ def test_it_answers_to_its_key_only(server: Server) -> None:
 
 @pytest.mark.embedded
 def test_serve_reuses_the_real_server(server: Server) -> None:
-    assert embedded.serve(SMALL) is server
+    assert embedded.start_embedded(SMALL) is server
 
 
 @pytest.mark.embedded

@@ -16,7 +16,7 @@ from scale_dspy.baselines import ChainOfThought, MajorityVote
 from scale_dspy.lm.cache import Store, use
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.program import DRAFTED, load_program
-from scale_dspy.stages.drafts import _tell_missing
+from scale_dspy.stages.drafts import _warn_no_logprobs
 from scale_dspy.stages.solve import SolveThoroughly
 from scale_dspy.threshold import Threshold
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
@@ -176,7 +176,7 @@ def test_whole_problems_are_asked_as_the_baselines_ask_them(
 def test_a_server_without_log_probabilities_is_told_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    _tell_missing.cache_clear()
+    _warn_no_logprobs.cache_clear()
     with fake_vllm(EASY, logprobs=False) as server, caplog.at_level(logging.WARNING):
         for example in EASY.problems(2):
             prediction = solve(SCALE(0.9, candidates=1, assess="draft"), server, example.problem)

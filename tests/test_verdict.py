@@ -9,7 +9,7 @@ from typing import Any
 from scale_dspy.report.comparisons import compare_runs
 from scale_dspy.report.names import name_runs
 from scale_dspy.report.run_reader import read_run
-from scale_dspy.report.verdict import tell_verdicts
+from scale_dspy.report.verdict import write_verdicts
 from tests.test_report import make_run
 
 
@@ -20,7 +20,7 @@ def tell(folder: Path, *rights: str, told: list[dict[str, Any]] | None = None) -
         for place, right in enumerate(rights)
     ]
     runs = [replace(run, name=name) for run, name in zip(runs, name_runs(runs), strict=True)]
-    return tell_verdicts(runs, compare_runs(runs)[0])
+    return write_verdicts(runs, compare_runs(runs)[0])
 
 
 def test_a_clear_win_is_sure(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def show_frontier(console: Console, frontier: dict[str, Any]) -> None:
     console.print(table)
     console.print()
     for name, choice in frontier["choices"].items():
-        console.print(f"{name.replace('_', ' '):<16}{_tell_choice(choice)}")
+        console.print(f"{name.replace('_', ' '):<16}{_describe_choice(choice)}")
         console.print(Padding(Text(choice["why"], style="dim"), (0, 0, 0, 16)))
     scores = frontier["difficulty"]
     if scores is not None and scores["auroc"] is not None:
@@ -281,7 +281,7 @@ def show_compiled(console: Console, record: dict[str, Any]) -> None:
         console.print(f"note: {note}", style="yellow", markup=False)
 
 
-def _tell_choice(choice: dict[str, Any]) -> str:
+def _describe_choice(choice: dict[str, Any]) -> str:
     accuracy, tokens = choice["accuracy"], choice["tokens"]
     low, high = choice["threshold_interval"]
     drawn = f" (resampled {low:.2g} to {high:.2g})" if low < high else ""

@@ -119,7 +119,7 @@ def find_style(settled: Resolved, lm: MeteredLM, console: Console) -> Resolved:
         found = find_hosted(lm.model)
     lm.found = found.describe()
     asked = f" ({found.requests} requests, {found.seconds:.1f} s)" if found.requests else ""
-    console.print(f"modes: {found.tell()}{asked}", markup=False, soft_wrap=True)
+    console.print(f"modes: {found.summarise()}{asked}", markup=False, soft_wrap=True)
     return replace(settled, style=found.modes())
 
 
@@ -214,12 +214,12 @@ def start_embedded(model: str | None, console: Console) -> Any:
     """Start the embedded model, with a progress bar while its weights are joined."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-    from scale_dspy.lm.embedded.server import serve
+    from scale_dspy.lm.embedded.server import start_embedded
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("loading the embedded model", total=None)
-        return serve(
+        return start_embedded(
             model, progress=lambda done, total: progress.update(task, completed=done, total=total)
         )
 

@@ -123,7 +123,9 @@ def replay_rules(drawn: Sequence[Drawn], seed: int = 0) -> list[dict[str, Any]]:
         each.id: right for each, (right, _, _) in zip(drawn, played[f"vote {count}"], strict=True)
     }
     return [
-        _tell_rule(name, {each.id: one for each, one in zip(drawn, outcomes, strict=True)}, full)
+        _describe_rule(
+            name, {each.id: one for each, one in zip(drawn, outcomes, strict=True)}, full
+        )
         for name, outcomes in played.items()
     ]
 
@@ -193,7 +195,7 @@ def _play(
     return right, tokens, counts
 
 
-def _tell_rule(
+def _describe_rule(
     name: str,
     outcomes: Mapping[str, tuple[list[int], list[int], list[int]]],
     full: Mapping[str, list[int]],
@@ -232,10 +234,10 @@ def _list_signals(drafts: Sequence[tuple[str, Sequence[Pass]]]) -> dict[str, dic
         for (_, one), (other, _) in zip(flat, agreeing, strict=True)
     ]
     columns["estimate with one other, fitted"] = estimate_unseen(paired, wrong, groups)
-    return {name: _tell_signal(scores, wrong, groups) for name, scores in columns.items()}
+    return {name: _describe_signal(scores, wrong, groups) for name, scores in columns.items()}
 
 
-def _tell_signal(
+def _describe_signal(
     scores: Sequence[float], wrong: Sequence[bool], groups: Sequence[str]
 ) -> dict[str, Any]:
     return {

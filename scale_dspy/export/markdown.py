@@ -18,7 +18,7 @@ from scale_dspy.export.formatting import (
     show_text,
     show_tokens,
 )
-from scale_dspy.export.protocol import find_predictor, make_body, tell_routing
+from scale_dspy.export.protocol import describe_routing, find_predictor, make_body
 from scale_dspy.program import SCALE
 from scale_dspy.stages.ask import PlainAdapter
 from scale_dspy.stages.registry import STAGES
@@ -36,7 +36,7 @@ def export_markdown(program: SCALE) -> str:
         "or System 2 (careful) in the context of those before it.",
         *_show_record(program.record),
         "## Routing",
-        "\n".join(f"- {line}" for line in tell_routing(program)),
+        "\n".join(f"- {line}" for line in describe_routing(program)),
     ]
     for stage in STAGES:
         blocks += _show_stage(program, stage)
@@ -82,7 +82,7 @@ def _show_record(record: Any) -> list[str]:
     """How the program was compiled, as far as the record tells."""
     if not isinstance(record, dict):
         return ["It has no record of a compile: nothing is known of its scores."]
-    blocks = ["## Scores", _show_scores(record), _tell_compile(record)]
+    blocks = ["## Scores", _show_scores(record), _describe_compile(record)]
     blocks += _show_kept(dig(record, "stages"))
     for title, key in (("How sure these scores are", "told"), ("Notes", "notes")):
         said = dig(record, key)
@@ -103,7 +103,7 @@ def _show_scores(record: dict[str, Any]) -> str:
     return _table(["", "before", "after"], [[name, *cells] for name, cells in rows])
 
 
-def _tell_compile(record: dict[str, Any]) -> str:
+def _describe_compile(record: dict[str, Any]) -> str:
     """One line a fact; those that are not known are left out."""
     facts = [("Optimizer", show_text(dig(record, "optimizer")))]
     for title, part in (("Training set", "train"), ("Validation set", "val")):

@@ -41,9 +41,9 @@ from scale_dspy.estimate import TYPICAL
 from scale_dspy.export.formatting import name_model
 from scale_dspy.export.protocol import (
     count_choices,
+    describe_routing,
     find_predictor,
     make_body,
-    tell_routing,
 )
 from scale_dspy.lm.modes import PARTNER
 from scale_dspy.lm.switches import WORDS
@@ -84,7 +84,7 @@ def export_messages(program: SCALE) -> dict[str, Any]:
             "U+FFFD before you use them.",
         ],
         "join": "\n\n",
-        "reply": _tell_reply(),
+        "reply": _describe_reply(),
         "stages": {stage.name: _export_stage(program, stage) for stage in STAGES},
         "routing": _export_routing(program),
         "answer": {
@@ -118,7 +118,7 @@ def _export_stage(program: SCALE, stage: Stage) -> dict[str, Any]:
         "left_out": left_out,
     }
     if stage.name == "decompose":
-        exported["draw"] = _tell_draw(program)
+        exported["draw"] = _describe_draw(program)
     return exported
 
 
@@ -162,7 +162,7 @@ def _find_switch(body: dict[str, Any]) -> bool | None:
     return None if effort is None else effort != "none"
 
 
-def _tell_draw(program: SCALE) -> dict[str, Any]:
+def _describe_draw(program: SCALE) -> dict[str, Any]:
     return {
         "about": "Draw `candidates` replies, `per_request` in a request; where the server sends "
         "fewer, ask for the missing ones one by one, without `n`. Pass over lists that are empty. "
@@ -172,7 +172,7 @@ def _tell_draw(program: SCALE) -> dict[str, Any]:
     }
 
 
-def _tell_reply() -> dict[str, Any]:
+def _describe_reply() -> dict[str, Any]:
     return {
         "about": [
             "Content is `message.content` without blanks around it, reasoning is "
@@ -190,7 +190,7 @@ def _tell_reply() -> dict[str, Any]:
 
 def _export_routing(program: SCALE) -> dict[str, Any]:
     return {
-        "about": tell_routing(program),
+        "about": describe_routing(program),
         "threshold": program.threshold.value,
         "rule": "difficulty > threshold: solve_2; else, or where nothing was rated: solve_1",
         "final_difficulty": program.final_difficulty,
@@ -221,7 +221,7 @@ def _export_routing(program: SCALE) -> dict[str, Any]:
             "most": program.votes,
             "stop": program.stop.value,
         },
-        "steps": _tell_steps(),
+        "steps": _describe_steps(),
         "texts": _export_texts(),
         "draft": {
             "about": r"Where a reply of solve_2 or whole is cut off and its content has no "
@@ -242,7 +242,7 @@ def _export_routing(program: SCALE) -> dict[str, Any]:
     }
 
 
-def _tell_steps() -> list[str]:
+def _describe_steps() -> list[str]:
     return [
         "1. Where split.value > 0, ask assess with the problem as `problem` and `subproblem` and "
         "an empty `context`, and apply split.rule.",

@@ -54,16 +54,16 @@ def find_predictor(program: SCALE, stage: Stage) -> dspy.Predict:
     return dict(program.named_predictors())[stage.predictor]
 
 
-def tell_routing(program: SCALE) -> list[str]:
+def describe_routing(program: SCALE) -> list[str]:
     """Threshold, split and options in words, a sentence or two each."""
     return [
-        _tell_threshold(program.threshold.value),
-        _tell_split(program.split.value),
-        _tell_final(program),
+        _describe_threshold(program.threshold.value),
+        _describe_split(program.split.value),
+        _describe_final(program),
         _TIMINGS[program.timing],
         f"Candidates {program.decompose.candidates}: as many decompositions are drawn"
         + (", and the model chooses one." if program.decompose.candidates > 1 else "."),
-        *_tell_votes(program),
+        *_describe_votes(program),
         "Budget: no limit."
         if program.budget is None
         else f"Budget {program.budget}: at most so many response tokens are spent on a problem.",
@@ -75,7 +75,7 @@ def tell_routing(program: SCALE) -> list[str]:
     ]
 
 
-def _tell_votes(program: SCALE) -> list[str]:
+def _describe_votes(program: SCALE) -> list[str]:
     if program.votes == 1:
         return []
     return [
@@ -100,14 +100,14 @@ _TIMINGS = {
 }
 
 
-def _tell_threshold(value: float) -> str:
+def _describe_threshold(value: float) -> str:
     return (
         f"Threshold {value:.12g}: a sub-problem rated above it is solved by System 2 (`solve_2`), "
         "any other by System 1 (`solve_1`)."
     )
 
 
-def _tell_split(value: float) -> str:
+def _describe_split(value: float) -> str:
     if value == 0:
         return "Split 0: every problem is split."
     return (
@@ -116,7 +116,7 @@ def _tell_split(value: float) -> str:
     )
 
 
-def _tell_final(program: SCALE) -> str:
+def _describe_final(program: SCALE) -> str:
     difficulty = program.final_difficulty
     if difficulty is None:
         return "The last sub-problem, which is the problem itself, is rated like the others."

@@ -11,7 +11,7 @@ from typing import Any
 import dspy
 
 from scale_dspy.grading.answers import accepts
-from scale_dspy.grading.feedback.metric import tell
+from scale_dspy.grading.feedback.metric import write_feedback
 from scale_dspy.grading.feedback.trajectory import Labels, count_stage, find_failure, read_golds
 
 PRICE = 0.5  # of one more budget spent beyond the budget, in right answers
@@ -102,7 +102,7 @@ def make_metric(
         if failure:
             words = f"The run failed and gave no answer: {failure}."
         else:
-            words = tell(
+            words = write_feedback(
                 gold,
                 pred,
                 pred_name,

@@ -244,9 +244,9 @@ def connect(
     api_base = ",".join(split_addresses(api_base or os.environ.get("SCALE_API_BASE")))
     api_key = api_key or os.environ.get("SCALE_API_KEY")
     if uses_embedded(model, api_base):
-        from scale_dspy.lm.embedded.server import serve
+        from scale_dspy.lm.embedded.server import start_embedded
 
-        server = serve(model)
+        server = start_embedded(model)
         # Its port is another one each time.
         kwargs["identity"] = f"embedded {model or server.model}"
         model, api_base = server.model, server.api_base

@@ -212,7 +212,7 @@ def _judge_style(found: Found, patient: _Patient) -> Iterator[Finding]:
     if found.style == "prefill":
         more = "or pair, with another model as System 1 (--modes pair --system-1-model NAME)"
     name = found.switch.name if found.switch and found.style != "embedded" else found.style
-    tell = found.tell().partition("; start vLLM")[0]
+    tell = found.summarise().partition("; start vLLM")[0]
     yield Finding("style", True, f"{tell} (--modes {name}{'; ' + more if more else ''})")
 
 

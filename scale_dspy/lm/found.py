@@ -61,8 +61,8 @@ class Found:
         return {"style": self.style, "switch": self.switch.name if self.switch else None,
                 "default": self.default, "parser": self.parser}  # fmt: skip
 
-    def tell(self) -> str:
-        """It in one line."""
+    def summarise(self) -> str:
+        """What was found, in one line."""
         if self.style == "prompt" and self.always:
             said = ("prompt: it thinks whatever it is told, so System 1 thinks too; "
                     "--modes pair --system-1-model NAME gives it another System 1")  # fmt: skip

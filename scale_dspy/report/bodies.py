@@ -182,7 +182,7 @@ def _write_rollout(rollout: Rollout, convert: bool) -> dict[str, Any]:
         "steps": [
             _write_step(each, rollout.problem, convert) for each in rollout.steps[:MOST_STEPS]
         ],
-        "usage": _tell_usage(rollout.usage),
+        "usage": _describe_usage(rollout.usage),
     }
 
 
@@ -203,7 +203,7 @@ def _show(text: str, convert: bool) -> str:
     return render_text(cut) if convert else f"<pre>{html.escape(cut)}</pre>"
 
 
-def _tell_usage(usage: Mapping[str, Tally]) -> str:
+def _describe_usage(usage: Mapping[str, Tally]) -> str:
     told = [
         f"{stage[:60]} {tally.completion_tokens:,} ({tally.calls:,})"
         for stage, tally in usage.items()

@@ -24,7 +24,7 @@ from scale_dspy.report.figures import Picture
 from scale_dspy.report.names import shorten
 from scale_dspy.report.run_reader import Run
 from scale_dspy.report.sweeps import Sweep
-from scale_dspy.report.verdict import SURE, tell_verdicts
+from scale_dspy.report.verdict import SURE, write_verdicts
 from scale_dspy.utils.statistics import Comparison, Interval
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _describe(content: Content) -> dict[str, Any]:
         "policy": Markup(POLICY),
         "style": Markup(STYLE),
         "data": ", ".join(sets),
-        "verdicts": [*tell_verdicts(runs, content.pairs), *map(_tell_sweep, content.sweeps)],
+        "verdicts": [*write_verdicts(runs, content.pairs), *map(_describe_sweep, content.sweeps)],
         "notes": content.notes,
         "first": first[0] if first else None,
         "pictures": pictures[len(first) :],
@@ -175,7 +175,7 @@ def _describe(content: Content) -> dict[str, Any]:
     }
 
 
-def _tell_sweep(sweep: Sweep) -> str:
+def _describe_sweep(sweep: Sweep) -> str:
     best = sweep.found.choices.get("most_accurate")
     if best is None:
         return f"{sweep.name} has no choice of a threshold yet."
@@ -319,9 +319,9 @@ def _list_bin(each: Any) -> list[Cell]:
 def _describe_picture(picture: Picture, content: Content) -> dict[str, Any]:
     title, caption = PICTURES[picture.name]
     steps = sum(each.steps for one in content.series for each in one.bins)
-    rated = _tell_size([run for one in content.series for run in one.runs])
+    rated = _describe_size([run for one in content.series for run in one.runs])
     told = caption.format(
-        size=_tell_size(content.runs), steps=f"{steps:,} sub-problems", rated=rated
+        size=_describe_size(content.runs), steps=f"{steps:,} sub-problems", rated=rated
     )
     images = ("wide", "narrow", "wide_dark", "narrow_dark")
     return {
@@ -334,7 +334,7 @@ def _describe_picture(picture: Picture, content: Content) -> dict[str, Any]:
     }
 
 
-def _tell_size(runs: Sequence[Run]) -> str:
+def _describe_size(runs: Sequence[Run]) -> str:
     sizes = {(run.summary["problems"], run.summary["samples"]) for run in runs}
     if len(sizes) > 1:
         return f"{len(runs)} runs, their problems and samples as in the table of runs"

@@ -16,7 +16,7 @@ from scale_dspy.report.run_reader import Run
 
 def name_runs(runs: Sequence[Run]) -> list[str]:
     """Names that differ: method and threshold, and whatever else tells two runs apart."""
-    return _tell_apart(runs, threshold=True)
+    return _find_differences(runs, threshold=True)
 
 
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -24,7 +24,7 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(_identify(run), []).append(run)
-    names = _tell_apart([group[0] for group in groups.values()], threshold=False)
+    names = _find_differences([group[0] for group in groups.values()], threshold=False)
     return dict(zip(names, groups.values(), strict=True))
 
 
@@ -37,9 +37,9 @@ def _identify(run: Run) -> str:
 _SETTINGS = ("model", "system_1", "data", "split", "seed")
 
 
-def _tell_apart(runs: Sequence[Run], *, threshold: bool) -> list[str]:
+def _find_differences(runs: Sequence[Run], *, threshold: bool) -> list[str]:
     names = [_name(run, threshold) for run in runs]
-    for tell in (_tell_settings, lambda alike: [run.folder.name for run in alike]):
+    for tell in (_describe_settings, lambda alike: [run.folder.name for run in alike]):
         for name, times in Counter(names).items():
             if times > 1:
                 places = [place for place, each in enumerate(names) if each == name]
@@ -60,7 +60,7 @@ def _name(run: Run, threshold: bool) -> str:
     return f"{method} τ={run.threshold:g}{split}"
 
 
-def _tell_settings(runs: Sequence[Run]) -> list[str]:
+def _describe_settings(runs: Sequence[Run]) -> list[str]:
     """For each run, those of its settings that are not the same in all."""
     settings = [
         {**{key: run.description.get(key) for key in _SETTINGS}, **read_options(run)}
@@ -68,7 +68,9 @@ def _tell_settings(runs: Sequence[Run]) -> list[str]:
     ]
     keys = dict.fromkeys(key for each in settings for key in each)
     differing = [key for key in keys if len({str(each.get(key)) for each in settings}) > 1]
-    return [", ".join(_tell(key, each.get(key)) for key in differing) for each in settings]
+    return [
+        ", ".join(_describe_setting(key, each.get(key)) for key in differing) for each in settings
+    ]
 
 
 def read_options(run: Run) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def read_options(run: Run) -> dict[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
-def _tell(key: str, value: Any) -> str:
+def _describe_setting(key: str, value: Any) -> str:
     return shorten(value) if key in ("model", "data") else f"{key} {shorten(value)}"
 
 

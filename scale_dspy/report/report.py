@@ -19,7 +19,7 @@ from scale_dspy.report.html_page import Content, write_page
 from scale_dspy.report.names import clean_line, name_runs
 from scale_dspy.report.run_reader import Run, read_run
 from scale_dspy.report.sweeps import Sweep, is_sweep, read_sweep
-from scale_dspy.report.verdict import tell_verdicts
+from scale_dspy.report.verdict import write_verdicts
 from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.files import write_whole
 from scale_dspy.utils.statistics import Interval
@@ -71,7 +71,7 @@ class Report:
         ]
         told = {
             "page": None if self.page is None else str(self.page),
-            "verdicts": tell_verdicts(self.runs, self.pairs),
+            "verdicts": write_verdicts(self.runs, self.pairs),
             "frontiers": [{"name": s.name, **asdict(s.found)} for s in self.sweeps],
             "pictures": [str(picture) for picture in self.pictures],
             "runs": runs,

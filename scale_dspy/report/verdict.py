@@ -12,7 +12,7 @@ from scale_dspy.report.run_reader import Run
 SURE = 0.05  # below this p-value, chance is no longer taken for the cause
 
 
-def tell_verdicts(runs: Sequence[Run], pairs: Sequence[Pair]) -> list[str]:
+def write_verdicts(runs: Sequence[Run], pairs: Sequence[Pair]) -> list[str]:
     """One sentence for each set of problems: the most accurate run against the first one, or
     against the next best where it is the first; what it costs; and whether the gap is sure.
 
@@ -23,26 +23,26 @@ def tell_verdicts(runs: Sequence[Run], pairs: Sequence[Pair]) -> list[str]:
     sets: dict[str | None, list[Run]] = {}
     for run in runs:
         sets.setdefault(run.digest if run.digest is not None else run.name, []).append(run)
-    return [_tell_set(members, pairs, len(sets) > 1) for members in sets.values()]
+    return [_compare_set(members, pairs, len(sets) > 1) for members in sets.values()]
 
 
-def _tell_set(members: Sequence[Run], pairs: Sequence[Pair], several: bool) -> str:
+def _compare_set(members: Sequence[Run], pairs: Sequence[Pair], several: bool) -> str:
     ranked = sorted(members, key=lambda run: -run.summary["accuracy"])
     best, first = ranked[0], members[0]
     other = first if best is not first else next(iter(ranked[1:]), None)
     where = f"On {shorten(first.description.get('data'))}, " if several else ""
     pair = next((p for p in pairs if {id(p.run), id(p.other)} == {id(best), id(other)}), None)
     if other is None or pair is None:
-        return where + _tell_alone(best)
+        return where + _describe_alone(best)
     sign = 1 if pair.run is best else -1
     points = 100 * sign * pair.accuracy.effect.estimate
     ends = sorted(100 * sign * end for end in (pair.accuracy.effect.low, pair.accuracy.effect.high))
     if round(points, 1) == 0:
         equal = f"{where}{best.name} and {other.name} are right equally often"
-        return f"{equal}{_tell_tokens(pair, sign)}."
+        return f"{equal}{_describe_tokens(pair, sign)}."
     told = (
         f"{where}{best.name} is right {points:.1f} percentage points more often than {other.name}"
-        f"{_tell_tokens(pair, sign)}"
+        f"{_describe_tokens(pair, sign)}"
     )
     span = f"95 % interval {ends[0]:+.1f} to {ends[1]:+.1f} points".replace("-", "−")
     if pair.accuracy.p_value < SURE:
@@ -50,7 +50,7 @@ def _tell_set(members: Sequence[Run], pairs: Sequence[Pair], several: bool) -> s
     return f"{told}. That is not sure: chance alone could do it ({span})."
 
 
-def _tell_alone(run: Run) -> str:
+def _describe_alone(run: Run) -> str:
     low, high = run.summary["accuracy_interval"]
     return (
         f"{run.name} is right {100 * run.summary['accuracy']:.1f} % of the time "
@@ -58,7 +58,7 @@ def _tell_alone(run: Run) -> str:
     )
 
 
-def _tell_tokens(pair: Pair, sign: int) -> str:
+def _describe_tokens(pair: Pair, sign: int) -> str:
     if pair.tokens is None:
         return ""
     ratio = pair.tokens.effect.estimate**sign

@@ -82,7 +82,7 @@ def list_fields(prediction: dspy.Prediction) -> dict[str, Any]:
     }
 
 
-def tell_rest(prediction: dspy.Prediction, told: Sequence[str]) -> list[str]:
+def write_rest(prediction: dspy.Prediction, told: Sequence[str]) -> list[str]:
     """The reasoning of a method whose work was not told as it happened."""
     if told:
         return []

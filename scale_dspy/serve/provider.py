@@ -42,8 +42,8 @@ from scale_dspy.serve.chat_format import (
     join_messages,
     list_fields,
     name_finish,
-    tell_rest,
     write_content,
+    write_rest,
 )
 from scale_dspy.serve.models import (
     PROVIDER,
@@ -138,7 +138,7 @@ class ScaleLLM(litellm.CustomLLM):
             prediction = await run_on_shared_loop(self._solve(offer, call, told.append))
         except Exception as error:
             raise self._translate(error, model) from None  # the error itself tells an address
-        told += tell_rest(prediction, told)
+        told += write_rest(prediction, told)
         fields = list_fields(prediction)
         model_response.choices[0].message = Message(
             content=write_content(prediction),
@@ -183,7 +183,7 @@ class ScaleLLM(litellm.CustomLLM):
         finally:
             if work is not None:
                 work.cancel()
-        for piece in tell_rest(prediction, told):
+        for piece in write_rest(prediction, told):
             yield write(Delta(role="assistant", content=None, reasoning_content=piece))
         yield write(
             Delta(

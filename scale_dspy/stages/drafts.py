@@ -73,7 +73,7 @@ async def draw_draft(
     place = find_winner(results)
     reply = replies[place]
     if logprobs and reply.text and reply.logprobs is None:
-        _tell_missing(str(getattr(dspy.settings.lm, "model", "the model")))
+        _warn_no_logprobs(str(getattr(dspy.settings.lm, "model", "the model")))
     features = measure_draft(
         # Counted by the log-probabilities, for a request's own count is of all its choices.
         len(reply.logprobs) if reply.logprobs else shares[place],
@@ -100,7 +100,7 @@ async def _draw_several(
 
 
 @lru_cache(maxsize=64)  # once for each model
-def _tell_missing(model: str) -> None:
+def _warn_no_logprobs(model: str) -> None:
     logger.warning(
         "%s gives no log-probabilities: drafts are measured by their length and result alone", model
     )

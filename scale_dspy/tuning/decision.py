@@ -129,17 +129,17 @@ def compare_points(
     name, choice = points[rank([point for _, point in points], margin)]
     rest = [each for each in (*points, *others) if _differs(each[1], choice)]
     second = rest[rank([point for _, point in rest], margin)] if rest else None
-    return Decision(name, choice, second, tell_why(name, choice, second, margin))
+    return Decision(name, choice, second, explain_choice(name, choice, second, margin))
 
 
-def tell_why(
+def explain_choice(
     name: str, choice: Choice, second: tuple[str, Choice] | None, margin: float = 0.0
 ) -> str:
     """In words, what tells a choice from the runner-up."""
-    ours = _tell_point(name, choice)
+    ours = _describe_point(name, choice)
     if second is None:
         return f"{ours}; no other point has another outcome"
-    theirs = _tell_point(*second)
+    theirs = _describe_point(*second)
     other = second[1]
     if choice.within_budget != other.within_budget:
         return f"{ours}; next {theirs}, which does not keep to the budget"
@@ -159,7 +159,7 @@ def _differs(one: Choice, other: Choice) -> bool:
     )
 
 
-def _tell_point(name: str, point: Choice) -> str:
+def _describe_point(name: str, point: Choice) -> str:
     told = f"{name} ({point.threshold:g}/{point.split:g}): {point.accuracy.estimate:.1%} right here"
     if point.held_out is not None:
         told += f", {point.held_out:.1%} where the choice did not see the problem"

@@ -96,7 +96,7 @@ def compile_program(
                 try:
                     last = search_thresholds("joint", tuned, valset, lm, folder, plan, report)
                 except CostLimitError as error:
-                    notes.append(_tell_prompts_left(error))
+                    notes.append(_explain_prompts_left(error))
         return _pick_winner(program, first, last, read_costs(folder / COSTS), lm, plan, data, notes)
 
 
@@ -115,7 +115,7 @@ def _tune_within_cost(
         with pay(paid, "prompts", plan.cost_limit, keep) as ledger:
             tuned = _tune_prompts_once(first, trainset, valset, lm, folder, plan)
     except CostLimitError as error:
-        return None, [_tell_prompts_left(error)]
+        return None, [_explain_prompts_left(error)]
     notes = []
     if ledger.refused:  # optimizers take it for failed runs and go on without
         notes.append("the cost limit ended the search for prompts early")
@@ -126,7 +126,7 @@ def _tune_within_cost(
     return tuned, notes
 
 
-def _tell_prompts_left(error: CostLimitError) -> str:
+def _explain_prompts_left(error: CostLimitError) -> str:
     told = f"the prompts were left as they were: {error}"
     logger.warning(told)
     return told
@@ -157,16 +157,16 @@ def _pick_winner(
         "data": data,
         "budget": plan.budget,
         "seed": lm.seed,
-        **_tell_outcome(candidates, best, costs),
+        **_describe_outcome(candidates, best, costs),
         "points": list_points(reached),
         "baselines": baselines,
         "runner_up": decision.to_dict()["runner_up"],
-        "told": [f"Chosen: {decision.why}.", *_tell_noise(choice, baselines)],
+        "told": [f"Chosen: {decision.why}.", *_describe_noise(choice, baselines)],
         "difficulty": {
             "before": report_scores(first.walks),
             "after": report_scores((last or first).walks),
         },
-        "notes": [*notes, *_tell_failures(first, last)],
+        "notes": [*notes, *_describe_failures(first, last)],
     }
     return winner
 
@@ -240,7 +240,7 @@ def _list_plain(start: Frontier, budget: int | None) -> list[tuple[str, Choice]]
     return [(name, describe_point(start, *point, budget)) for name, point in named]
 
 
-def _tell_failures(first: Found, last: Found | None) -> Iterator[str]:
+def _describe_failures(first: Found, last: Found | None) -> Iterator[str]:
     """In words, the walks that failed in the searches; few enough to choose by."""
     for stage, found in (("threshold", first), ("joint", last)):
         walks = found.walks if found else []
@@ -256,15 +256,15 @@ def _find_frontier(stage: str, first: Found, last: Found | None) -> Frontier:
     return first.frontier if last is None or stage == "threshold" else last.frontier
 
 
-def _tell_outcome(
+def _describe_outcome(
     stages: Sequence[tuple[str, SCALE, Choice]], best: int, costs: dict[str, Tally]
 ) -> dict[str, Any]:
     """The part of the record that says what was reached, and at what cost."""
     total = sum_costs(costs)
     given = stages[0][1].options
     return {
-        "before": _tell_choice(stages[0][2]),
-        "after": _tell_choice(stages[best][2]),
+        "before": _describe_choice(stages[0][2]),
+        "after": _describe_choice(stages[best][2]),
         "held_out": stages[best][2].held_out,
         "stages": [
             {
@@ -319,7 +319,7 @@ def _compare_baselines(
     return told
 
 
-def _tell_noise(choice: Choice, baselines: Sequence[dict[str, Any]]) -> list[str]:
+def _describe_noise(choice: Choice, baselines: Sequence[dict[str, Any]]) -> list[str]:
     """In words, how far the scores of a winner may be from those on new problems."""
     low, high = choice.accuracy.low, choice.accuracy.high
     told = [
@@ -346,7 +346,7 @@ def _tell_noise(choice: Choice, baselines: Sequence[dict[str, Any]]) -> list[str
     return told
 
 
-def _tell_choice(choice: Choice) -> dict[str, Any]:
+def _describe_choice(choice: Choice) -> dict[str, Any]:
     plain = choice.to_dict()
     accuracy, tokens = plain["accuracy"], plain["tokens"]
     return {

@@ -63,11 +63,11 @@ class FakeVLLM:
             ("POST", CHAT): self._chat,
             ("POST", "/tokenize"): self._tokenize,
             ("GET", "/v1/models"): self._list_models,
-            ("GET", "/health"): self._tell_health,
-            ("GET", "/version"): self._tell_version,
-            ("GET", "/metrics"): self._tell_metrics,
-            ("GET", "/fake/log"): self._tell_log,
-            ("GET", "/fake/totals"): self._tell_totals,
+            ("GET", "/health"): self._describe_health,
+            ("GET", "/version"): self._describe_version,
+            ("GET", "/metrics"): self._describe_metrics,
+            ("GET", "/fake/log"): self._describe_log,
+            ("GET", "/fake/totals"): self._describe_totals,
         }
         self.play(*faults)
         self.clear()
@@ -362,13 +362,13 @@ class FakeVLLM:
         reply = {"count": count, "max_model_len": self.options.max_model_len}
         return web.json_response({**reply, "tokens": list(range(count)), "token_strs": None})
 
-    async def _tell_health(self, entry: Entry, request: web.Request) -> web.Response:
+    async def _describe_health(self, entry: Entry, request: web.Request) -> web.Response:
         return web.Response()
 
-    async def _tell_version(self, entry: Entry, request: web.Request) -> web.Response:
+    async def _describe_version(self, entry: Entry, request: web.Request) -> web.Response:
         return web.json_response({"version": "0.32.0"})
 
-    async def _tell_metrics(self, entry: Entry, request: web.Request) -> web.Response:
+    async def _describe_metrics(self, entry: Entry, request: web.Request) -> web.Response:
         totals = self.totals()
         counters = {
             "num_requests_running": self._open,
@@ -384,10 +384,10 @@ class FakeVLLM:
         ]
         return web.Response(text="\n".join(lines) + "\n")
 
-    async def _tell_log(self, entry: Entry, request: web.Request) -> web.Response:
+    async def _describe_log(self, entry: Entry, request: web.Request) -> web.Response:
         return web.json_response([asdict(record) for record in self.requests])
 
-    async def _tell_totals(self, entry: Entry, request: web.Request) -> web.Response:
+    async def _describe_totals(self, entry: Entry, request: web.Request) -> web.Response:
         reply = {
             **asdict(self.totals()),
             "by_stage": {stage: asdict(total) for stage, total in self._totals.items()},

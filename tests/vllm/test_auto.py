@@ -67,7 +67,7 @@ def test_each_family_is_found_and_solved_on(
 ) -> None:
     with serve_family(hybrid.api_base, TEMPLATES[family]) as server:
         found = find_modes(hybrid.model, server.api_base, keep=False)
-        print(f"\n{family}: {found.tell()}; {found.requests} requests, {found.seconds:.1f} s")
+        print(f"\n{family}: {found.summarise()}; {found.requests} requests, {found.seconds:.1f} s")
         assert found.style == style
         assert (flatten(found.switch.off) if found.switch else {}) == off
         assert found.parser == ""
@@ -102,7 +102,7 @@ def test_turned_round_and_without_a_parser(
     found = find_modes(turned_round.model, turned_round.api_base, keep=False)
     assert found.style == "hybrid"
     assert found.parser == "qwen3"
-    assert "--reasoning-parser qwen3" in found.tell()
+    assert "--reasoning-parser qwen3" in found.summarise()
     main(["doctor", "--api-base", turned_round.api_base, "--json"])
     (line,) = json.loads(capsys.readouterr().out)["command_lines"]
     assert "--reasoning-parser qwen3" in line

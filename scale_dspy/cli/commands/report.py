@@ -73,9 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _show(console: Console, report: Report) -> None:
     from scale_dspy.report.names import clean_line
     from scale_dspy.report.report import render_comparisons, render_table
-    from scale_dspy.report.verdict import tell_verdicts
+    from scale_dspy.report.verdict import write_verdicts
 
-    for verdict in tell_verdicts(report.runs, report.pairs):
+    for verdict in write_verdicts(report.runs, report.pairs):
         console.print(clean_line(verdict), style="bold", markup=False)
     if report.runs:
         console.print(render_table(report))

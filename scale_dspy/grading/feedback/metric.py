@@ -13,17 +13,17 @@ from scale_dspy.grading.feedback.solving import speak_of_solving
 from scale_dspy.grading.feedback.trajectory import (
     Labels,
     Trajectory,
+    describe_cost,
+    describe_notes,
+    describe_outcome,
+    describe_reply,
+    describe_worked,
     read_trajectory,
-    tell_cost,
-    tell_notes,
-    tell_outcome,
-    tell_reply,
-    tell_worked,
 )
 from scale_dspy.stages.registry import find_asker
 
 
-def tell(
+def write_feedback(
     example: dspy.Example,
     prediction: Any,
     name: str | None,
@@ -34,7 +34,7 @@ def tell(
     budget: int | None,
     labels: Labels,
 ) -> str:
-    """What to tell about a predictor.
+    """The feedback for a predictor, in words.
 
     Args:
         example: with its gold answer, and a worked `solution` where the set has one.
@@ -86,10 +86,10 @@ def _speak_of_run(run: Trajectory, outputs: Any) -> list[str]:
     hard = sum(step.system == 2 for step in run.steps)
     solved = f"{len(run.steps)} sub-problems were solved, {hard} of them by System 2."
     return [
-        *tell_reply(outputs),
-        tell_outcome(run),
-        tell_cost(run),
+        *describe_reply(outputs),
+        describe_outcome(run),
+        describe_cost(run),
         solved if len(run.steps) > 1 else "",
-        tell_notes(run.notes),
-        tell_worked(run),
+        describe_notes(run.notes),
+        describe_worked(run),
     ]

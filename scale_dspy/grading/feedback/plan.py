@@ -13,20 +13,20 @@ from scale_dspy.grading.feedback.trajectory import (
     Trajectory,
     clip,
     count_stage,
+    describe_cost,
+    describe_notes,
+    describe_outcome,
+    describe_worked,
     flatten,
     names_result,
     quote,
-    tell_cost,
-    tell_notes,
-    tell_outcome,
-    tell_worked,
 )
 from scale_dspy.utils.lists import read_list
 
 
 def speak_of_list(run: Trajectory, outputs: Any) -> list[str]:
     reply = getattr(outputs, "subproblems", None)
-    lines = _judge_list(run, reply) if isinstance(reply, str) else [_tell_used_list(run)]
+    lines = _judge_list(run, reply) if isinstance(reply, str) else [_describe_used_list(run)]
     return [*lines, *_judge_plan(run, "decompose")]
 
 
@@ -41,7 +41,7 @@ def speak_of_choice(run: Trajectory, inputs: Mapping[str, Any], outputs: Any) ->
         )
         if not choice.strip().isdigit():
             told += " Reply with the number of one candidate and nothing else."
-    return [told, _tell_used_list(run), *_judge_plan(run, "select")]
+    return [told, _describe_used_list(run), *_judge_plan(run, "select")]
 
 
 def _judge_list(run: Trajectory, reply: str) -> list[str]:
@@ -55,21 +55,21 @@ def _judge_list(run: Trajectory, reply: str) -> list[str]:
     return [
         f"This list has {len(items)} sub-problems.",
         "It was not the one in use." if unused else "",
-        _tell_repeats(dict(enumerate(items, 1))),
-        _tell_end(run, items[-1]),
+        _describe_repeats(dict(enumerate(items, 1))),
+        _describe_end(run, items[-1]),
     ]
 
 
-def _tell_used_list(run: Trajectory) -> str:
+def _describe_used_list(run: Trajectory) -> str:
     """The list in use; its last sub-problem always is the problem itself."""
     if not run.steps:
         return ""
     told = f"The list in use had {run.planned} sub-problems, the last of them the problem itself."
     texts = (step.subproblem for step in run.steps)
-    return f"{told} {_tell_repeats(dict(zip(run.numbers, texts, strict=True)))}".strip()
+    return f"{told} {_describe_repeats(dict(zip(run.numbers, texts, strict=True)))}".strip()
 
 
-def _tell_repeats(items: Mapping[int, str]) -> str:
+def _describe_repeats(items: Mapping[int, str]) -> str:
     """Sub-problems that differ in no more than blanks and their first word, which is a verb."""
     alike: dict[str, list[int]] = defaultdict(list)
     for number, item in items.items():
@@ -83,7 +83,7 @@ _WORD = re.compile(r"[^\W_]+")
 _COMMON = frozenset("a an and be find for how if in is it of that the there to what which".split())
 
 
-def _tell_end(run: Trajectory, last: str) -> str:
+def _describe_end(run: Trajectory, last: str) -> str:
     """Whether the list ends in what the problem asks: its last sentence, as a rule."""
     question = _SENTENCE_END.split(run.problem)[-1]
     asked = _list_words(question)
@@ -105,17 +105,19 @@ def _judge_plan(run: Trajectory, stage: str) -> list[str]:
     planning = count_stage(run.usage, "decompose") + count_stage(run.usage, "select")
     cost = f"Planning took {planning:,} of the {run.tokens:,} response tokens." if planning else ""
     return [
-        tell_outcome(run),
-        _tell_unused(run),
-        _tell_unreadable(run),
+        describe_outcome(run),
+        _describe_unused(run),
+        _describe_unreadable(run),
         cost,
-        tell_cost(run) if run.budget is not None else "",
-        tell_notes([note for note in run.notes if note.startswith(stage) or SKIPPED.match(note)]),
-        tell_worked(run),
+        describe_cost(run) if run.budget is not None else "",
+        describe_notes(
+            [note for note in run.notes if note.startswith(stage) or SKIPPED.match(note)]
+        ),
+        describe_worked(run),
     ]
 
 
-def _tell_unused(run: Trajectory) -> str:
+def _describe_unused(run: Trajectory) -> str:
     """Steps whose result no later solution names."""
     unused = []
     for place, step in enumerate(run.steps[:-1]):
@@ -129,7 +131,7 @@ def _tell_unused(run: Trajectory) -> str:
     return f"No later solution names the result of sub-problem {many}: ask only what is needed."
 
 
-def _tell_unreadable(run: Trajectory) -> str:
+def _describe_unreadable(run: Trajectory) -> str:
     """Steps without a result, which may have had no clear target."""
     lost = [
         str(run.numbers[place])

@@ -10,10 +10,10 @@ from scale_dspy.grading.feedback.trajectory import (
     Trajectory,
     asks_problem,
     clip,
+    describe_cost,
+    describe_outcome,
     name_step,
     quote,
-    tell_cost,
-    tell_outcome,
 )
 from scale_dspy.grading.labels import Label
 from scale_dspy.step import Step
@@ -21,14 +21,14 @@ from scale_dspy.step import Step
 
 def speak_of_rating(run: Trajectory, inputs: Mapping[str, Any], outputs: Any) -> list[str]:
     place = _find_rated(run, inputs)
-    lines = [_tell_whole_rating(run, inputs, outputs) if place is None else ""]
+    lines = [_describe_whole_rating(run, inputs, outputs) if place is None else ""]
     if place is not None:
-        lines = [_judge_score(run, place), _tell_unread(run, place, outputs)]
+        lines = [_judge_score(run, place), _describe_unread(run, place, outputs)]
     others = [k for k in _list_rated(run) if k != place and _is_telling(run, k)]
     return [
         *lines,
-        tell_outcome(run),
-        tell_cost(run),
+        describe_outcome(run),
+        describe_cost(run),
         "Other scores of this run:" if others else "",
         *(_judge_score(run, k) for k in others[:LISTED]),
         f"and {len(others) - LISTED} more like these." if len(others) > LISTED else "",
@@ -76,7 +76,7 @@ def _judge_score(run: Trajectory, place: int) -> str:
 
 
 def _judge_known(label: Label, step: Step) -> str:
-    known = _tell_label(label)
+    known = _describe_label(label)
     if label.alike and step.system == 1:
         return f"{known} A low score is right."
     if label.alike:
@@ -96,7 +96,7 @@ def _judge_unknown(run: Trajectory, step: Step) -> str:
     return "It was thought over, so a higher score would have changed nothing."
 
 
-def _tell_unread(run: Trajectory, place: int, outputs: Any) -> str:
+def _describe_unread(run: Trajectory, place: int, outputs: Any) -> str:
     """Where the reply is not the number that counted."""
     said, counted = getattr(outputs, "difficulty", None), run.steps[place].difficulty
     if not isinstance(said, str) or (number := _read_number(said)) == counted:
@@ -107,18 +107,18 @@ def _tell_unread(run: Trajectory, place: int, outputs: Any) -> str:
     return f"{told}: reply with one number from 0 to 1 and nothing else."
 
 
-def _tell_whole_rating(run: Trajectory, inputs: Mapping[str, Any], outputs: Any) -> str:
+def _describe_whole_rating(run: Trajectory, inputs: Mapping[str, Any], outputs: Any) -> str:
     """A rating that no step goes back to: of the whole problem, or of one that was skipped."""
     subproblem, said = inputs.get("subproblem"), getattr(outputs, "difficulty", None)
     if not isinstance(subproblem, str) or not isinstance(said, str):
         return ""
     what = "the whole problem" if subproblem.strip() == run.problem else quote(subproblem)
     label = run.find_label(subproblem)
-    known = f" {_tell_label(label)}" if label else ""
+    known = f" {_describe_label(label)}" if label else ""
     return f"This score, {quote(said)}, is of {what}.{known}"
 
 
-def _tell_label(label: Label) -> str:
+def _describe_label(label: Label) -> str:
     one, two = (clip(found or "nothing readable") for found in (label.result_1, label.result_2))
     if label.alike:
         return f"Known to be easy: System 1 and System 2 both find {one}."

@@ -9,13 +9,13 @@ from scale_dspy.grading.answers import find_answer
 from scale_dspy.grading.feedback.trajectory import (
     Trajectory,
     clip,
+    describe_cost,
+    describe_notes,
+    describe_outcome,
+    describe_reply,
+    describe_worked,
     name_step,
     names_result,
-    tell_cost,
-    tell_notes,
-    tell_outcome,
-    tell_reply,
-    tell_worked,
 )
 from scale_dspy.grading.labels import Label
 
@@ -27,11 +27,11 @@ def speak_of_solving(run: Trajectory, inputs: Mapping[str, Any], outputs: Any) -
     return [
         *lines,
         draft if inputs.get("draft") else "",
-        *tell_reply(outputs),
-        tell_outcome(run),
-        _tell_departure(run),
-        tell_cost(run),
-        tell_worked(run),
+        *describe_reply(outputs),
+        describe_outcome(run),
+        _describe_departure(run),
+        describe_cost(run),
+        describe_worked(run),
     ]
 
 
@@ -44,12 +44,12 @@ def _judge_step(run: Trajectory, place: int) -> list[str]:
     return [
         f"{name_step(run, place)}: System {step.system} gave {result} after {step.tokens:,} "
         f"tokens{last}.",
-        _tell_known(run.find_label(step.subproblem), found),
-        tell_notes(run.pick_notes(place, "solve")),
+        _describe_known(run.find_label(step.subproblem), found),
+        describe_notes(run.pick_notes(place, "solve")),
     ]
 
 
-def _tell_known(label: Label | None, found: str | None) -> str:
+def _describe_known(label: Label | None, found: str | None) -> str:
     if label is None or label.result_1 is None or label.result_2 is None:
         return ""
     if label.alike:
@@ -60,7 +60,7 @@ def _tell_known(label: Label | None, found: str | None) -> str:
     )
 
 
-def _tell_departure(run: Trajectory) -> str:
+def _describe_departure(run: Trajectory) -> str:
     """The first result that the worked solution does not name: where to look for the error."""
     if run.right or not run.worked:
         return ""

@@ -121,7 +121,7 @@ def _read_items(holder: Any, name: str) -> Sequence[Any]:
     return items if isinstance(items, (list, tuple)) else ()
 
 
-def tell_outcome(run: Trajectory) -> str:
+def describe_outcome(run: Trajectory) -> str:
     gold = " or ".join(map(clip, run.golds))
     if run.right:
         return f"The final answer {clip(run.answer)} is right."
@@ -130,7 +130,7 @@ def tell_outcome(run: Trajectory) -> str:
     return f"The final answer {clip(run.answer)} is wrong; right is {gold}."
 
 
-def tell_cost(run: Trajectory) -> str:
+def describe_cost(run: Trajectory) -> str:
     if not run.tokens:
         return ""
     cost = f"The run took {run.tokens:,} response tokens"
@@ -144,7 +144,7 @@ def tell_cost(run: Trajectory) -> str:
     return f"{cost}, {over}, which lowers the score of a right answer; {most}: be shorter there."
 
 
-def tell_notes(notes: Sequence[str]) -> str:
+def describe_notes(notes: Sequence[str]) -> str:
     return f"Had to be replaced: {'; '.join(map(clip, notes[:LISTED]))}." if notes else ""
 
 
@@ -156,7 +156,7 @@ def name_step(run: Trajectory, place: int) -> str:
     )
 
 
-def tell_worked(run: Trajectory) -> str:
+def describe_worked(run: Trajectory) -> str:
     """The gold worked solution, where the answer is wrong; to a right one it adds nothing."""
     if run.right or not run.worked:
         return ""
@@ -164,7 +164,7 @@ def tell_worked(run: Trajectory) -> str:
     return f"A worked solution that is right, to compare with:\n{run.worked[:WORKED]}{more}"
 
 
-def tell_reply(outputs: Any) -> list[str]:
+def describe_reply(outputs: Any) -> list[str]:
     """What is wrong with the form of a solver's reply."""
     solution = getattr(outputs, "solution", None)
     if not isinstance(solution, str):

@@ -18,8 +18,8 @@ import filelock
 
 from scale_dspy.lm.embedded.weights import (
     CHUNK,
+    ByteProgress,
     EmbeddedError,
-    Progress,
     cache_folder,
     digest_record,
 )
@@ -70,7 +70,7 @@ HUB: dict[str, HubFile] = {
 }
 
 
-def fetch(wanted: HubFile, progress: Progress | None = None) -> Path:
+def fetch(wanted: HubFile, progress: ByteProgress | None = None) -> Path:
     """The file in the cache, downloaded if it isn't there; a download that was cut off goes on.
 
     Processes that ask at once download once. A file that the hub's own cache holds is taken there.
@@ -93,7 +93,7 @@ def fetch(wanted: HubFile, progress: Progress | None = None) -> Path:
     return target
 
 
-def _fetch_whole(target: Path, wanted: HubFile, progress: Progress | None) -> None:
+def _fetch_whole(target: Path, wanted: HubFile, progress: ByteProgress | None) -> None:
     """Write `target`, which appears whole and checked or not at all."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -119,7 +119,7 @@ def _fetch_whole(target: Path, wanted: HubFile, progress: Progress | None) -> No
     digest_record(target).write_text(found + "\n", encoding="ascii")
 
 
-def _download(partial: Path, wanted: HubFile, progress: Progress | None) -> None:
+def _download(partial: Path, wanted: HubFile, progress: ByteProgress | None) -> None:
     """Download to `partial`, from where an earlier download stopped. The hub's own function for a
     whole file would begin anew."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
@@ -173,7 +173,7 @@ def _explain(error: Exception, wanted: HubFile) -> str:
     return f"{wanted.name} was not fetched to its end: {_shorten(error)}; {again}"
 
 
-def _make_bar(progress: Progress | None) -> Any:
+def _make_bar(progress: ByteProgress | None) -> Any:
     """A bar for the hub's downloads that shows nothing itself and hands on how far they are."""
     from tqdm.std import tqdm
 

