@@ -19,8 +19,9 @@ from scale_dspy.program import DRAFTED, load_program
 from scale_dspy.stages.drafts import _warn_no_logprobs
 from scale_dspy.stages.solve import SolveThoroughly
 from scale_dspy.threshold import Threshold
+from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
-from tests.world import World
+from tests.world import World, write_set
 
 EASY = World(ability_1=1.0, whole_1=1.0, whole_2=1.0)
 SPLIT = World(parts=(3, 3), hard_share=0.5)
@@ -281,6 +282,54 @@ def test_predictions_are_plain_data(server: FakeVLLM, lm: MeteredLM) -> None:
         prediction = SCALE(0, split=0.9, assess="draft", votes=2)(problem=example.problem)
     plain = json.loads(json.dumps(prediction.toDict()))
     assert plain["steps"][0]["subproblem"] == prediction.steps[0].subproblem
+
+
+FLAGS = ["--assess", "draft", "--split", "0.99", "--threshold", "0", "--votes", "4", "--stop", "1"]
+
+
+def test_solve_and_evaluate_take_drafts_and_votes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    SCALE(0.5, 1).save(tmp_path / "plain.json")
+    for start in ([], ["--program", str(tmp_path / "plain.json")]):
+        with fake_vllm(DOUBTFUL) as server:
+            asked = [*FLAGS, "--probes", "3", *start, *backend(server)]
+            code, out, _ = run(capsys, "solve", DOUBTFUL.problem(1).text, *asked, "--json")
+            assert code == 0
+            assert len(json.loads(out)["steps"]) == 1
+            sent = [(chat.stage, chat.body.get("n")) for chat in server.chats()]
+            assert sent == [("solve_1", 3), ("whole", 4)]
+            write_set(tmp_path / "set.jsonl", DOUBTFUL.problems(4))
+            out_dir = tmp_path / f"run{len(start)}"
+            code, *_ = run(
+                capsys, "evaluate", str(tmp_path / "set.jsonl"), "--samples", "1", *asked,
+                "--out", str(out_dir),
+            )  # fmt: skip
+            assert code == 0
+        told = json.loads((out_dir / "run.json").read_text())
+        assert (told["stop"], told["options"]["votes"], told["options"]["probes"]) == (1, 4, 3)
+        lines = (out_dir / "rollouts.jsonl").read_text().splitlines()
+        votes = [vote for line in lines for vote in json.loads(line)["steps"][0]["votes"]]
+        assert [vote["system"] for vote in votes] == 4 * [1, 1, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--votes", "0"], "votes is a whole number from 1 to 256, not 0"),
+        (["--probes", "0"], "probes is a whole number from 1 to 256, not 0"),
+        (["--stop", "2"], "a threshold is a number from 0 to 1, not 2"),
+        (["--votes", "2", "--method", "cot"], "method cot has no votes"),
+        (["--assess", "guess"], "invalid choice: 'guess'"),
+    ],
+)
+def test_bad_drafts_and_votes_are_one_line(
+    server: FakeVLLM, capsys: pytest.CaptureFixture[str], flags: list[str], complaint: str
+) -> None:
+    code, out, err = run(capsys, "solve", "1 + 1", *flags, *backend(server))
+    assert (code, out) == (2, "")
+    assert complaint in err.splitlines()[-1]
+    assert not server.requests
 
 
 class Shouting(dspy.Module):
