@@ -15,7 +15,7 @@ Features = Mapping[str, float]
 
 FOLDS = 5
 FEWEST = 20  # drafts, below which nothing is fitted
-PRIOR = 1.0  # what the given weights count, for a feature of standard deviation 1
+PRIOR = 4.0  # precision of the prior around the given weights, for features of unit variance
 STEPS = 50  # of Newton's method, which ends after about eight
 
 
