@@ -19,15 +19,9 @@ from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.cost_limit import CostLimitError, limit_cost
 from scale_dspy.lm.event_loop import run
 from scale_dspy.program import Timing
+from scale_dspy.tuning.choice import choose, settle
 from scale_dspy.tuning.decision import summarise_frontier
-from scale_dspy.tuning.frontier import (
-    Frontier,
-    choose,
-    draw_frontier,
-    list_curve,
-    list_points,
-    settle,
-)
+from scale_dspy.tuning.frontier import Frontier, draw_frontier, list_curve, list_points
 from scale_dspy.tuning.threshold_search import change
 from scale_dspy.tuning.threshold_sweep import read_labels, walk_all
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm

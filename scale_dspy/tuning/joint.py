@@ -25,17 +25,10 @@ from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.cost_limit import CostLimitError
 from scale_dspy.lm.tally import Tally
 from scale_dspy.program import SCALE, load_program, save_program
+from scale_dspy.tuning.choice import Choice, describe_point, name_plain_points, rank
 from scale_dspy.tuning.costs import COSTS, pay, read_costs, sum_costs
 from scale_dspy.tuning.decision import compare_points
-from scale_dspy.tuning.frontier import (
-    Choice,
-    Frontier,
-    describe_point,
-    list_points,
-    name_plain_points,
-    rank,
-    read_problems,
-)
+from scale_dspy.tuning.frontier import Frontier, list_points, read_problems
 from scale_dspy.tuning.prompt_optimizers import Plan, tune_prompts
 from scale_dspy.tuning.threshold_search import Found, ThresholdSearch, adopt_prompts, change
 from scale_dspy.tuning.threshold_sweep import read_labels, report_scores

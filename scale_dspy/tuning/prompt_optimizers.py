@@ -16,7 +16,7 @@ from scale_dspy.grading.metrics import make_metric
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.program import SCALE
 from scale_dspy.tuning import OPTIMIZERS
-from scale_dspy.tuning.frontier import check_rule
+from scale_dspy.tuning.choice import check_rule
 from scale_dspy.tuning.threshold_search import adopt_prompts, change
 from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.validation import check_whole
