@@ -16,6 +16,7 @@ from scale_dspy.baselines import ChainOfThought, MajorityVote
 from scale_dspy.lm.cache import Store, use
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.program import DRAFTED, load_program
+from scale_dspy.serve.chat_format import Narrator
 from scale_dspy.stages.drafts import _warn_no_logprobs
 from scale_dspy.stages.solve import SolveThoroughly
 from scale_dspy.threshold import Threshold
@@ -23,6 +24,7 @@ from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World, write_set
 
+SHIPPED = Path(__file__).parents[1] / "optimize" / "programs"
 EASY = World(ability_1=1.0, whole_1=1.0, whole_2=1.0)
 SPLIT = World(parts=(3, 3), hard_share=0.5)
 DOUBTFUL = World(parts=(2, 2), whole_1=0.4, whole_2=0.6, tokens_2=60)
@@ -256,6 +258,11 @@ def test_load_takes_the_whole_program(tmp_path: Path) -> None:
 def test_files_from_before_drafts_and_votes_still_load(tmp_path: Path) -> None:
     saved = SCALE(0.3, 2, split=0.4)
     saved.solve.system_2.signature = SolveThoroughly.with_instructions("Solve it well.")
+    saved.solve.system_2.demos = [
+        {"problem": "P", "subproblem": "P", "solution": "whole"},
+        {"problem": "P", "subproblem": "Q", "solution": "a part"},
+        {"subproblem": "Q", "solution": "a part"},
+    ]
     saved.save(tmp_path / "new.json")
     state = json.loads((tmp_path / "new.json").read_text())
     for name in ("stop", "estimate", "solve.whole", "assess.review"):
@@ -266,7 +273,13 @@ def test_files_from_before_drafts_and_votes_still_load(tmp_path: Path) -> None:
     for program in (load_program(tmp_path / "old.json"), SCALE()):
         program.load(tmp_path / "old.json")
         assert (program.threshold.value, program.split.value, program.candidates) == (0.3, 0.4, 2)
-        assert program.solve.system_2.signature.instructions == "Solve it well."
+        for predictor in (program.solve.system_2, program.solve.whole):
+            assert predictor.signature.instructions == "Solve it well."
+        assert len(program.solve.system_2.demos) == 3
+        assert [dict(demo) for demo in program.solve.whole.demos] == [
+            {"problem": "P", "solution": "whole"}
+        ]
+        assert list(program.solve.whole.signature.input_fields) == ["problem"]
         assert (program.votes, program.timing) == (1, "in_context")
     state["scale_dspy"]["options"]["votes"] = 0
     (tmp_path / "bad.json").write_text(json.dumps(state))
@@ -274,6 +287,21 @@ def test_files_from_before_drafts_and_votes_still_load(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="votes"):
         program.load(tmp_path / "bad.json")
     assert repr(program) == before
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*/*.json")), ids=lambda path: path.name)
+def test_shipped_programs_load_and_run(path: Path, server: FakeVLLM) -> None:
+    """They are of a model that gains nothing by splitting, and their prompts are the plain ones."""
+    if path.name.endswith(".messages.json"):
+        assert json.loads(path.read_text())["format"] == "scale_dspy/messages/1"
+        return
+    program = load_program(path)
+    (example,) = World().problems(1)
+    prediction = solve(program, server, example.problem)
+    assert [step.system for step in prediction.steps] == [2]
+    assert [chat.stage for chat in server.chats()] == ["whole"]
+    whole, cot = program.solve.whole, ChainOfThought().solve
+    assert (whole.signature.instructions, whole.demos) == (cot.signature.instructions, [])
 
 
 def test_predictions_are_plain_data(server: FakeVLLM, lm: MeteredLM) -> None:
@@ -311,6 +339,20 @@ def test_solve_and_evaluate_take_drafts_and_votes(
         lines = (out_dir / "rollouts.jsonl").read_text().splitlines()
         votes = [vote for line in lines for vote in json.loads(line)["steps"][0]["votes"]]
         assert [vote["system"] for vote in votes] == 4 * [1, 1, 1, 2, 2, 2, 2]
+
+
+def test_terminal_and_server_tell_of_drafts_and_votes(capsys: pytest.CaptureFixture[str]) -> None:
+    problem = DOUBTFUL.problem(1).text
+    with fake_vllm(DOUBTFUL) as server:
+        _, _, err = run(capsys, "solve", problem, *FLAGS, *backend(server))
+        told: list[str] = []
+        program = SCALE(0, 1, "draft", split=0.99, votes=4, stop=1)
+        with dspy.context(callbacks=[Narrator(told.append)]):
+            (step,) = solve(program, server, problem).steps
+    text = "".join(told)
+    assert f"difficulty {step.difficulty:.2f}, System 2, 4 passes, {step.tokens:,} tokens" in err
+    assert f"(difficulty {step.difficulty:.2f}, System 2)" in text
+    assert f"[4 passes, {step.tokens:,} tokens]" in text
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -33,16 +33,38 @@ class Draft:
         features: what is seen of it, see `estimate.FEATURES`.
         votes: all drafts.
         tokens: of all drafts.
+        difficulty: that was found on it.
     """
 
     reply: Reply
     features: dict[str, float]
     votes: tuple[Vote, ...]
     tokens: int
+    difficulty: float | None = None
 
     @property
     def result(self) -> str | None:
         return read_result(self.reply.text, self.reply.cut_off)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A sub-problem's difficulty, and what was found with it.
+
+    Attributes:
+        difficulty: in [0, 1]; None where nothing was rated.
+        draft: that it was measured on.
+        system: 1 or 2, where that is settled whatever the difficulty.
+    """
+
+    difficulty: float | None
+    draft: Draft | None = None
+    system: int | None = None
+
+
+def score_draft(draft: Draft, difficulty: float) -> Score:
+    """The score that was found on a draft."""
+    return Score(difficulty, replace(draft, difficulty=difficulty))
 
 
 async def draw_draft(

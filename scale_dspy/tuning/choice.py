@@ -205,9 +205,7 @@ def describe_point(
         within_budget=budget is None or bool(tokens.mean() <= budget),
         problems=len(frontier.problems),
         stop=(1.0 if stop is None else stop) if votes else None,
-        stop_range=find_piece(frontier.stops, column // len(frontier.taus))
-        if votes
-        else (0.0, 1.0),
+        stop_range=find_piece(frontier.stops, place) if votes else (0.0, 1.0),
     )
 
 

@@ -16,7 +16,9 @@ from tests.vllm.shapes import shape
 pytestmark = pytest.mark.vllm
 
 PROBLEM = "A rectangle is 3 times as long as it is wide. Its perimeter is 96. What is its area?"
-SHAPED = modes("hybrid", think_at_most=12, **shape())
+THOUGHTS = 12  # tokens
+# A reply that ended while it thinks would have no result, which random weights like.
+SHAPED = modes("hybrid", think_at_most=THOUGHTS, **shape(min_tokens=THOUGHTS + 2))
 NEVER = 0.999999  # sure enough only if more passes agree than are drawn
 
 
@@ -53,11 +55,11 @@ def test_probes_are_one_request_and_what_is_escalated_thinks(hybrid: RealVLLM) -
     program = SCALE(0.3, 1, split=0.999, assess="agreement", probes=5, modes=SHAPED)
     prediction = solve(hybrid, program)
     (step,) = prediction.steps
-    assert step.difficulty == pytest.approx(0.8)  # numbers at random: no two agree
+    drafts = [vote.result for vote in step.votes if vote.system == 1]
+    assert len(set(drafts)) > 2  # numbers at random
+    assert step.difficulty == pytest.approx(1 - max(map(drafts.count, drafts)) / 5)
     assert step.system == 2
     assert step.reasoning
-    drafts = [vote for vote in step.votes if vote.system == 1]
-    assert len(drafts) == len({vote.result for vote in drafts}) == 5
     assert [vote.system for vote in step.votes] == [1] * 5 + [2]
     assert prediction.usage["solve_1"]["calls"] == prediction.usage["solve_2"]["calls"] == 1
     assert sum(vote.tokens for vote in step.votes) == step.tokens
@@ -75,8 +77,8 @@ def test_votes_come_in_waves_that_differ_and_a_seed_repeats_them(hybrid: RealVLL
 
 
 def test_votes_that_agree_end_the_drawing(hybrid: RealVLLM) -> None:
-    one = {"structured_outputs": {"choice": [r"x = \boxed{7}"]}}
-    agreed = modes("hybrid", think_at_most=12, solve_2={"max_tokens": 96, "extra_body": one})
+    body = {"structured_outputs": {"choice": [r"x = \boxed{7}"]}, "min_tokens": THOUGHTS + 2}
+    agreed = modes("hybrid", think_at_most=THOUGHTS, solve_2={"max_tokens": 96, "extra_body": body})
     step = solve_whole(hybrid, modes=agreed, votes=8, stop=0.8)
     assert results(step) == ["7", "7"]
 
