@@ -284,7 +284,7 @@ class SCALE(Solver):
         with track(reserve or None):
             plan = await self.decompose.acall(problem=problem)
         notes += plan.replaced
-        # As in the released code: whatever the last item asks, what is solved is the question.
+        # As in the released code, the question itself takes the last item's place.
         subproblems = [*plan.subproblems[:-1], problem]
         scores: list[Score | None] = [None] * len(subproblems)
         if self.final_difficulty is not None:

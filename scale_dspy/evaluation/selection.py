@@ -1,5 +1,5 @@
-"""What recorded passes show of selection: which signals tell a wrong pass, and what every way to
-decide how many passes to draw would have cost and reached.
+"""Selection on recorded passes: which signals tell a wrong pass, and what every way to decide how
+many passes to draw costs and reaches.
 
 All ways are replayed on the same passes in the same random orders. Where one has settings, they are
 chosen on other problems than those it is scored on, as are the weights of the estimate behind it.

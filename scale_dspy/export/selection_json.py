@@ -1,4 +1,4 @@
-"""Drafts and votes, as the portable JSON tells of them to a runtime without DSPy."""
+"""Drafts and votes in the portable JSON: all that a runtime without DSPy must know of them."""
 
 from __future__ import annotations
 

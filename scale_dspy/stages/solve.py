@@ -128,7 +128,7 @@ class Solve(dspy.Module):
 
 
 def pass_on_prompt(state: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of a program, with a prompt for `whole` where it is from before there was one.
+    """The state of a program, with a prompt for `whole` also where the file is older than that.
 
     Problems that are not split were asked of `system_2` then. Its instructions, if they were
     tuned, are passed on, with those of its demos that are whole problems.
@@ -156,7 +156,7 @@ def pass_on_prompt(state: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[s
 
 
 def _list_votes(drawn: Drawn, draft: Draft | None) -> tuple[Vote, ...]:
-    """Drafts and passes, where there is more than one of them to tell of."""
+    """Drafts and passes; none where there is only one of them in all."""
     votes = (*(draft.votes if draft else ()), *drawn.votes)
     return votes if len(votes) > 1 else ()
 

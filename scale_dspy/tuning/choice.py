@@ -39,9 +39,9 @@ class Choice:
         tokens: response tokens a problem, with the interval.
         threshold_interval: where 95 of 100 choices on resampled problems lie, its own range too.
         split_interval: the same for the split.
-        held_out: mean accuracy of choices made without a tenth of the problems, on that tenth; what
-            `accuracy` exceeds it by is owed to choosing on few problems. None for a point that was
-            not chosen among many, and where there is one problem.
+        held_out: mean accuracy of choices made without a tenth of the problems, on that tenth. By
+            as much as `accuracy` is above it, the choice is fitted to these problems. None for a
+            point that was named beforehand, and where there is one problem.
         within_budget: whether the tokens keep to the budget; otherwise this is the cheapest point.
         problems: how many it was measured on.
         stop: the middle of `stop_range`; None where System 2 does not vote.
@@ -187,7 +187,7 @@ def describe_point(
     budget: float | None = None,
     stop: float | None = None,
 ) -> Choice:
-    """The outcome at given thresholds, as a Choice that was not chosen."""
+    """The outcome at given thresholds, in the form of a Choice."""
     row, column = frontier.find(tau, split, 1.0 if stop is None else stop)
     votes = len(frontier.stops) > 1
     place = column // len(frontier.taus)

@@ -35,8 +35,8 @@ class Frontier:
         right: share of right samples, shape (S, P, V * T): all taus at the first stop, then all at
             the second, and so on.
         tokens: mean response tokens, of the same shape.
-        stops: ascending, the first 0; V of them, all below 1. At a stop of 1 the passes are one
-            request, a draw of its own; to be expected there is what the last one shows.
+        stops: ascending, the first 0; V of them, all below 1. At a stop of 1 all passes are drawn
+            in one request, which are other samples; the last stop shows what to expect there.
     """
 
     problems: tuple[str, ...]

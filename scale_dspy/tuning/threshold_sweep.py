@@ -276,8 +276,11 @@ async def walk_pair(program: SCALE, example: dspy.Example, sample: int, lm: Mete
 async def _walk_curve(
     program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM, start: float = 0.0
 ) -> list[Run]:
-    """Runs at rising thresholds, for each falling stop that makes a difference; in rising order of
-    the stop from which they hold."""
+    """Runs at rising thresholds, and the same again at each lower stop that makes a difference.
+
+    Returns:
+        The runs in rising order of the stop from which they hold.
+    """
     rows: list[list[Run]] = []
     stop: float | None = TOP
     while stop is not None:
@@ -308,15 +311,19 @@ async def _walk_ends(
 
 
 def _add_row(rows: list[list[Run]], runs: Sequence[Run]) -> float | None:
-    """Add runs of one stop, with the stop from which they hold; the largest one below that."""
+    """Add the runs at one stop, marked with the smallest stop at which they are the same.
+
+    Returns:
+        The next smaller stop, at which runs may differ; None where there is none.
+    """
     least = max(_find_least_stop(run.rollout) for run in runs)
     rows.append([replace(run, stop=least) for run in runs])
     return math.nextafter(least, 0.0) if least > 0 else None
 
 
 def _find_least_stop(rollout: Rollout) -> float:
-    """The surest lead at which a vote of this run went on: with a lower stop it would have ended
-    there. 0 where none went on."""
+    """The largest lead after which a vote of this run drew another wave: at a stop below that it
+    would have ended there. 0 where no vote drew a second wave."""
     leads = [0.0]
     for step in rollout.steps:
         votes = [vote for vote in step.votes if vote.system == 2]
@@ -362,7 +369,8 @@ def _list_drafts(example: dspy.Example, *curves: list[Run]) -> tuple[Known, ...]
 
 
 def _note_draft(found: dict[str, Known], step: Step, wrong: bool) -> None:
-    """Enter a step's draft, once; what a gold answer says comes later and has the last word."""
+    """Enter a step's draft. One that is entered again replaces the first: a verdict by the gold
+    answer comes after those by System 2."""
     if step.draft:
         features = {name: float(step.draft[name]) for name in FEATURES if name in step.draft}
         key = json.dumps([features, step.draft.get("result")])
