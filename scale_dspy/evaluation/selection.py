@@ -8,7 +8,7 @@ chosen on other problems than those it is scored on, as are the weights of the e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ class Prefixes:
     """What the first 1, 2, ... of a problem's passes show; arrays of (problem, order, count).
 
     Attributes:
+        orders: the places of the passes in the order in which they are drawn.
         right: whether their most frequent result is right.
         weighted: the same where each pass counts as much as it is sure to be right.
         tokens: response tokens of all of them.
@@ -63,6 +64,7 @@ class Prefixes:
         doubt: the estimate of the first one's being wrong; of (problem, order).
     """
 
+    orders: Places
     right: Numbers
     weighted: Numbers
     tokens: Numbers
@@ -102,12 +104,17 @@ def replay(drawn: Sequence[Drawn], seed: int = 0) -> list[dict[str, Any]]:
     """
     if len(drawn) < 2:
         raise ValueError("a replay needs two problems: settings are chosen on others than scored")
-    folds = assign_folds([each.id for each in drawn])
+    names = [each.id for each in drawn]
+    folds = assign_folds(names)
+    kinds = [[each.passes for each in drawn]]
+    if all(each.drafts for each in drawn):
+        kinds.append([each.drafts for each in drawn])
+    shown = [(_look_at(some, seed), some) for some in kinds]
     count = len(drawn[0].passes)
     scored: dict[tuple[str, int | None], list[tuple[Places, Outcome]]] = {}
     for number in np.unique(folds):
         inside, outside = np.flatnonzero(folds == number), np.flatnonzero(folds != number)
-        ways = _replay_all(drawn, outside, seed)
+        ways = _replay_all([_weigh(each, some, names, outside) for each, some in shown])
         for name, settings in ways.items():
             for given in _list_budgets(settings, count):
                 chosen = _choose(ways, name, given, outside)
@@ -115,8 +122,7 @@ def replay(drawn: Sequence[Drawn], seed: int = 0) -> list[dict[str, Any]]:
     joined = {key: _join(parts) for key, parts in scored.items()}
     fixed = [joined[_name_vote(votes), None] for votes in range(1, count + 1)]
     return [
-        _describe(name, given, outcome, fixed, [each.id for each in drawn])
-        for (name, given), outcome in joined.items()
+        _describe(name, given, outcome, fixed, names) for (name, given), outcome in joined.items()
     ]
 
 
@@ -124,9 +130,9 @@ def _name_vote(votes: int) -> str:
     return "cot" if votes == 1 else f"vote {votes}"
 
 
-def _replay_all(drawn: Sequence[Drawn], known: Places, seed: int) -> dict[str, list[Outcome]]:
-    """The settings of every way, replayed on all problems, with estimates fitted to `known`."""
-    passes = _look_at([each.passes for each in drawn], [each.id for each in drawn], known, seed)
+def _replay_all(kinds: Sequence[Prefixes]) -> dict[str, list[Outcome]]:
+    """The outcome of every setting of every way, of passes and, where there are any, of drafts."""
+    passes, *more = kinds
     count = passes.right.shape[2]
     ways = {"cot": [_vote(passes, 1, 1.0)]}
     for votes in range(2, count + 1):
@@ -139,50 +145,59 @@ def _replay_all(drawn: Sequence[Drawn], known: Places, seed: int) -> dict[str, l
     ways["first pass gates votes"] = [
         _gate_first(passes, gate, votes) for gate in GATES for votes in hard
     ]
-    if not all(each.drafts for each in drawn):
-        return ways
-    drafts = _look_at([each.drafts for each in drawn], [each.id for each in drawn], known, seed)
-    ways["System 1"] = [_vote(drafts, 1, 1.0)]
-    ways["draft gates votes"] = [
-        _hand_over(_vote(drafts, 1, 1.0), drafts.doubt > gate, votes)
-        for gate in GATES
-        for votes in hard
-    ]
-    ways["agreement of drafts gates votes"] = [
-        _hand_over(
-            _vote(drafts, probes, 1.0), drafts.disagreement[:, :, probes - 1] > gate + FEW, votes
-        )
-        for probes in range(2, drafts.right.shape[2] + 1)
-        for gate in _list_shares(probes)
-        for votes in hard
-    ]
+    for drafts in more:
+        ways["System 1"] = [_vote(drafts, 1, 1.0)]
+        ways["draft gates votes"] = [
+            _hand_over(_vote(drafts, 1, 1.0), drafts.doubt > gate, votes)
+            for gate in GATES
+            for votes in hard
+        ]
+        ways["agreement of drafts gates votes"] = [
+            _hand_over(_vote(drafts, probes, 1.0), apart > gate + FEW, votes)
+            for probes in range(2, drafts.right.shape[2] + 1)
+            for apart in [drafts.disagreement[:, :, probes - 1]]
+            for gate in _list_shares(probes)
+            for votes in hard
+        ]
     return ways
 
 
-def _look_at(
-    passes: Sequence[Sequence[Pass]], names: Sequence[str], known: Places, seed: int
-) -> Prefixes:
+def _look_at(passes: Sequence[Sequence[Pass]], seed: int) -> Prefixes:
     """What every prefix of the passes shows, in ORDERS random orders of each problem's."""
-    estimate = _fit([passes[k] for k in known], [names[k] for k in known])
     rng = np.random.default_rng(seed)
     shape = (len(passes), ORDERS, len(passes[0]))
-    right, weighted, leads, disagreement = (np.zeros(shape) for _ in range(4))
-    tokens, doubt = np.zeros(shape), np.zeros(shape[:2])
+    right, tokens, leads, disagreement = (np.zeros(shape) for _ in range(4))
+    orders = np.zeros(shape, dtype=np.int64)
     for row, drawn in enumerate(passes):
         spellings = _spell([each.result for each in drawn])
-        wrong = [estimate(each.features) for each in drawn]
         for turn in range(ORDERS):
             order = rng.permutation(len(drawn))
+            orders[row, turn] = order
             results = [spellings[k] for k in order]
-            sure = [1 - wrong[k] for k in order]
-            doubt[row, turn] = wrong[order[0]]
             tokens[row, turn] = np.cumsum([drawn[k].tokens for k in order])
             for count in range(1, len(drawn) + 1):
                 seen, at = results[:count], (row, turn, count - 1)
                 right[at] = drawn[order[find_winner(seen)]].right
-                weighted[at] = drawn[order[find_winner(seen, sure)]].right
                 leads[at], disagreement[at] = measure_lead(seen), measure_disagreement(seen)
-    return Prefixes(right, weighted, tokens, leads, disagreement, doubt)
+    return Prefixes(orders, right, right, tokens, leads, disagreement, np.zeros(shape[:2]))
+
+
+def _weigh(
+    prefixes: Prefixes, passes: Sequence[Sequence[Pass]], names: Sequence[str], known: Places
+) -> Prefixes:
+    """The prefixes with what an estimate says of them that is fitted to the known problems."""
+    estimate = _fit([passes[k] for k in known], [names[k] for k in known])
+    weighted, doubt = np.zeros_like(prefixes.right), np.zeros_like(prefixes.doubt)
+    for row, drawn in enumerate(passes):
+        spellings = _spell([each.result for each in drawn])
+        wrong = [estimate(each.features) for each in drawn]
+        for turn, order in enumerate(prefixes.orders[row]):
+            results, sure = [spellings[k] for k in order], [1 - wrong[k] for k in order]
+            doubt[row, turn] = wrong[order[0]]
+            for count in range(1, len(drawn) + 1):
+                winner = find_winner(results[:count], sure[:count])
+                weighted[row, turn, count - 1] = drawn[order[winner]].right
+    return replace(prefixes, weighted=weighted, doubt=doubt)
 
 
 def _spell(results: Sequence[str | None]) -> list[str | None]:
