@@ -227,11 +227,11 @@ def _gepa(student: dspy.Module, job: Job) -> dspy.Module:
 
 
 def find_idle(student: dspy.Module) -> set[str]:
-    """The predictors that run and change nothing: the rating, where thresholds leave no choice."""
+    """The predictors whose replies decide nothing: ratings, where thresholds leave no choice."""
     if not isinstance(student, SCALE):
         return set()
     decided = {student.threshold.value, student.split.value} <= {0.0, 1.0}
-    return {"assess.rate"} if decided else set()
+    return {"assess.rate", "assess.review"} if decided else set()
 
 
 def choose_predictor(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from scale_dspy.grading.answers import find_answer
+from scale_dspy.grading.answers import find_answer, normalise
 from scale_dspy.grading.feedback.trajectory import (
     LISTED,
     Trajectory,
@@ -19,7 +20,6 @@ from scale_dspy.grading.feedback.trajectory import (
     names_result,
 )
 from scale_dspy.grading.labels import Label
-from scale_dspy.stages.votes import group_results
 from scale_dspy.step import Step
 
 
@@ -59,14 +59,12 @@ def _describe_votes(step: Step) -> str:
     results = [vote.result for vote in step.votes if vote.system == 2]
     if len(results) < 2:
         return ""
-    groups = group_results(results)
-    found = [f"{clip(results[group[0]])} ({len(group)} of them)" for group in groups[:LISTED]]
-    unread = len(results) - sum(map(len, groups))
+    counts = Counter(normalise(result or "") for result in results)
+    unread = counts.pop("", 0)
+    found = [f"{clip(result)} ({count} of them)" for result, count in counts.most_common(LISTED)]
     found += [f"nothing that can be read ({unread} of them)"] if unread else []
-    advice = (
-        "" if len(groups) == 1 else " Where they differ, the step at which they part is at fault."
-    )
-    return f"Its {len(results)} passes found {', '.join(found)}.{advice}"
+    advice = " Where they differ, the step at which they part is at fault."
+    return f"Its {len(results)} passes found {', '.join(found)}.{advice if len(counts) > 1 else ''}"
 
 
 def _describe_known(label: Label | None, found: str | None) -> str:
