@@ -109,7 +109,9 @@ class Narrator(BaseCallback):
             how = f"difficulty {draft.difficulty:.2f}, " if measured else ""
             self.tell(f"\n{self._solved + 1}. {title}\n({how}System {arguments['system']})\n")
 
-    def on_module_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+    def on_module_end(
+        self, call_id: str, outputs: Any, exception: BaseException | None = None
+    ) -> None:
         instance, arguments = self._calls.pop(call_id, (None, {}))
         if instance is None or exception is not None:
             return
