@@ -154,7 +154,8 @@ def test_folders_and_damage_are_named(tmp_path: Path, capsys: pytest.CaptureFixt
     (folder / "rollouts.jsonl").write_text(
         '{"id": "a", "sample": 0, "correct": true, "error": null, '
         '"usage": {"x": {"completion_tokens": 5}}}\n'
-        '{"id": "b", "sample": 0, "correct": false, "error": "LMError: gone", "usage": 7}\n'
+        '{"id": "b", "sample": 0, "correct": false, "error": "LMError: gone", "usage": {}}\n'
+        '{"id": "d", "sample": 0, "correct": false, "error": null, "usage": 7}\n'
         '[1]\nnonsense\n{"id": "c", "sample"'
     )
     assert find_runs([tmp_path, folder]) == [folder]

@@ -26,10 +26,8 @@ from scale_dspy.evaluation.runner import (
     Progress,
     describe_run,
     evaluate,
-    price_rollouts,
     read_rollouts,
 )
-from scale_dspy.lm.hosted import price_tokens
 from scale_dspy.utils.files import hold_folder
 from tests.fake.orders import Request
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
@@ -378,18 +376,3 @@ def test_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
         sent = len(server.requests)
         time.sleep(0.5)
         assert len(server.requests) == sent
-
-
-def test_rollouts_cost_what_their_tokens_cost(tmp_path: Path, server: FakeVLLM) -> None:
-    summary = run(server, tmp_path, 2, samples=2)
-    assert "dollars" not in summary  # a server of one's own
-    rollouts = list(read_rollouts(tmp_path / "rollouts.jsonl"))
-    totals = server.totals()
-    spent = {
-        "prompt_tokens": totals.prompt_tokens,
-        "completion_tokens": totals.completion_tokens,
-    }
-    paid = price_rollouts(rollouts, "openai/gpt-4o-mini")
-    assert paid == pytest.approx(price_tokens("openai/gpt-4o-mini", spent))
-    assert paid
-    assert price_rollouts(rollouts, "nobody/knows-this") is None

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,16 +16,40 @@ from scale_dspy.utils.validation import check_seed, check_whole
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from scale_dspy.evaluation.costs import Terms
+    from scale_dspy.evaluation.forecast import Forecast
     from scale_dspy.evaluation.runner import Engine
     from scale_dspy.lm.backend import Resolved
     from scale_dspy.lm.connect import MeteredLM
     from scale_dspy.lm.detect import UndetectableError
     from scale_dspy.method import Solver
     from scale_dspy.program import SCALE
+    from scale_dspy.tuning.forecast import CompileForecast
 
 DONE, FAILED = 0, 1
 
 P = TypeVar("P")
+
+
+def read_terms(arguments: argparse.Namespace) -> Terms:
+    """What tokens and GPUs cost, and limits, as the flags say; a price that only LiteLLM's table
+    tells comes in later."""
+    from scale_dspy.evaluation.costs import Terms
+    from scale_dspy.lm.price import read_price
+
+    return Terms(
+        price=None if arguments.price is None else read_price(arguments.price),
+        gpus=arguments.gpus,
+        cost_limit=arguments.cost_limit,
+        dollar_limit=arguments.dollar_limit,
+    )
+
+
+def read_retry(arguments: argparse.Namespace) -> bool | list[str]:
+    """Which failed records are made again: none, all, or those with errors of some kinds."""
+    if arguments.retry is None:
+        return bool(arguments.retry_errors)
+    return [kind for kind in arguments.retry.split(",") if kind]
 
 
 def settle_backend(arguments: argparse.Namespace) -> Resolved:
@@ -251,6 +275,21 @@ def end_run(console: Console, errors: int) -> int:
         style="yellow",
     )
     return FAILED
+
+
+def show_plan(
+    planned: Forecast | CompileForecast,
+    console: Console,
+    out: Path,
+    arguments: argparse.Namespace,
+) -> int:
+    """Say what --dry-run found out, in the terminal and where it is asked for as JSON."""
+    from scale_dspy.cli.figures import show_forecast
+
+    show_forecast(console, planned, out)
+    if arguments.json:
+        print_json(asdict(planned))
+    return DONE
 
 
 def print_json(value: Any) -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 import dspy
 
 from scale_dspy.baselines import ChainOfThought, InftyThink, MajorityVote
-from scale_dspy.evaluation.run_status import count_tokens, read_finished
+from scale_dspy.evaluation.costs import Terms
+from scale_dspy.evaluation.rollout import sum_usage
+from scale_dspy.evaluation.run_status import read_finished
+from scale_dspy.lm.tally import Tally
 from scale_dspy.method import Solver
 from scale_dspy.program import SCALE
 from scale_dspy.utils.lists import MAX_SUBPROBLEMS
@@ -21,11 +24,13 @@ class Forecast:
 
     Attributes:
         problems, samples: of the whole run.
-        done: rollouts that are there already.
-        missing: rollouts to be made.
+        done: rollouts, or walks, that are there already.
+        missing: those to be made.
         requests: at least and at most for these, where every reply can be read at once.
         tokens: response tokens to expect for these; None where nothing tells.
-        measured: rollouts that the expectation is the mean of.
+        measured: records that the expectation is the mean of.
+        dollars: to expect for these tokens and their prompts; None where nothing tells, or no
+            price is known.
     """
 
     problems: int
@@ -35,35 +40,46 @@ class Forecast:
     requests: tuple[int, int]
     tokens: float | None
     measured: int
+    dollars: float | None = None
 
 
 def forecast(
-    program: Solver, examples: Sequence[dspy.Example], samples: int, out: Path, like: Path | None
+    bounds: tuple[int, int],
+    examples: Sequence[dspy.Example],
+    samples: int,
+    out: Path,
+    like: Path | None = None,
+    terms: Terms | None = None,
 ) -> Forecast:
-    """What `evaluate` with these arguments would do.
+    """What a run with these arguments would do.
 
     Args:
+        bounds: requests of one rollout, or walk, at least and at most.
         out: the folder it would work in.
         like: the folder of another run, whose tokens tell what to expect; by default `out`.
 
     Raises:
-        ValueError: `like` holds no rollouts.
+        ValueError: `like` holds no records with known tokens.
     """
     wanted = {(str(example.id), sample) for example in examples for sample in range(samples)}
-    done = {(str(each.get("id")), each.get("sample")) for each in read_finished(out)} & wanted
+    done = {(each.id, each.sample) for each in read_finished(out)} & wanted
     missing = len(wanted) - len(done)
-    counts = [tokens for each in read_finished(like or out) if (tokens := count_tokens(each))]
-    if like and not counts:
+    costs = [sum_usage(each.usage) for each in read_finished(like or out) if each.tokens]
+    if like and not costs:
         raise ValueError(f"{like} holds no rollouts whose tokens are known")
-    least, most = bound_requests(program)
+    least, most = bounds
+    share = missing / len(costs) if costs else 0.0
+    spent = sum(costs, Tally())
+    price = terms.price if terms else None
     return Forecast(
         problems=len(examples),
         samples=samples,
         done=len(done),
         missing=missing,
         requests=(least * missing, most * missing),
-        tokens=missing * sum(counts) / len(counts) if counts else None,
-        measured=len(counts),
+        tokens=share * spent.completion_tokens if costs else None,
+        measured=len(costs),
+        dollars=share * price.charge(spent) if costs and price else None,
     )
 
 

@@ -85,14 +85,19 @@ class Rollout:
         return self.correct and self.error is None
 
     @property
+    def cost(self) -> Tally | None:
+        """Over all stages; None where it is unknown."""
+        return sum_usage(self.usage) if self.usage else None
+
+    @property
     def tokens(self) -> int | None:
         """Response tokens over all stages; None where the cost is unknown."""
-        return sum_usage(self.usage).completion_tokens if self.usage else None
+        return self.cost.completion_tokens if self.cost else None
 
     @property
     def calls(self) -> int | None:
         """Model calls; None where the cost is unknown."""
-        return sum_usage(self.usage).calls if self.usage else None
+        return self.cost.calls if self.cost else None
 
     @property
     def hard(self) -> int:
@@ -100,16 +105,24 @@ class Rollout:
         return sum(step.system == 2 for step in self.steps)
 
     @property
+    def cut_off(self) -> bool:
+        """Whether the token limit ended a reply of it."""
+        return hit_limit(self.replaced)
+
+    @property
     def unread(self) -> bool:
-        """Whether it is wrong though its gold stands at the end of its last step."""
+        """Whether it is wrong though its gold stands at the end of its last step, and was not read
+        as the answer."""
         if self.correct or self.error is not None or not self.steps or not self.gold:
+            return False
+        if self.answer == self.gold:
             return False
         return stands_unread(self.steps[-1].solution, [self.gold], right=self.right)
 
     def drop_texts(self) -> Rollout:
         """The same in numbers: what a run of any length may keep in memory.
 
-        Of the texts as much stays as `unread` and `flags.hit_limit` are told by.
+        Of the texts as much stays as `unread` and `cut_off` are told by.
         """
         unread = self.unread
         return replace(
@@ -127,7 +140,7 @@ class Rollout:
                 )
                 for step in self.steps
             ),
-            replaced=(CUT_OFF,) if hit_limit(self.replaced) else (),
+            replaced=(CUT_OFF,) if self.cut_off else (),
         )
 
 
@@ -136,17 +149,60 @@ def sum_usage(usage: dict[str, Tally]) -> Tally:
     return sum(usage.values(), Tally())
 
 
-def read_lines(kind: type[F], path: Path) -> Iterator[F]:
+@dataclass(frozen=True)
+class Glance:
+    """What is looked for in a record, a rollout or a walk, while others are still being written.
+
+    Attributes:
+        correct: of a rollout; None for a walk.
+        usage: the cost by stage; empty where it is unknown.
+        error: what ended it early; None where nothing did.
+    """
+
+    id: str
+    sample: int
+    correct: bool | None = None
+    usage: dict[str, Tally] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def right(self) -> bool:
+        """Whether it counts as right; one that an error ended never does."""
+        return bool(self.correct) and self.error is None
+
+    @property
+    def tokens(self) -> int | None:
+        """Response tokens over all stages; None where unknown."""
+        return sum_usage(self.usage).completion_tokens if self.usage else None
+
+
+def name_error(error: str) -> str:
+    """The kind of an error, by which errors are counted and done again.
+
+    >>> name_error("LMTimeoutError: no whole reply within 3600 seconds")
+    'LMTimeoutError'
+    """
+    return error.partition(":")[0]
+
+
+def read_lines(kind: type[F], path: Path, *, lenient: bool = False) -> Iterator[F]:
     """The records of a JSON Lines file, one at a time; none where there is no file.
+
+    Args:
+        lenient: leave out lines that are no such record, as the last one may be half written.
 
     Raises:
         ValueError: a line is no such record; the message says which and why.
     """
-    if not path.exists():
+    if not (path.is_file() if lenient else path.exists()):
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            yield parse_record(kind, line, f"{path}:{number}", kind.__name__.lower())
+            try:
+                yield parse_record(kind, line, f"{path}:{number}", kind.__name__.lower())
+            except ValueError:
+                if not lenient:
+                    raise
 
 
 def read_rollouts(path: Path) -> Iterator[Rollout]:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scale_dspy.cli.arguments import add_backend, add_choice, add_steering
+from scale_dspy.cli.arguments import add_backend, add_choice, add_costs, add_steering
 from scale_dspy.cli.options import (
     DONE,
     check_counts,
@@ -20,7 +20,9 @@ from scale_dspy.cli.options import (
     print_json,
     read_options,
     read_start,
+    read_terms,
     settle_backend,
+    show_plan,
 )
 from scale_dspy.tuning import OPTIMIZERS
 
@@ -49,10 +51,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         default=200,
         help="about how often the optimizer may run a program [200]",
     )
-    command.add_argument(
-        "--cost-limit", type=int, metavar="TOKENS", help="response tokens of the whole compile"
-    )
     add_choice(command, margin=0.0)
+    add_costs(command)
     add_steering(command)
     add_backend(command)
 
@@ -61,9 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Tune thresholds and prompts and write the program; again, it goes on where it stopped."""
     from rich.console import Console
 
-    from scale_dspy.cli.console import RunBar, show_compiled
+    from scale_dspy.cli.console import RunBar
     from scale_dspy.cli.detach import detach
+    from scale_dspy.cli.figures import show_compiled
     from scale_dspy.program import save_program
+    from scale_dspy.tuning.forecast import forecast_compile
     from scale_dspy.tuning.joint import compile_program
 
     console = Console(file=sys.stderr, highlight=False)  # this one, whatever is diverted later
@@ -75,6 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--out is a .json file in a folder that exists, not {arguments.out}")
     trainset, valset = _load_sets(arguments, plan.seed)
     folder = out.with_suffix(".compile")
+    if arguments.dry_run:
+        like = Path(arguments.like) if arguments.like else None
+        start = read_start(arguments, settled)
+        planned = forecast_compile(start, trainset, valset, folder, plan, like)
+        return show_plan(planned, console, folder, arguments)
     if arguments.detach:
         return detach(arguments.argv, folder)
     program, lm = connect_program(settled, partial(read_start, arguments), console)
@@ -89,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
             folder,
             plan,
             names=(arguments.data, arguments.valset or f"{arguments.data}, second half"),
+            settings=arguments.settings,
             report=lambda stage, progress: bar.report(progress, stage),
         )
     save_program(tuned, out)
@@ -121,13 +129,17 @@ def divert_output(log: Path) -> Iterator[None]:
 def _read_plan(arguments: argparse.Namespace, threads: int) -> Plan:
     from scale_dspy.tuning.prompt_optimizers import Plan
 
+    terms = read_terms(arguments)
     return Plan(
         optimizer=arguments.optimizer,
         budget=arguments.budget,
         margin=arguments.margin,
         samples=arguments.samples,
         rollouts=arguments.rollouts,
-        cost_limit=arguments.cost_limit,
+        cost_limit=terms.cost_limit,
+        dollar_limit=terms.dollar_limit,
+        token_price=terms.price,
+        gpus=terms.gpus,
         threads=threads,
         variants=read_options(arguments)[1:],
         seed=arguments.seed or 0,

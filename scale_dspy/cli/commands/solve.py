@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     import dspy
     from rich.console import Console
 
-    from scale_dspy.cli.console import Watch, show_usage
+    from scale_dspy.cli.console import Watch
+    from scale_dspy.cli.figures import show_usage
     from scale_dspy.lm.usage import track
     from scale_dspy.step import show_step
 

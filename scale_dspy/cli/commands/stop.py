@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     """End a run as Ctrl-C would."""
     from rich.console import Console
 
-    from scale_dspy.cli.console import show_done
+    from scale_dspy.cli.figures import show_done
     from scale_dspy.evaluation.run_status import stop_run
 
     ended = stop_run(Path(arguments.folder))
