@@ -107,7 +107,7 @@ def test_a_dry_run_asks_nothing_and_says_what_would_be_asked(
     assert code == 0, err
     assert json.loads(text) == {
         "problems": 3, "samples": 4, "done": 0, "missing": 12, "requests": [12, 24],
-        "tokens": None, "measured": 0,
+        "tokens": None, "measured": 0, "dollars": None,
     }  # fmt: skip
     assert not server.requests
     assert not out.exists()

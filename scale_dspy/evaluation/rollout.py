@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from scale_dspy.grading.flags import CUT_OFF, hit_limit, stands_unread
+from scale_dspy.grading.flags import CUT_OFF, END, hit_limit, stands_unread
 from scale_dspy.lm.tally import Tally
 from scale_dspy.step import Step
 from scale_dspy.utils.records import parse_record
@@ -135,7 +135,7 @@ class Rollout:
                 replace(
                     step,
                     subproblem="",
-                    solution=f"\\boxed{{{self.gold}}}" if unread else "",
+                    solution=step.solution[-END:] if unread else "",
                     reasoning="",
                 )
                 for step in self.steps

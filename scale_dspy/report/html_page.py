@@ -23,6 +23,7 @@ from scale_dspy.report.comparisons import Pair, Series, compare_groups, count_po
 from scale_dspy.report.figures import Picture
 from scale_dspy.report.names import shorten
 from scale_dspy.report.run_reader import Run
+from scale_dspy.report.spending import COST_HEADER, list_cost
 from scale_dspy.report.sweeps import Sweep
 from scale_dspy.report.verdict import SURE, write_verdicts
 from scale_dspy.utils.statistics import Comparison, Interval
@@ -169,6 +170,12 @@ def _describe(content: Content) -> dict[str, Any]:
         "run_header": RUN_HEADER,
         "run_names": [run.name for run in runs],
         "runs": [{"name": run.name, "cells": _list_numbers(run)} for run in runs],
+        "cost_header": ("run", *COST_HEADER),
+        "costs": [
+            {"name": run.name, "cells": list_cost(run.summary)}
+            for run in runs
+            if run.summary["prompt_tokens"] is not None
+        ],
         "pairs": [_describe_pair(pair) for pair in content.pairs],
         "groups": _describe_groups(runs),
         "settings": _describe_settings(runs),
@@ -208,8 +215,8 @@ def _list_numbers(run: Run) -> list[Cell]:
         ("–" if hard is None else f"{hard:.0f} %", ""),
         (_count(it["calls"], 1), ""),
         (_count(it["seconds"], 1), ""),
-        (f"{sum(flags.cut_off for flags in run.flags.values()):,}", ""),
-        (f"{sum(flags.unread for flags in run.flags.values()):,}", ""),
+        (f"{it['cut_off']:,}", ""),
+        (f"{it['unread']:,}", ""),
         (f"{it['errors']:,}", ""),
         (f"{it['problems']:,} × {it['samples']:,}", ""),
     ]

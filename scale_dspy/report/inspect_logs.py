@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout
+from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout, sum_usage
 from scale_dspy.lm.tally import Tally
 from scale_dspy.report.names import clean_line
 from scale_dspy.report.run_reader import Run, read_text
@@ -122,7 +122,7 @@ def _make_samples(run: Run) -> Iterator[EvalSample]:
             error = None
             if one.error is not None:
                 error = EvalError(message=one.error, traceback="", traceback_ansi="")
-            flags = run.flags[one.id, one.sample]
+            flags = {"cut_off": one.cut_off, "unread": one.unread}
             yield EvalSample(
                 id=one.id,
                 epoch=one.sample + 1,
@@ -131,7 +131,7 @@ def _make_samples(run: Run) -> Iterator[EvalSample]:
                 messages=list(_make_messages(one)),
                 output=ModelOutput.from_content(model, solution),
                 scores={SCORER: score},
-                metadata={**one.groups, **flags._asdict(), "replaced": list(one.replaced)},
+                metadata={**one.groups, **flags, "replaced": list(one.replaced)},
                 model_usage={model: _sum_usage(one.usage)},
                 total_time=one.seconds,
                 error=error,
@@ -160,12 +160,12 @@ def _make_messages(rollout: Rollout) -> Iterator[ChatMessage]:
 def _sum_usage(usage: dict[str, Tally]) -> ModelUsage:
     from inspect_ai.model import ModelUsage
 
-    asked = sum(each.prompt_tokens for each in usage.values())
-    given = sum(each.completion_tokens for each in usage.values())
-    thought = sum(each.reasoning_tokens for each in usage.values())
+    it = sum_usage(usage)
+    # As Inspect counts, input that the cache held is no input.
     return ModelUsage(
-        input_tokens=asked,
-        output_tokens=given,
-        total_tokens=asked + given,
-        reasoning_tokens=thought,
+        input_tokens=it.prompt_tokens - it.cached_tokens,
+        output_tokens=it.completion_tokens,
+        total_tokens=it.prompt_tokens + it.completion_tokens,
+        input_tokens_cache_read=it.cached_tokens,
+        reasoning_tokens=it.reasoning_tokens,
     )
