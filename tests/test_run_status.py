@@ -100,6 +100,45 @@ def test_a_detached_run_is_watched_stopped_and_goes_on(
     assert "32 of 32" in out
 
 
+def test_a_compile_is_watched_as_a_whole_and_goes_on_with_other_limits(
+    slow_server: Spawned,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(ENV, str(tmp_path / "cache"))
+    write_set(tmp_path / "set.jsonl", World().problems(8))
+    folder = tmp_path / "p.compile"
+    flags = [
+        "compile", str(tmp_path / "set.jsonl"), "--optimizer", "none", "--candidates", "1",
+        "--threads", "1", "--cost-limit", "5000000", "--out", str(tmp_path / "p.json"),
+        *backend(slow_server),
+    ]  # fmt: skip
+    code, _, err = run(capsys, *flags, "--detach")
+    assert code == 0, err
+    wait_for(lambda: find_worker(folder) is not None and (read_status(folder).done or 0) > 0)
+    wait_for(lambda: bool(read_status(folder).sent_tokens))
+    at_work = read_status(folder)
+    assert (at_work.state, at_work.stage, at_work.total) == ("running", "threshold", 4)
+    assert at_work.worker
+    assert at_work.tokens_left == 5_000_000 - (at_work.sent_tokens or 0)
+    code, out, _ = run(capsys, "status", str(tmp_path), "--json")
+    assert code == 0
+    assert [each["folder"] for each in json.loads(out)] == [str(folder)]
+    assert run(capsys, "stop", str(folder))[0] == 0
+    assert read_status(folder).state == "stopped"
+    for flag, value in (("--threads", "8"), ("--cost-limit", "6000000")):
+        flags[flags.index(flag) + 1] = value
+    code, _, err = run(capsys, *flags, "--samples", "2", "--timeout", "600")
+    assert code == 0, err
+    done = read_status(folder)
+    assert (done.state, done.done) == ("finished", 8)
+    assert done.tokens_left == 6_000_000 - (done.sent_tokens or 0)
+    code, out, _ = run(capsys, "status", str(folder))
+    assert "finished" in out
+    assert "left" in out
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_command_in_one_line(number: int, flags: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"

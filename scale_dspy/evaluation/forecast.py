@@ -64,12 +64,11 @@ def forecast(
     wanted = {(str(example.id), sample) for example in examples for sample in range(samples)}
     done = {(each.id, each.sample) for each in read_finished(out)} & wanted
     missing = len(wanted) - len(done)
-    costs = [sum_usage(each.usage) for each in read_finished(like or out) if each.tokens]
-    if like and not costs:
+    measured, spent = measure_records(like or out)
+    if like and not measured:
         raise ValueError(f"{like} holds no rollouts whose tokens are known")
     least, most = bounds
-    share = missing / len(costs) if costs else 0.0
-    spent = sum(costs, Tally())
+    share = missing / measured if measured else 0.0
     price = terms.price if terms else None
     return Forecast(
         problems=len(examples),
@@ -77,10 +76,16 @@ def forecast(
         done=len(done),
         missing=missing,
         requests=(least * missing, most * missing),
-        tokens=share * spent.completion_tokens if costs else None,
-        measured=len(costs),
-        dollars=share * price.charge(spent) if costs and price else None,
+        tokens=share * spent.completion_tokens if measured else None,
+        measured=measured,
+        dollars=share * price.charge(spent) if measured and price else None,
     )
+
+
+def measure_records(folder: Path) -> tuple[int, Tally]:
+    """(how many records of a folder tell their tokens, what they cost together)."""
+    costs = [sum_usage(each.usage) for each in read_finished(folder) if each.tokens]
+    return len(costs), sum(costs, Tally())
 
 
 def bound_requests(program: Solver) -> tuple[int, int]:
