@@ -256,13 +256,14 @@ def _show_accuracy(one: RunStatus) -> str:
 
 def _show_cost(one: RunStatus) -> str:
     """What was sent so far and what a limit leaves: in dollars, or else in response tokens."""
+    done = one.state == "finished"
     if one.dollars is not None:
-        left = "" if one.dollars_left is None else f", ${one.dollars_left:,.2f} left"
+        left = "" if one.dollars_left is None or done else f", ${one.dollars_left:,.2f} left"
         if one.tokens_left is None or left:
             return f"${one.dollars:,.2f}{left}"
     if one.sent_tokens is None:
         return ""
-    left = "" if one.tokens_left is None else f", {one.tokens_left:,} left"
+    left = "" if one.tokens_left is None or done else f", {one.tokens_left:,} left"
     return f"{one.sent_tokens:,}{left}"
 
 

@@ -276,9 +276,15 @@ def _describe_settings(runs: Sequence[Run]) -> dict[str, Any] | None:
     names = list(dict.fromkeys(name for each in flat for name in each))
     values = {name: [each.get(name, "–") for each in flat] for name in names}
     differing = [(name, each) for name, each in values.items() if len(set(each)) > 1]
+    requests = [(name, each) for name, each in differing if "." in name]  # many, and seldom read
     shared = [(name, each[0]) for name, each in values.items() if len(set(each)) == 1]
     title = f"The {len(shared)} settings " + ("of the run" if len(runs) == 1 else "that all share")
-    return {"differing": differing, "shared": shared, "shared_title": title}
+    return {
+        "differing": [each for each in differing if each not in requests],
+        "requests": requests,
+        "shared": shared,
+        "shared_title": title,
+    }
 
 
 def _flatten(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
