@@ -58,7 +58,8 @@ def write_logs(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 
 def _name_file(run: Run) -> str:
-    return re.sub(r"[^\w.=-]+", "-", run.name, flags=re.ASCII).strip("-.")[:60] or "run"
+    name = run.name.replace("τ", "tau")
+    return re.sub(r"[^\w.=-]+", "-", name, flags=re.ASCII).strip("-.")[:60] or "run"
 
 
 def _make_log(run: Run) -> EvalLog:
@@ -74,8 +75,10 @@ def _make_log(run: Run) -> EvalLog:
     )
 
     it, told = run.summary, run.description
-    when = (run.folder / ROLLOUTS).stat().st_mtime
-    created = datetime.fromtimestamp(when, timezone.utc).isoformat(timespec="seconds")
+    ended = (run.folder / ROLLOUTS).stat().st_mtime
+    created = _write_time(ended - it.get("wall_seconds", 0.0))
+    costs = [each.cost for each in run.rollouts if each.cost is not None]
+    usage = {_line(told.get("model")): _write_usage(sum(costs, Tally()))} if costs else {}
     numbers = {"accuracy": it["accuracy"], "pass_at_k": it["pass_at_k"], "tokens": it["tok"]}
     metrics = {
         name: EvalMetric(name=name, value=value)
@@ -99,9 +102,13 @@ def _make_log(run: Run) -> EvalLog:
             completed_samples=it["rollouts"] - it["errors"],
             scores=[EvalScore(name=SCORER, scorer=SCORER, metrics=metrics)],
         ),
-        stats=EvalStats(started_at=created, completed_at=created),
+        stats=EvalStats(started_at=created, completed_at=_write_time(ended), model_usage=usage),
         samples=samples,
     )
+
+
+def _write_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
 
 
 def _line(value: Any) -> str:
@@ -132,7 +139,7 @@ def _make_samples(run: Run) -> Iterator[EvalSample]:
                 output=ModelOutput.from_content(model, solution),
                 scores={SCORER: score},
                 metadata={**one.groups, **flags, "replaced": list(one.replaced)},
-                model_usage={model: _sum_usage(one.usage)},
+                model_usage={model: _write_usage(sum_usage(one.usage))},
                 total_time=one.seconds,
                 error=error,
             )
@@ -157,10 +164,9 @@ def _make_messages(rollout: Rollout) -> Iterator[ChatMessage]:
         )
 
 
-def _sum_usage(usage: dict[str, Tally]) -> ModelUsage:
+def _write_usage(it: Tally) -> ModelUsage:
     from inspect_ai.model import ModelUsage
 
-    it = sum_usage(usage)
     # As Inspect counts, input that the cache held is no input.
     return ModelUsage(
         input_tokens=it.prompt_tokens - it.cached_tokens,
