@@ -40,10 +40,13 @@ def add_costs(command: argparse.ArgumentParser) -> None:
         "--cost-limit",
         type=int,
         metavar="TOKENS",
-        help="the most response tokens of all sessions together; may change when it goes on",
+        help="the most response tokens, over all sessions of the folder; may be changed later",
     )
     group.add_argument(
-        "--dollar-limit", type=float, metavar="DOLLARS", help="the same in money; needs a price"
+        "--dollar-limit",
+        type=float,
+        metavar="DOLLARS",
+        help="the same in dollars; needs a price",
     )
 
 

@@ -42,7 +42,7 @@ class Watch(BaseCallback):
     """A DSPy callback that writes a SCALE program's work to a console as it happens.
 
     Args:
-        spent: the account that the work is entered in, for the tokens told while it waits.
+        spent: the ledger of the work, whose tokens are shown while it waits.
         full: show each solution whole, and the thinking before it.
     """
 
@@ -110,7 +110,7 @@ class Watch(BaseCallback):
 
 
 class _Waiting:
-    """What is being done, for how long, and the tokens that came of it; written anew each time."""
+    """The line shown while waiting: what is done, for how long, how many tokens so far."""
 
     def __init__(self, spent: Ledger) -> None:
         self.doing = "waiting for the model"
@@ -157,7 +157,7 @@ class RunBar:
             self.console.print(f"{kept}; the same command goes on from there", markup=False)
 
     def report(self, state: Progress, stage: str = "") -> None:
-        """Show where the run, or this stage of it, stands."""
+        """Show how far the run, or this stage of it, is."""
         self.state = state
         told = f"{stage}: " if stage else ""
         told += f"{state.right / state.done:.1%} right"

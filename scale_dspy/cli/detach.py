@@ -15,7 +15,7 @@ BEGIN = 120.0  # seconds that a detached run gets to begin its work
 
 
 def detach(argv: Sequence[str], out: Path) -> int:
-    """Run a command on in the background, its words in a log in `out`; back once it is at work.
+    """Run a command in the background, with its output in a log in `out`; returns once it works.
 
     Args:
         argv: the command's own arguments.

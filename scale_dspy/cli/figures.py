@@ -1,4 +1,4 @@
-"""What a terminal shows of figures: of runs, forecasts, frontiers, compiles, servers and usage."""
+"""The tables that commands print: of runs, forecasts, frontiers, compiles, servers and usage."""
 
 from __future__ import annotations
 
@@ -111,8 +111,7 @@ def show_card(console: Console, card: Card) -> None:
 
 
 def show_frontier(console: Console, frontier: dict[str, Any]) -> None:
-    """The points that no other one beats, cheapest first, then the choices: all of frontier.json
-    that is for reading."""
+    """The points that no other one beats, cheapest first; then the choices, and what it cost."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("threshold", "split", "accuracy", "tokens"):
         table.add_column(name, justify="right")

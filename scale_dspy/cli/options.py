@@ -1,4 +1,4 @@
-"""What the flags of several commands stand for: program, backend, counts, exit code."""
+"""What several commands make of their flags: the program, the backend, limits, the exit code."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ P = TypeVar("P")
 
 
 def read_terms(arguments: argparse.Namespace) -> Terms:
-    """What tokens and GPUs cost, and limits, as the flags say; a price that only LiteLLM's table
-    tells comes in later."""
+    """The price, the number of GPUs and the limits that the flags give; LiteLLM's price is looked
+    up later, when the model is known."""
     from scale_dspy.evaluation.costs import Terms
     from scale_dspy.lm.price import read_price
 
@@ -53,7 +53,7 @@ def read_retry(arguments: argparse.Namespace) -> bool | list[str]:
 
 
 def settle_backend(arguments: argparse.Namespace) -> Resolved:
-    """The backend that the flags name, with all that follows from it; nothing is asked yet.
+    """The backend that the flags name, and the defaults that depend on it; nothing is asked yet.
 
     Raises:
         ValueError: a flag's value cannot be used.
@@ -256,7 +256,7 @@ def check_counts(arguments: argparse.Namespace, *flags: str) -> None:
 
 
 def open_cache() -> None:
-    """The cache of replies is what a resumed run lives on.
+    """Open the cache of replies, from which a run that is continued takes finished calls.
 
     Raises:
         OSError: its folder cannot be used.
@@ -283,7 +283,7 @@ def show_plan(
     out: Path,
     arguments: argparse.Namespace,
 ) -> int:
-    """Say what --dry-run found out, in the terminal and where it is asked for as JSON."""
+    """Print the forecast of --dry-run, with --json also as JSON."""
     from scale_dspy.cli.figures import show_forecast
 
     show_forecast(console, planned, out)

@@ -1,7 +1,7 @@
 """A run as a file: the flags of a command as the keys of a TOML file, or the run.json of a run.
 
-The file becomes arguments that stand before those of the command line, so that argparse reads both
-alike and the later ones, which a person typed, win.
+The file is turned into arguments that are put before those of the command line, so that argparse
+reads both alike, and the later ones, which the user typed, win.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a run or a compile cost: tokens, time and money, and the limits that these may be put under.
+"""What a run or a compile cost in tokens, time and money, and limits on tokens and money.
 
-A folder's costs.json tells by stage what really reached a server, over all sessions, and survives a
-kill. Its run.json tells the price of a token and how many GPUs served.
+A folder's costs.json holds, by stage, what reached a server over all sessions; it is written while
+the run works, so that a kill loses little of it. Its run.json holds the price and the GPUs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Terms:
 
     Attributes:
         price: of the tokens; None where it is not known.
-        gpus: that serve the model; None where it is not said.
+        gpus: that serve the model; None where it was not given.
         cost_limit: response tokens; None for no limit.
         dollar_limit: US dollars; None for no limit.
     """
@@ -49,11 +49,11 @@ class Terms:
             raise ValueError(f"a limit in dollars is above 0, not {self.dollar_limit:g}")
 
     def describe(self) -> dict[str, Any]:
-        """What run.json says of them: those that are set."""
+        """Those that are set, for run.json."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def leave(self, spent: Tally) -> tuple[int | None, float | None]:
-        """What the limits leave after `spent`: response tokens and US dollars, None for no limit.
+        """What is left of the limits after `spent`: response tokens and US dollars; None: no limit.
 
         Raises:
             ValueError: there is a limit in dollars and no price.
@@ -72,7 +72,7 @@ class Terms:
 
 
 def read_terms(described: Mapping[str, Any]) -> Terms:
-    """The terms that a run.json tells; what is missing or damaged is taken for not said."""
+    """The terms in a run.json; a missing or damaged value counts as not given."""
     terms = Terms()
     for name in asdict(terms):
         with suppress(ValueError):
@@ -130,7 +130,7 @@ def describe_cost(spent: Tally, terms: Terms) -> dict[str, Any]:
 
 
 def read_cost(summary: Summary) -> dict[str, float]:
-    """What a summary tells of a run's cost; what is not known is left out."""
+    """The part of a summary that is about cost, without what is unknown."""
     names = (
         *("prompt_tokens", "cached_tokens", "response_tokens", "reasoning_tokens"),
         *("wall_seconds", "gpu_seconds", "dollars"),
@@ -140,12 +140,13 @@ def read_cost(summary: Summary) -> dict[str, float]:
 
 
 def add_cost(summary: Summary, folder: Path, terms: Terms) -> None:
-    """Complete a summary by what the run in `folder` cost in time and money.
+    """Add to a summary what the run in `folder` cost in time and money.
 
-    Seconds are those of the sessions in which something was asked, from costs.json, which runs of
-    earlier versions do not have. Dollars are what the rollouts' tokens cost, whoever drew them.
+    Seconds are those of all sessions that sent a request. They come from costs.json, which runs of
+    earlier versions do not have. Dollars are what the tokens of all rollouts cost, including
+    replies from the cache.
     """
-    with suppress(ValueError):  # a damaged file takes no report away
+    with suppress(ValueError):  # a damaged file must not prevent a report
         wall = sum_costs(read_costs(folder / COSTS)).seconds
         if wall:
             summary["wall_seconds"] = round(wall, 3)

@@ -1,4 +1,4 @@
-"""The folder of a run: its name, and its run.json, which says what is done there."""
+"""The folder of a run: its name, and its run.json, which describes the run."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def name_folder(data: str, name: str) -> str:
 
 
 def match_description(path: Path, description: dict[str, Any]) -> None:
-    """Write the description of some work, or make sure that what the file tells of is the same.
+    """Write the description of a run, or make sure that the file there describes the same run.
 
     What is in FREE may differ from session to session: more samples, other limits, the flags as
     they were typed; how the modes were found, as long as the requests are the same; and versions of
     the software, which are logged.
 
     Raises:
-        ValueError: the file cannot be read, or tells of other work.
+        ValueError: the file cannot be read, or describes another run.
     """
     if path.exists():
         there = read_description(path)
@@ -68,7 +68,7 @@ def read_description(path: Path) -> dict[str, Any]:
     """A description as it was written.
 
     Raises:
-        ValueError: the file cannot be read, or is none.
+        ValueError: the file cannot be read, or is no description.
     """
     try:
         there = parse_json(path.read_bytes())
@@ -82,7 +82,8 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def read_graders(description: Mapping[str, Any]) -> list[str]:
-    """The versions of the grader that a run's description names; several where it went on later.
+    """The versions of the grader that a run's description names: several if it was continued with
+    another version.
 
     >>> read_graders({"versions": {"grader": "1, 2"}}), read_graders({})
     (['1', '2'], ['1'])

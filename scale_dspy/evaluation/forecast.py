@@ -1,4 +1,4 @@
-"""What a run would ask of a server, before it asks anything."""
+"""A forecast of a run before its first request: how many requests and tokens it needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scale_dspy.utils.lists import MAX_SUBPROBLEMS
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is left to do, and what it takes.
+    """What is left to do, and how many requests, tokens and dollars it takes.
 
     Attributes:
         problems, samples: of the whole run.
@@ -51,7 +51,7 @@ def forecast(
     like: Path | None = None,
     terms: Terms | None = None,
 ) -> Forecast:
-    """What a run with these arguments would do.
+    """Forecast a run with these arguments.
 
     Args:
         bounds: requests of one rollout, or walk, at least and at most.

@@ -1,4 +1,4 @@
-"""Keeping account of what a run or a compile sends, and ending it where a limit is reached."""
+"""Account for what a run or a compile sends, and end it when a limit is reached."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NOTED = 1.0  # seconds between two notes of what a stage has cost so far
 
 
 def complete_terms(terms: Terms | None, lm: MeteredLM, path: Path) -> Terms:
-    """Terms with a price and a number of GPUs, as far as these are known: as they are given, or as
-    an earlier session noted them, or by LiteLLM's table of prices.
+    """Terms with the price and the number of GPUs filled in, as far as they are known: as given,
+    else as an earlier session noted them, else the price from LiteLLM's table.
 
     Args:
         lm: for a pair of models LiteLLM's table is not asked, as each has a price of its own.
-        path: the description of the run or compile, if it has begun.
+        path: the description of the run or compile; it need not exist yet.
     """
     terms = terms or Terms()
     noted = read_terms(read_description(path)) if path.exists() else Terms()
@@ -45,13 +45,13 @@ def pay(
     *,
     elsewhere: bool = False,
 ) -> Iterator[Ledger]:
-    """Enter what the block really sends under `stage`, on top of what earlier sessions did.
+    """Enter what the block sends to servers under `stage`, added to what earlier sessions sent.
 
     Args:
-        path: the file that tells what each stage has cost.
+        path: the file with the cost of each stage.
         terms: their limits hold for all stages and sessions together.
-        keep: what is left to later stages.
-        elsewhere: other processes send, so that only the time is known.
+        keep: an amount that is reserved for later stages.
+        elsewhere: whether other processes send the requests, so that only the time is known.
 
     Raises:
         ValueError: the file cannot be read, or a limit cannot be kept.
@@ -71,7 +71,7 @@ def pay(
         told = {**costs, stage: before + cost}
         write_json(path, {name: asdict(tally) for name, tally in told.items()})
 
-    def note_until_ended() -> None:  # a process that is killed has told all but its last second
+    def note_until_ended() -> None:  # so a kill loses the last second at most
         while not ended.wait(NOTED):
             with suppress(OSError):
                 note()

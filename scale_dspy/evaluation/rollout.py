@@ -19,7 +19,7 @@ ROLLOUTS = "rollouts.jsonl"  # of a run's folder, a rollout a line
 
 
 class Finished(Protocol):
-    """A (problem, sample) pair that is done: a rollout, or a walk of a threshold sweep."""
+    """The record of a finished (problem, sample) pair: a rollout, or a walk of a sweep."""
 
     @property
     def id(self) -> str:
@@ -120,9 +120,9 @@ class Rollout:
         return stands_unread(self.steps[-1].solution, [self.gold], right=self.right)
 
     def drop_texts(self) -> Rollout:
-        """The same in numbers: what a run of any length may keep in memory.
+        """The rollout without its texts, so that the rollouts of a long run fit in memory.
 
-        Of the texts as much stays as `unread` and `cut_off` are told by.
+        Only what `unread` and `cut_off` need of the texts stays.
         """
         unread = self.unread
         return replace(
@@ -151,7 +151,7 @@ def sum_usage(usage: dict[str, Tally]) -> Tally:
 
 @dataclass(frozen=True)
 class Glance:
-    """What is looked for in a record, a rollout or a walk, while others are still being written.
+    """The part of a rollout or a walk that `status` reads, also while a run is writing others.
 
     Attributes:
         correct: of a rollout; None for a walk.
@@ -177,7 +177,7 @@ class Glance:
 
 
 def name_error(error: str) -> str:
-    """The kind of an error, by which errors are counted and done again.
+    """The kind of an error, by which errors are counted and run again.
 
     >>> name_error("LMTimeoutError: no whole reply within 3600 seconds")
     'LMTimeoutError'
@@ -189,7 +189,7 @@ def read_lines(kind: type[F], path: Path, *, lenient: bool = False) -> Iterator[
     """The records of a JSON Lines file, one at a time; none where there is no file.
 
     Args:
-        lenient: leave out lines that are no such record, as the last one may be half written.
+        lenient: skip lines that are no such record: the last one may be only half written.
 
     Raises:
         ValueError: a line is no such record; the message says which and why.

@@ -1,8 +1,7 @@
-"""A run's or a compile's folder seen from outside: how far it is, which process works in it, and
-ending that process.
+"""The state of a run or a compile, read from its folder by another process, which can also stop it.
 
-The runner announces itself in `process.json`, which goes when it ends; whether it is still alive is
-told by the lock it holds, so that a file left by a kill -9 deceives nobody.
+The runner writes `process.json` and deletes it at its end. Whether it is still alive shows in the
+lock that it holds, so that a file left behind by kill -9 does not mislead.
 """
 
 from __future__ import annotations
@@ -51,18 +50,18 @@ class Worker:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run stands.
+    """How far a run is.
 
     Attributes:
-        folder: its name, as a person would call the run.
-        done, total: records written and wanted; total is None where run.json does not tell.
+        folder: its path, as it was given.
+        done, total: records written and wanted; total is None where it is not known.
         accuracy: share of rollouts that are right so far, with its 95 % interval; None for walks.
         tokens: response tokens of a record, on average.
         errors: failed records by the name of their error.
         rate: records a minute since its process began; None where none is at work.
         seconds_left: at this rate; None where it is not known.
         worker: the process at work; None where there is none.
-        stage: of a compile, the one that the progress is of; None for a run.
+        stage: the stage of a compile that `done` and `total` refer to; None for a run.
         sent_tokens: response tokens that reached a server, over all sessions; None where unknown.
         dollars: what these and their prompts cost; None without a price.
         tokens_left, dollars_left: what the cost limits leave; None without a limit.
@@ -88,7 +87,7 @@ class RunStatus:
 
 @contextmanager
 def announce(folder: Path, done: int) -> Iterator[None]:
-    """Say in the folder that this process is at work there, until the block ends."""
+    """Note in the folder that this process works there, until the block ends."""
     path = folder / PROCESS
     write_json(path, asdict(Worker(os.getpid(), socket.gethostname(), time.time(), done)))
     try:
@@ -100,7 +99,7 @@ def announce(folder: Path, done: int) -> Iterator[None]:
 def find_runs(folders: list[Path]) -> list[Path]:
     """The folders of runs and compiles among these and directly inside them, in the order given.
 
-    A compile is one, whatever searches lie in its folder.
+    A compile counts as one, although the searches in its folder are runs too.
 
     Raises:
         ValueError: a folder is missing, or there is no run in it.
@@ -121,7 +120,7 @@ def find_runs(folders: list[Path]) -> list[Path]:
 
 
 def read_status(folder: Path) -> RunStatus:
-    """Where the run or the compile in `folder` stands at this moment, also while it is written.
+    """How far the run or the compile in `folder` is at this moment, also while it works.
 
     Raises:
         ValueError: its description cannot be read.
@@ -144,8 +143,8 @@ def read_status(folder: Path) -> RunStatus:
 
 
 def _read_compile(folder: Path) -> RunStatus:
-    """As `read_status`. Progress is that of the stage at work, or of the one begun last; the cost
-    is that of the whole compile."""
+    """As `read_status`. The progress is of the stage at work, or else of the one begun last; the
+    cost is of the whole compile."""
     described = read_description(folder / COMPILE)
     worker = find_worker(folder)
     stage = _find_stage(folder)
@@ -180,7 +179,7 @@ def _find_stage(folder: Path) -> str:
 
 
 def _count_walks(described: Mapping[str, Any], parts: int) -> int | None:
-    """Walks of a search over all variants; at least `parts` of these have begun."""
+    """How many walks a search makes over all variants, of which `parts` have begun."""
     data, plan = described.get("data"), described.get("plan")
     if not isinstance(data, dict) or not isinstance(plan, dict):
         return None
@@ -192,7 +191,7 @@ def _count_walks(described: Mapping[str, Any], parts: int) -> int | None:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the records of a folder show at this moment.
+    """What the records in a folder add up to at this moment.
 
     Attributes:
         right: by problem, whether each rollout is right; empty for walks.
@@ -205,13 +204,13 @@ class Seen:
     errors: Counter[str] = field(default_factory=Counter)
 
     def __add__(self, other: Seen) -> Seen:
-        """Of two folders together; only walks, of which none counts as right, are so added."""
+        """The sum over two folders of walks; folders of rollouts are never added up."""
         errors = self.errors + other.errors
         return Seen(self.done + other.done, self.tokens + other.tokens, {}, errors)
 
 
 def read_finished(folder: Path) -> Iterator[Glance]:
-    """The records in a folder that may be written to at this moment; damaged ones are left out."""
+    """The records in a folder that a run may be writing to; damaged ones are skipped."""
     for name in RECORDS:
         yield from read_lines(Glance, folder / name, lenient=True)
 
@@ -245,7 +244,7 @@ def _describe_progress(seen: Seen, total: int | None, rate: float | None) -> dic
 
 
 def _describe_spending(folder: Path, described: Mapping[str, Any]) -> dict[str, Any]:
-    """What a folder's costs.json and the limits in its description tell."""
+    """What was sent and what the limits leave, from a folder's costs.json and its description."""
     terms = read_terms(described)
     try:
         spent = sum_costs(read_costs(folder / COSTS))
@@ -269,7 +268,7 @@ def find_worker(folder: Path) -> Worker | None:
     try:
         return read_record(Worker, read_description(folder / PROCESS))
     except ValueError:
-        return None  # it holds the lock and has not announced itself yet
+        return None  # it holds the lock but has not written process.json yet
 
 
 def stop_run(folder: Path, wait: float = STOP_WAIT) -> RunStatus:

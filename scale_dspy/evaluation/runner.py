@@ -1,4 +1,4 @@
-"""Run a program on many problems, several samples each; lose nothing that is finished.
+"""Run a program on many problems, several samples each, and never lose a finished one.
 
 Every (problem, sample) pair ends as one line of `rollouts.jsonl`, written as it ends. Running again
 does what is missing. Finished model calls of unfinished pairs come from the cache of replies.
@@ -69,7 +69,7 @@ HOPELESS = (LMAuthError, LMConfigurationError, LMUnsupportedModelError)
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, counted in rollouts; `tokens` are response tokens."""
+    """How far a run is, counted in rollouts; `tokens` are response tokens."""
 
     total: int
     done: int = 0
@@ -94,10 +94,10 @@ class Effort(TypedDict, total=False):
     Keys:
         samples: rollouts of each problem.
         threads: rollouts at work at once.
-        retry_errors: run those again that ended in an error; or in one of these kinds, by their
-            names as `name_error` gives them.
-        terms: what tokens and GPUs cost, and limits; see costs.py. Without a price in it that of
-            LiteLLM's table holds.
+        retry_errors: whether rollouts that ended in an error run again; or the kinds of errors,
+            named as by `name_error`, for which they do.
+        terms: the price of tokens, the number of GPUs, and cost limits; see costs.py. Without a
+            price, that of LiteLLM's table is taken.
         engine: where rollouts are made; None for this process. See ray_engine.py.
         report: called after each rollout.
     """
@@ -186,7 +186,7 @@ def finish_pairs(
         for record in read_lines(kind, path):
             if draws.pop((record.id, record.sample), None) is not None:
                 enter(record)
-        # Half a character, which UTF-8 has no bytes for, then stands there as JSON's escape of it.
+        # A lone surrogate, which UTF-8 cannot encode, is written as JSON's escape of it.
         with (
             announce(path.parent, total - len(draws)),
             path.open("a", encoding="utf-8", errors="backslashreplace") as file,
@@ -220,13 +220,13 @@ def count_up(total: int, report: Callable[[Progress], None] | None) -> Callable[
 
 
 def name_draws(out: Path, *, reuse: bool = False) -> str:
-    """What the replies of the run in a folder are kept under: with another name they are drawn
-    anew. A folder that has no name for them, from an earlier version or because it is to reuse
-    them, shares what any run has drawn.
+    """The name under which the cache keeps the replies of the run in a folder. A run with a name
+    draws its own replies. A folder without one, because it was written by an earlier version or is
+    to reuse replies, shares those that any run without a name has drawn.
 
     Args:
-        out: the run's folder; where it is new the name is made, and written there.
-        reuse: a new folder shares what any run has drawn.
+        out: the run's folder; for a new one a name is made up and written there.
+        reuse: whether a new folder shares replies instead.
     """
     path = out / DRAWS
     if not path.exists():
@@ -237,7 +237,7 @@ def name_draws(out: Path, *, reuse: bool = False) -> str:
 
 
 async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: MeteredLM) -> Rollout:
-    """One rollout as its record. What goes wrong in it is recorded too, and counts as wrong.
+    """Make one rollout. An error in it is recorded, and the rollout counts as wrong.
 
     Raises:
         LMError: one that every other rollout would meet as well (key, model, configuration).
@@ -278,7 +278,8 @@ async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: Me
 
 
 def watch_failures() -> Callable[[Finished], None]:
-    """A function that takes each record as it ends; RuntimeError once GIVE_UP in a row failed."""
+    """A function that takes each record as it ends, and raises RuntimeError once GIVE_UP records in
+    a row have failed."""
     failures = 0
 
     def look(record: Finished) -> None:
@@ -310,7 +311,7 @@ async def _work(
                 return
             keep(record)
             if stopped:
-                return  # but what was on its way, and paid for, has ended and is kept
+                return  # the records that were on their way are kept: they are paid for
             look(record)
 
     workers = [asyncio.ensure_future(take_turns()) for _ in range(threads)]
@@ -328,7 +329,7 @@ def _mend(path: Path, retry: bool | Collection[str]) -> None:
     """Cut off a last line that a kill left unfinished; drop failed rollouts to run them again.
 
     Args:
-        retry: whether all that failed, or the kinds of errors.
+        retry: whether all failed ones run again; or the kinds of errors for which they do.
     """
     if not path.exists():
         return
@@ -346,8 +347,8 @@ def _mend(path: Path, retry: bool | Collection[str]) -> None:
 
 
 def _read_error(line: bytes) -> str | None:
-    """The kind of a rollout's error; None where it has none. What is no rollout has none either:
-    it stays, for `read_lines` to name."""
+    """The kind of a rollout's error; None where it has none. A damaged line has none either, so
+    that it stays and `read_lines` reports it."""
     try:
         error = parse_json(line)["error"]
         return name_error(error) if error else None

@@ -79,8 +79,8 @@ class Summary(TypedDict):
         prompt_tokens, response_tokens: of all rollouts together; None where unknown.
         cached_tokens: those of the prompt tokens that the server's prefix cache held.
         reasoning_tokens: those of the response tokens that are reasoning.
-        wall_seconds: of all sessions in which something was asked; missing where unknown.
-        gpu_seconds: the same times the number of GPUs; missing where that was not said.
+        wall_seconds: of all sessions that sent a request; missing where unknown.
+        gpu_seconds: wall_seconds times the number of GPUs; missing where that was not given.
         dollars: what all these tokens cost; missing where no price was given and LiteLLM has none.
     """
 

@@ -1,8 +1,8 @@
 """Pack rollouts for the page: numbers in an index, texts in compressed blocks read on demand.
 
 One file is kept, not a folder beside it: a page that is sent or moved stays whole, and a browser
-lets no page opened from a disk read its neighbours. A block is gzip in base64, which the browser's
-own DecompressionStream opens; 100,000 rollouts are then a few thousand blocks that nobody unpacks
+does not let a page opened from disk read other files. A block is gzip in base64, which a browser's
+DecompressionStream opens; 100,000 rollouts are then a few thousand blocks that nobody unpacks
 until a problem is opened.
 """
 

@@ -87,7 +87,7 @@ def read_report(folders: Sequence[Path], costs: Terms | None = None) -> Report:
     """Read and compare the runs and sweeps in `folders`, without writing anything.
 
     Args:
-        costs: a price and a number of GPUs that go before those that the runs note.
+        costs: a price and a number of GPUs that replace those noted in the runs.
 
     Raises:
         ValueError: there is no folder, or one twice, or one is neither a run nor a frontier, or
@@ -203,7 +203,7 @@ def _start_table(*names: str) -> Table:
 
 
 def _text(value: str) -> Any:
-    """A text that Rich takes as it is, whatever brackets it holds; no terminal acts on it."""
+    """A text that Rich does not take for markup, without characters that a terminal would obey."""
     from rich.text import Text
 
     return Text(clean_line(value))

@@ -23,8 +23,8 @@ from scale_dspy.utils.records import Share, WrongFieldError, parse_record, read_
 
 @dataclass(frozen=True)
 class Terms:
-    """The numbers of a run's description; None for what is missing or no such number, as a run
-    that was made by hand can be reported on without."""
+    """The numbers in a run's description; None for a missing or wrong one, as a report can do
+    without them."""
 
     threshold: Share | None = None
     split: Share | None = None
@@ -95,7 +95,7 @@ def read_run(folder: Path, costs: Costs | None = None) -> Run:
     """Read one folder that `evaluate` wrote.
 
     Args:
-        costs: a price and a number of GPUs that go before those in run.json.
+        costs: a price and a number of GPUs that replace those in run.json.
 
     Raises:
         ValueError: a file is missing or unreadable, or there is no rollout in it.

@@ -1,4 +1,4 @@
-"""What a walk and a compile would ask of a server, before they ask anything."""
+"""Forecasts of a walk and of a compile before their first request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scale_dspy.utils.lists import MAX_SUBPROBLEMS
 
 @dataclass(frozen=True)
 class CompileForecast:
-    """What is left of a compile, and what it takes.
+    """What is left of a compile, and how many requests, tokens and dollars it takes.
 
     Attributes:
         training, validation: problems.
@@ -68,7 +68,7 @@ def forecast_compile(
     plan: Plan,
     like: Path | None = None,
 ) -> CompileForecast:
-    """What a compile under a plan would do.
+    """Forecast a compile under a plan.
 
     Args:
         folder: the one it would work in.

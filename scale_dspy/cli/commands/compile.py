@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def divert_output(log: Path) -> Iterator[None]:
-    """Let all that is printed inside the block go to a file, which is gone if nothing is.
+    """Send all that is printed inside the block to a file, which is deleted if it stays empty.
 
     DSPy's optimizers show bars, log every step and print the stack of every failed run. That is
     for a file: the terminal has one bar, and standard output is for --json.

@@ -1,4 +1,4 @@
-"""`solve`: one problem is solved before one's eyes."""
+"""`solve`: one problem is solved, with each step shown as it is done."""
 
 from __future__ import annotations
 

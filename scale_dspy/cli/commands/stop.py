@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=bool(arguments.json), highlight=False)
     console.print(
         f"stopped: {show_done(ended)} are kept in {ended.folder}; "
-        "the same command goes on from there",
+        "the same command goes on from there, with other limits if you like",
         markup=False,
     )
     if arguments.json:
