@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import litellm
 import pytest
 
 from tests.command import backend, run
@@ -158,6 +159,29 @@ def test_a_forecast_by_another_run_tells_dollars(
     assert planned["tokens"] == 4 * totals.completion_tokens
     paid = (totals.prompt_tokens + 2 * totals.completion_tokens) / 1e6
     assert planned["dollars"] == pytest.approx(4 * paid)
+
+
+def test_a_forecast_for_a_hosted_model_takes_its_price_from_litellm(
+    server: FakeVLLM,
+    problems: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("SCALE_API_BASE", raising=False)
+    like = ("--method", "cot", "--samples", "1", "--out", str(tmp_path / "like"))
+    assert run(capsys, "evaluate", str(problems), *like, *backend(server))[0] == 0
+    totals = server.totals()
+    flags = ("--out", str(tmp_path / "new"), "--like", str(tmp_path / "like"), "--samples", "1")
+    hosted = ("--model", "openai/gpt-4o-mini", "--modes", "prompt", "--dry-run", "--json")
+    code, text, err = run(capsys, "evaluate", str(problems), *flags, *hosted)
+    assert code == 0, err
+    told = litellm.cost_per_token(
+        "openai/gpt-4o-mini",
+        prompt_tokens=totals.prompt_tokens,
+        completion_tokens=totals.completion_tokens,
+    )
+    assert json.loads(text)["dollars"] == pytest.approx(sum(told))
 
 
 def test_a_dry_run_asks_nothing_and_says_what_would_be_asked(

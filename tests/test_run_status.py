@@ -132,7 +132,7 @@ def test_a_compile_is_watched_as_a_whole_and_goes_on_with_other_limits(
     code, _, err = run(capsys, *flags, "--samples", "2", "--timeout", "600")
     assert code == 0, err
     done = read_status(folder)
-    assert (done.state, done.done) == ("finished", 8)
+    assert (done.state, done.done, done.total) == ("finished", 8, 8)
     assert done.tokens_left == 6_000_000 - (done.sent_tokens or 0)
     code, out, _ = run(capsys, "status", str(folder))
     assert "finished" in out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from scale_dspy.utils.validation import check_seed, check_whole
 
 if TYPE_CHECKING:
+    import dspy
     from rich.console import Console
 
     from scale_dspy.evaluation.costs import Terms
@@ -43,6 +44,17 @@ def read_terms(arguments: argparse.Namespace) -> Terms:
         cost_limit=arguments.cost_limit,
         dollar_limit=arguments.dollar_limit,
     )
+
+
+def add_price(terms: Terms, settled: Resolved) -> Terms:
+    """Terms for a forecast: with LiteLLM's price, where none is given and it knows the model."""
+    backend = settled.backend
+    local = settled.embedded or backend.api_base or not backend.model or backend.system_1
+    if local or terms.price is not None:
+        return terms
+    from scale_dspy.lm.hosted import find_price
+
+    return replace(terms, price=find_price(str(backend.model)))
 
 
 def read_retry(arguments: argparse.Namespace) -> bool | list[str]:
@@ -275,6 +287,28 @@ def end_run(console: Console, errors: int) -> int:
         style="yellow",
     )
     return FAILED
+
+
+def forecast_run(
+    bounds: tuple[int, int],
+    examples: Sequence[dspy.Example],
+    out: Path,
+    settled: Resolved,
+    console: Console,
+    arguments: argparse.Namespace,
+) -> int:
+    """Do what --dry-run asks of a command that makes rollouts or walks.
+
+    Args:
+        bounds: requests of one of them, at least and at most.
+        out: the folder that the command would work in.
+    """
+    from scale_dspy.evaluation.forecast import forecast
+
+    terms = add_price(read_terms(arguments), settled)
+    like = Path(arguments.like) if arguments.like else None
+    planned = forecast(bounds, examples, arguments.samples, out, like, terms)
+    return show_plan(planned, console, out, arguments)
 
 
 def show_plan(

@@ -184,7 +184,8 @@ def _count_walks(described: Mapping[str, Any], parts: int) -> int | None:
     if not isinstance(data, dict) or not isinstance(plan, dict):
         return None
     val, variants = data.get("val"), plan.get("variants")
-    each = _multiply(val.get("problems") if isinstance(val, dict) else None, plan.get("samples"))
+    samples = described.get("samples", plan.get("samples"))
+    each = _multiply(val.get("problems") if isinstance(val, dict) else None, samples)
     count = 1 + len(variants) if isinstance(variants, list) else 1
     return each * max(count, parts) if each else None
 

@@ -403,7 +403,15 @@ def _match_folder(
     same["estimate"] = program.estimate.dump_state()
     told = {"settings": dict(settings)} if settings else {}
     match_description(
-        path, {**told, **same, "data": data, "plan": described, **plan.terms.describe()}
+        path,
+        {
+            **told,
+            **same,
+            "data": data,
+            "plan": described,
+            "samples": plan.samples,
+            **plan.terms.describe(),
+        },
     )
 
 

@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from scale_dspy.cli.arguments import add_backend, add_choice, add_costs, add_steering
 from scale_dspy.cli.options import (
     DONE,
+    add_price,
     check_counts,
     connect_program,
     open_cache,
@@ -80,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         like = Path(arguments.like) if arguments.like else None
         start = read_start(arguments, settled)
+        plan = replace(plan, token_price=add_price(plan.terms, settled).price)
         planned = forecast_compile(start, trainset, valset, folder, plan, like)
         return show_plan(planned, console, folder, arguments)
     if arguments.detach:

@@ -19,13 +19,13 @@ from scale_dspy.cli.options import (
     check_counts,
     connect_run,
     end_run,
+    forecast_run,
     print_json,
     read_engine,
     read_program,
     read_retry,
     read_terms,
     settle_backend,
-    show_plan,
 )
 
 HELP = "accuracy and tokens of a method on a set"
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.data.load import load
     from scale_dspy.evaluation.description import describe_run
     from scale_dspy.evaluation.folder import name_folder
-    from scale_dspy.evaluation.forecast import bound_requests, forecast
+    from scale_dspy.evaluation.forecast import bound_requests
     from scale_dspy.evaluation.runner import evaluate
 
     console = Console(stderr=True, highlight=False)
@@ -72,10 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     method = arguments.method
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, method)}")
     if arguments.dry_run:
-        like = Path(arguments.like) if arguments.like else None
         bounds = bound_requests(read_program(arguments, settled))
-        planned = forecast(bounds, examples, arguments.samples, out, like, terms)
-        return show_plan(planned, console, out, arguments)
+        return forecast_run(bounds, examples, out, settled, console, arguments)
     if arguments.detach:
         return detach(arguments.argv, out)
     settled, program, lm = connect_run(

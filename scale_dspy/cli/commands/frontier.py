@@ -17,6 +17,7 @@ from scale_dspy.cli.options import (
     check_counts,
     connect_program,
     end_run,
+    forecast_run,
     open_cache,
     print_json,
     read_options,
@@ -24,7 +25,6 @@ from scale_dspy.cli.options import (
     read_start,
     read_terms,
     settle_backend,
-    show_plan,
 )
 
 HELP = "accuracy and tokens at every threshold"
@@ -55,7 +55,6 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.evaluation.costs import COSTS, describe_cost, read_costs, sum_costs
     from scale_dspy.evaluation.costs import read_terms as read_noted
     from scale_dspy.evaluation.folder import RUN, name_folder, read_description, write_json
-    from scale_dspy.evaluation.forecast import forecast
     from scale_dspy.tuning.decision import summarise_frontier
     from scale_dspy.tuning.forecast import bound_walk
     from scale_dspy.tuning.frontier import check_rule
@@ -71,10 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     settled = settle_backend(arguments)
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, 'frontier')}")
     if arguments.dry_run:
-        like = Path(arguments.like) if arguments.like else None
         bounds = bound_walk(read_start(arguments, settled))
-        planned = forecast(bounds, examples, arguments.samples, out, like, terms)
-        return show_plan(planned, console, out, arguments)
+        return forecast_run(bounds, examples, out, settled, console, arguments)
     if arguments.detach:
         return detach(arguments.argv, out)
     program, lm = connect_program(settled, partial(read_start, arguments), console)

@@ -22,13 +22,13 @@ from scale_dspy.cli.options import (
     check_counts,
     connect_run,
     end_run,
+    forecast_run,
     print_json,
     read_engine,
     read_program,
     read_retry,
     read_terms,
     settle_backend,
-    show_plan,
 )
 from scale_dspy.methods import METHODS
 
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.cli.detach import detach
     from scale_dspy.cli.figures import show_card
     from scale_dspy.data.load import load
-    from scale_dspy.evaluation.forecast import bound_requests, forecast
+    from scale_dspy.evaluation.forecast import bound_requests
     from scale_dspy.traces.traces import check_path, drop_overlapping, make_traces
 
     console = Console(stderr=True, highlight=False)
@@ -86,11 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
     folder = out.with_name(f"{out.name}.run")
     settled = settle_backend(arguments)
     if arguments.dry_run:
-        like = Path(arguments.like) if arguments.like else None
         clean, _ = drop_overlapping(examples, against)
         bounds = bound_requests(read_program(arguments, settled))
-        planned = forecast(bounds, clean, arguments.samples, folder, like, terms)
-        return show_plan(planned, console, folder, arguments)
+        return forecast_run(bounds, clean, folder, settled, console, arguments)
     if arguments.detach:
         return detach(arguments.argv, folder)
     settled, program, lm = connect_run(
