@@ -121,6 +121,8 @@ def test_a_compile_is_watched_as_a_whole_and_goes_on_with_other_limits(
     at_work = read_status(folder)
     assert (at_work.state, at_work.stage, at_work.total) == ("running", "threshold", 4)
     assert at_work.worker
+    assert at_work.calls
+    wait_for(lambda: bool(read_status(folder).rate))
     assert at_work.tokens_left == 5_000_000 - (at_work.sent_tokens or 0)
     code, out, _ = run(capsys, "status", str(tmp_path), "--json")
     assert code == 0
@@ -181,6 +183,25 @@ def test_a_detached_run_that_ends_at_once_says_why(
     )  # fmt: skip
     assert code == 1
     assert "--modes pair needs" in err
+
+
+def test_a_compile_that_looks_for_prompts_tells_its_calls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "p.compile"
+    (folder / "threshold").mkdir(parents=True)
+    (folder / "compile.json").write_text('{"plan": {}, "data": {}, "cost_limit": 900}')
+    (folder / "threshold" / "run.json").write_text("{}")
+    spent = {"calls": 7, "prompt_tokens": 70, "completion_tokens": 100}
+    (folder / "costs.json").write_text(json.dumps({"threshold": spent, "prompts": spent}))
+    status = read_status(folder)
+    assert (status.stage, status.state, status.calls) == ("prompts", "stopped", 7)
+    assert (status.sent_tokens, status.tokens_left, status.total) == (200, 700, None)
+    code, out, _ = run(capsys, "status", str(folder))
+    assert code == 0
+    assert "7 calls" in out
+    (folder / "costs.json").write_text("[")
+    assert read_status(folder).sent_tokens is None
 
 
 def test_folders_and_damage_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -243,6 +243,8 @@ def render_statuses(statuses: Sequence[RunStatus]) -> Table:
 
 def show_done(one: RunStatus) -> str:
     """How many rollouts or walks are there, and of how many."""
+    if one.stage == "prompts":  # its runs of the program are the optimizer's own, and not recorded
+        return f"{one.calls or 0:,} calls"
     return f"{one.done:,}" if one.total is None else f"{one.done:,} of {one.total:,}"
 
 

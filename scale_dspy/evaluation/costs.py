@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scale_dspy.evaluation.folder import RUN, read_description
 from scale_dspy.lm.price import Price
 from scale_dspy.lm.tally import Tally
 from scale_dspy.utils.records import WrongFieldError, parse_json, read_record
@@ -127,6 +128,16 @@ def describe_cost(spent: Tally, terms: Terms) -> dict[str, Any]:
     if terms.price is not None:
         told["dollars"] = terms.price.charge(spent)
     return told
+
+
+def read_spending(folder: Path) -> dict[str, Any]:
+    """What the run in a folder sent, over all sessions, as `describe_cost` tells it.
+
+    Raises:
+        ValueError: its run.json or costs.json cannot be read.
+    """
+    terms = read_terms(read_description(folder / RUN))
+    return describe_cost(sum_costs(read_costs(folder / COSTS)), terms)
 
 
 def read_cost(summary: Summary) -> dict[str, float]:

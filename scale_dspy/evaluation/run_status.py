@@ -20,6 +20,7 @@ from typing import Any, Literal
 from scale_dspy.evaluation.costs import COSTS, read_costs, read_terms, sum_costs
 from scale_dspy.evaluation.folder import COMPILE, RECORD, RUN, read_description, write_json
 from scale_dspy.evaluation.rollout import Glance, name_error, read_lines
+from scale_dspy.lm.tally import Tally
 from scale_dspy.utils.files import is_held
 from scale_dspy.utils.records import read_record
 from scale_dspy.utils.statistics import bound_accuracy
@@ -62,6 +63,7 @@ class RunStatus:
         seconds_left: at this rate; None where it is not known.
         worker: the process at work; None where there is none.
         stage: the stage of a compile that `done` and `total` refer to; None for a run.
+        calls: requests that reached a server, of a compile those of its stage; None where unknown.
         sent_tokens: response tokens that reached a server, over all sessions; None where unknown.
         dollars: what these and their prompts cost; None without a price.
         tokens_left, dollars_left: what the cost limits leave; None without a limit.
@@ -79,6 +81,7 @@ class RunStatus:
     seconds_left: float | None
     worker: Worker | None
     stage: str | None = None
+    calls: int | None = None
     sent_tokens: int | None = None
     dollars: float | None = None
     tokens_left: int | None = None
@@ -148,19 +151,21 @@ def _read_compile(folder: Path) -> RunStatus:
     described = read_description(folder / COMPILE)
     worker = find_worker(folder)
     stage = _find_stage(folder)
-    seen, total = Seen(), None
+    seen, total, rate = Seen(), None, None
     if stage in SEARCHES:
-        parts = [path.parent for path in sorted((folder / stage).rglob(RUN))]
-        seen = sum(map(_look_at, parts), Seen())
+        parts = {path.parent: _look_at(path.parent) for path in (folder / stage).rglob(RUN)}
+        seen = sum(parts.values(), Seen())
         total = _count_walks(described, len(parts))
+        rates = [_measure_rate(find_worker(part), each.done) for part, each in parts.items()]
+        rate = next(filter(None, rates), None)
     complete = (folder / RECORD).is_file()
     return RunStatus(
         folder=str(folder),
         state="running" if worker else "finished" if complete else "stopped",
-        **_describe_progress(seen, total, None),
+        **_describe_progress(seen, total, rate),
         worker=worker,
         stage=stage,
-        **_describe_spending(folder, described),
+        **_describe_spending(folder, described, stage),
     )
 
 
@@ -244,17 +249,21 @@ def _describe_progress(seen: Seen, total: int | None, rate: float | None) -> dic
     }
 
 
-def _describe_spending(folder: Path, described: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_spending(
+    folder: Path, described: Mapping[str, Any], stage: str | None = None
+) -> dict[str, Any]:
     """What was sent and what the limits leave, from a folder's costs.json and its description."""
     terms = read_terms(described)
     try:
-        spent = sum_costs(read_costs(folder / COSTS))
+        costs = read_costs(folder / COSTS)
     except ValueError:
         return {}
+    spent = sum_costs(costs)
     left: tuple[int | None, float | None] = (None, None)
     with suppress(ValueError):
         left = terms.leave(spent)
     return {
+        "calls": costs.get(stage, Tally()).calls if stage else spent.calls,
         "sent_tokens": spent.completion_tokens,
         "dollars": terms.price.charge(spent) if terms.price else None,
         "tokens_left": left[0],

@@ -45,7 +45,8 @@ def limit_cost(
     with track() as ledger:
         own = [Limit(tokens)] if tokens is not None else []
         own += [Limit(dollars, price)] if dollars is not None else []
-        with change_scope(limits=(*read_scope().limits, (ledger, tuple(own)))):
+        around = read_scope().limits
+        with change_scope(limits=(*around, (ledger, tuple(own))) if own else around):
             yield ledger
 
 

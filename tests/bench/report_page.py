@@ -26,6 +26,7 @@ from scale_dspy.report.report import write_report
 from tests.browser import ask, open_page, press, wait_for
 
 RUNS, SAMPLES = 4, 4
+TRIES = 3  # of opening; the fastest counts, as others may use the machine
 WORDS = (60, 300)  # of a solution, of its reasoning
 LETTERS = "etaoinshrdlu"
 _spell = random.Random(0)
@@ -48,7 +49,11 @@ def measure(folder: Path, rollouts: int) -> dict[str, Any]:
     page = write_report(folders, folder / "page.html").page
     assert page
     written = time.perf_counter() - began
-    opened, read = asyncio.run(time_opening(page, folder))
+    places = [folder / f"browser-{number}" for number in range(TRIES)]
+    for place in places:
+        place.mkdir()
+    times = [asyncio.run(time_opening(page, place)) for place in places]
+    opened, read = (min(each) for each in zip(*times, strict=True))
     return {
         "rollouts": RUNS * SAMPLES * problems,
         "records MB": round(sum(size(each / "rollouts.jsonl") for each in folders), 1),
@@ -110,7 +115,7 @@ def write_rollout(name: str, sample: int, right: bool, chance: random.Random) ->
 
 
 async def time_opening(page: Path, folder: Path) -> tuple[float, float]:
-    """(seconds until the grid is there, seconds from Enter to the solutions)."""
+    """(seconds until the grid is there, seconds from Enter to the solutions); in a new browser."""
     async with open_page(page, folder) as call:
         await wait_for(call, "document.querySelectorAll('#grid-body tr').length > 0")
         started = await ask(call, "performance.now()")

@@ -52,9 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.cli.detach import detach
     from scale_dspy.cli.figures import show_frontier
     from scale_dspy.data.load import load
-    from scale_dspy.evaluation.costs import COSTS, describe_cost, read_costs, sum_costs
-    from scale_dspy.evaluation.costs import read_terms as read_noted
-    from scale_dspy.evaluation.folder import RUN, name_folder, read_description, write_json
+    from scale_dspy.evaluation.costs import read_spending
+    from scale_dspy.evaluation.folder import name_folder, write_json
     from scale_dspy.tuning.decision import summarise_frontier
     from scale_dspy.tuning.forecast import bound_walk
     from scale_dspy.tuning.frontier import check_rule
@@ -97,8 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         margin=arguments.margin,
         seed=arguments.seed or 0,
     )
-    noted = read_noted(read_description(out / RUN))
-    found["cost"] = describe_cost(sum_costs(read_costs(out / COSTS)), noted)
+    found["cost"] = read_spending(out)
     write_json(out / "frontier.json", found)
     show_frontier(console, found)
     console.print(f"walks and frontier are in {out}", markup=False)
