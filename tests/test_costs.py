@@ -214,7 +214,9 @@ def test_folders_from_before_costs_were_kept_still_load(tmp_path: Path) -> None:
     assert summarise(read_rollouts(path))["response_tokens"] == found["response_tokens"]
     (reported,) = read_report([tmp_path]).runs
     assert "wall_seconds" not in reported.summary
-    assert read_status(tmp_path).sent_tokens == 0
+    assert read_status(tmp_path).sent_tokens is None
+    evaluate(SCALE(candidates=1), WORLD.problems(2), lm, tmp_path, samples=1)
+    assert read_status(tmp_path).sent_tokens is None  # nothing was sent since
 
 
 def test_cached_tokens_are_believed_only_where_they_can_be() -> None:

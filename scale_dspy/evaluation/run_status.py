@@ -253,6 +253,8 @@ def _describe_spending(
     folder: Path, described: Mapping[str, Any], stage: str | None = None
 ) -> dict[str, Any]:
     """What was sent and what the limits leave, from a folder's costs.json and its description."""
+    if not (folder / COSTS).is_file():  # a run of an earlier version, or one that has not begun
+        return {}
     terms = read_terms(described)
     try:
         costs = read_costs(folder / COSTS)

@@ -198,6 +198,8 @@ def finish_pairs(
                 enter(record)
 
             pending = [(example, sample) for (_, sample), example in draws.items()]
+            if not pending:
+                return
             engine = effort.get("engine")
             with pay(path.parent / COSTS, path.stem, terms, elsewhere=engine is not None):
                 if engine:
