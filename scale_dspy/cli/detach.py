@@ -15,7 +15,7 @@ BEGIN = 120.0  # seconds that a detached run gets to begin its work
 
 
 def detach(argv: Sequence[str], out: Path) -> int:
-    """Run a command on in the background, its words in a log in `out`; back once it is at work.
+    """Run a command in the background, with its output in a log in `out`; returns once it works.
 
     Args:
         argv: the command's own arguments.
@@ -37,7 +37,8 @@ def detach(argv: Sequence[str], out: Path) -> int:
     code = process.poll()
     if code:
         lines = (out / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-        raise RuntimeError(f"it ended at once: {(lines or ['no word'])[-1]}")
+        last = (lines or ["no word"])[-1].removeprefix("scale-dspy: ")
+        raise RuntimeError(f"it ended at once: {last}")
     how = f"runs as process {process.pid}" if code is None else "is done already"
     print(
         f"{out}: {how}, its words are in {out / LOG}; `scale-dspy status {out}` tells how far it "

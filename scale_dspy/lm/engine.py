@@ -19,6 +19,7 @@ from scale_dspy.lm import cache, cost_limit
 from scale_dspy.lm.chat import (
     Completion,
     count_most,
+    count_prompt_most,
     keep_completion,
     read_completion,
     read_order,
@@ -151,7 +152,9 @@ class Engine:
 
     async def _try(self, address: str, body: dict[str, Any], hear: Hear | None) -> Completion:
         most = count_most(body, self.window)
-        await cost_limit.reserve(most)
+        asked = count_prompt_most(body) if read_scope().limits else 0
+        wanted = Tally(prompt_tokens=asked, completion_tokens=most)
+        await cost_limit.reserve(wanted)
         began = time.perf_counter()
         try:
             with _in_flight():
@@ -159,15 +162,15 @@ class Engine:
             self._check_own_server()
             found = read_completion(reply, most, time.perf_counter() - began)
             self._warn(found)
-            _enter(found, most)
+            _enter(found, most, asked)
             return found
         except BaseException as error:
             record(Tally(seconds=time.perf_counter() - began))
             if not cost_nothing(error):
-                count(assumed=most, assumed_sent=most)
+                count(assumed=most, assumed_sent=most, assumed_prompt=asked)
             raise
         finally:
-            cost_limit.release(most)
+            cost_limit.release(wanted)
 
     def _check_own_server(self) -> None:
         """LMTransportError where the embedded server that is asked is one no more."""
@@ -219,10 +222,10 @@ def _look_up(store: cache.Store, keys: cache.Keys) -> Completion | None:
     return found
 
 
-def _enter(found: Completion, most: int, *, from_cache: bool = False) -> None:
+def _enter(found: Completion, most: int, asked: int = 0, *, from_cache: bool = False) -> None:
     """Enter a reply in the open ledgers; what its server did not tell counts as the most."""
     if found.usage is None:
-        count(unknown=1, assumed=most, assumed_sent=0 if from_cache else most)
+        count(unknown=1, assumed=most, assumed_sent=0 if from_cache else most, assumed_prompt=asked)
     used = found.usage or Tally(calls=1)
     record(used + Tally(seconds=found.seconds), from_cache=from_cache)
 

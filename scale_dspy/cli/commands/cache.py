@@ -1,4 +1,4 @@
-"""`cache`: where replies are kept, how many they are, and an end to them."""
+"""`cache`: shows where replies are kept and how many there are, or deletes them."""
 
 from __future__ import annotations
 

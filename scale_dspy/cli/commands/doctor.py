@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Probe the server with real calls and say what holds; fails if SCALE cannot work with it."""
     from rich.console import Console
 
-    from scale_dspy.cli.console import show_finding
+    from scale_dspy.cli.figures import show_finding
     from scale_dspy.lm.connect import uses_embedded
     from scale_dspy.lm.doctor import examine, write_command_line
     from scale_dspy.lm.routing import split_addresses

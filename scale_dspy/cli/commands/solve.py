@@ -1,4 +1,4 @@
-"""`solve`: one problem is solved before one's eyes."""
+"""`solve`: one problem is solved, with each step shown as it is done."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     import dspy
     from rich.console import Console
 
-    from scale_dspy.cli.console import Watch, show_usage
+    from scale_dspy.cli.console import Watch
+    from scale_dspy.cli.figures import show_usage
     from scale_dspy.lm.usage import track
     from scale_dspy.step import show_step
 
