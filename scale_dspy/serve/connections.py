@@ -16,6 +16,7 @@ from scale_dspy.serve.replies import describe_error
 
 HEADER_SECONDS = 10.0  # in which a request's headers have to be there
 READ_SECONDS = 60.0  # in which a client has to take what is sent to it
+LINGER_SECONDS = 1.0  # for which a client that got its last reply may go on sending
 MOST_FILES = 8192  # open ones that are asked for, where the system allows so many
 WITHOUT_LIMIT = 512  # connections, where the system tells no limit of files
 
@@ -28,6 +29,7 @@ class Connection(H11Protocol):
     """
 
     most = WITHOUT_LIMIT
+    _leaving = False  # it has its last reply, and what comes now is dropped
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -45,6 +47,8 @@ class Connection(H11Protocol):
         return bool(waits and not self.transport.is_closing())
 
     def data_received(self, data: bytes) -> None:
+        if self._leaving:
+            return
         before = self.cycle
         super().data_received(data)
         if self.cycle is not before and not self.cycle.response_complete:
@@ -71,21 +75,30 @@ class Connection(H11Protocol):
             self._stall = None
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP gets an error in OpenAI's form too."""
+        """What is no HTTP gets an error in OpenAI's form too. The rest of what the client sends is
+        dropped for a moment: closing at once would take the reply from it."""
         content = json.dumps({"error": describe_error(400, "this is no HTTP request")}).encode()
         headers = [
             ("content-type", "application/json"),
             ("content-length", str(len(content))),
             ("connection", "close"),
         ]
-        with contextlib.suppress(h11.LocalProtocolError):  # a reply is on its way already
+        try:
             for event in (
                 h11.Response(status_code=400, headers=headers),
                 h11.Data(data=content),
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event))
-        self.transport.close()
+        except h11.LocalProtocolError:  # another reply is on its way already
+            self.transport.close()
+            return
+        self._cancel()
+        self._leaving = True
+        self.flow.resume_reading()
+        with contextlib.suppress(OSError, RuntimeError):
+            self.transport.write_eof()
+        self._clock = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def _should_upgrade(self) -> bool:
         return False

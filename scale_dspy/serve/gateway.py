@@ -13,11 +13,12 @@ import hmac
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from scale_dspy.serve.callers import Callers, Scope, check_caller, read_header, say_allowed
 from scale_dspy.serve.models import Catalogue, UnknownModelError, find_program, list_names
-from scale_dspy.serve.replies import Message, Send, mend_reply, send_error, send_json
+from scale_dspy.serve.replies import Headers, Message, Send, mend_reply, send_error, send_json
 from scale_dspy.serve.requests import LARGEST_BODY, Checked, RefusedError, check_request, parse_body
 
 Receive = Callable[[], Awaitable[Message]]
@@ -31,95 +32,138 @@ ALIASES = {
     "/health/readiness": HEALTH,
 }
 BODY_SECONDS = 30.0  # in which a body has to be there
-# Of a body that is not wanted: it is read and dropped, or the client could not read its answer.
+# How much of a body that is not wanted is read and dropped, so that its client gets to read the
+# answer, and for how long.
 DRAINED, DRAIN_SECONDS = 64 << 20, 1.0
 
 logger = logging.getLogger(__name__)
 
 
-def make_door(
-    app: App,
-    inner_key: str,
-    catalogue: Catalogue,
-    callers: Callers,
-    ready: Callable[[], None] = lambda: None,
-) -> App:
-    """`app` behind the door.
+@dataclass(frozen=True)
+class Inside:
+    """What is behind the door.
 
-    Args:
-        inner_key: what `app` is sent as its key.
+    Attributes:
+        app: LiteLLM's proxy.
+        key: what `app` is sent as its key.
         catalogue: what is served; `app` hears of no other model.
         callers: who may ask.
-        ready: called when `app` has started.
+    """
+
+    app: App
+    key: str = field(repr=False)
+    catalogue: Catalogue
+    callers: Callers
+
+
+def make_door(inside: Inside, ready: Callable[[], None] = lambda: None) -> App:
+    """The ASGI application that lets in what has been checked.
+
+    Args:
+        ready: called when the application inside has started.
     """
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await app(scope, receive, _announce(send, ready))
+            await inside.app(scope, receive, _announce(send, ready))
         elif scope["type"] == "http":
-            await answer(scope, receive, send)
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        started, unread = False, True
-
-        async def send_on(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        async def receive_on() -> Message:
-            nonlocal unread
-            message = await receive()
-            unread = bool(message.get("more_body"))
-            return message
-
-        try:
-            await enter(scope, receive_on, send_on)
-        except RefusedError as error:
-            waits = any(name == b"expect" for name, _ in scope["headers"])
-            if unread and not waits:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(_receive_all(receive_on), DRAIN_SECONDS)
-            more = say_allowed(scope, callers)
-            closing = [(b"connection", b"close")] if error.status == 408 else []
-            await send_error(send, error.status, str(error), error.param, [*more, *closing])
-        except Exception:
-            if started:
-                raise  # the connection is then cut, so that the reply does not look whole
-            logger.exception("a request failed")
-            await send_error(send, 500, "the request failed")
-
-    async def enter(scope: Scope, receive: Receive, send: Send) -> None:
-        check_caller(scope, callers)
-        more = say_allowed(scope, callers)
-        path = scope["path"].rstrip("/")
-        path = ALIASES.get(path, path)
-        if scope["method"] == "OPTIONS" and more:  # a page that may ask wants to know whether
-            await send({"type": "http.response.start", "status": 204, "headers": more})
-            await send({"type": "http.response.body", "body": b""})
-        elif path == HEALTH:
-            _check_method(scope, "GET")
-            await send_json(send, 200, {"status": "ok"}, more)
-        elif path == CHAT:
-            _check_key(scope, callers.key)
-            _check_method(scope, "POST")
-            _check_kind(scope)
-            content = await _read_body(receive)
-            if content is None:
-                return
-            checked = check_request(parse_body(content), catalogue)
-            content = json.dumps(checked.body).encode()
-            outward = mend_reply(send, [*more, *_name_ignored(checked)])
-            await app(_write_scope(scope, content, inner_key), _replay(content, receive), outward)
-        elif path == MODELS or path.startswith(f"{MODELS}/") or path.startswith("/models/"):
-            _check_key(scope, callers.key)
-            _check_method(scope, "GET")
-            name = path.removeprefix("/v1").removeprefix("/models").removeprefix("/")
-            await send_json(send, 200, _describe_models(catalogue, name), more)
-        else:
-            raise RefusedError(f"there is no {scope['path'][:100]!r} here", 404)
+            await _answer(inside, scope, receive, send)
 
     return door
+
+
+async def _answer(inside: Inside, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request; an error that is raised becomes the reply if none has begun."""
+    started, unread = False, True
+
+    async def send_on(message: Message) -> None:
+        nonlocal started
+        started = True
+        await send(message)
+
+    async def receive_on() -> Message:
+        nonlocal unread
+        message = await receive()
+        unread = bool(message.get("more_body"))
+        return message
+
+    try:
+        await _enter(inside, scope, receive_on, send_on)
+    except RefusedError as error:
+        await _refuse(error, say_allowed(scope, inside.callers), unread, scope, receive, send)
+    except Exception:
+        if started:
+            raise  # the connection is then cut, so that the reply does not look whole
+        logger.exception("a request failed")
+        await send_error(send, 500, "the request failed")
+
+
+async def _enter(inside: Inside, scope: Scope, receive: Receive, send: Send) -> None:
+    """Check who asks, and for what; hand a chat request on, and answer the others.
+
+    Raises:
+        RefusedError: it may not be asked.
+    """
+    callers = inside.callers
+    check_caller(scope, callers)
+    more = say_allowed(scope, callers)
+    path = scope["path"].rstrip("/")
+    path = ALIASES.get(path, path)
+    if scope["method"] == "OPTIONS" and more:  # a page that may ask wants to know whether
+        await send({"type": "http.response.start", "status": 204, "headers": more})
+        await send({"type": "http.response.body", "body": b""})
+    elif path == HEALTH:
+        _check_method(scope, "GET")
+        await send_json(send, 200, {"status": "ok"}, more)
+    elif path == CHAT:
+        _check_key(scope, callers.key)
+        _check_method(scope, "POST")
+        _check_kind(scope)
+        await _hand_on(inside, scope, receive, send, more)
+    elif path == MODELS or path.startswith(f"{MODELS}/") or path.startswith("/models/"):
+        _check_key(scope, callers.key)
+        _check_method(scope, "GET")
+        name = path.removeprefix("/v1").removeprefix("/models").removeprefix("/")
+        await send_json(send, 200, _describe_models(inside.catalogue, name), more)
+    else:
+        raise RefusedError(f"there is no {scope['path'][:100]!r} here", 404)
+
+
+async def _hand_on(
+    inside: Inside, scope: Scope, receive: Receive, send: Send, more: Headers
+) -> None:
+    """Read a chat request, check it, and have LiteLLM's proxy answer what was checked."""
+    content = await _read_body(receive)
+    if content is None:
+        return
+    checked = check_request(parse_body(content), inside.catalogue)
+    content = json.dumps(checked.body).encode()
+    outward = mend_reply(send, [*more, *_name_ignored(checked)])
+    await inside.app(_write_scope(scope, content, inside.key), _replay(content, receive), outward)
+
+
+async def _refuse(
+    error: RefusedError,
+    more: Headers,
+    unread: bool,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Answer with the error. What is still on its way of the body is dropped before the connection
+    ends: closing it over bytes that nobody read would take the reply from the client too.
+
+    A client that asked whether to send its body (`Expect: 100-continue`) has its answer by this
+    reply; whether it sends the body all the same cannot be known, so the connection is closed.
+    """
+    asks = unread and any(name == b"expect" for name, _ in scope["headers"])
+    closing = [(b"connection", b"close")] if asks or error.status == 408 else []
+    headers = [*more, *closing]
+    await send_error(send, error.status, str(error), error.param, headers, ends=not unread)
+    if unread:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(_receive_all(receive), DRAIN_SECONDS)
+        await send({"type": "http.response.body", "body": b""})
 
 
 def _announce(send: Send, ready: Callable[[], None]) -> Send:

@@ -101,13 +101,13 @@ def serve(
         from litellm.proxy.proxy_server import app
 
         from scale_dspy.serve.connections import Connection, limit_connections
-        from scale_dspy.serve.gateway import make_door
+        from scale_dspy.serve.gateway import Inside, make_door
         from scale_dspy.serve.provider import handler
 
         handler.set_offer(offer)
         Connection.most = limit_connections()
         config = uvicorn.Config(
-            make_door(app, inner_key, offer.catalogue, callers, ready),
+            make_door(Inside(app, inner_key, offer.catalogue, callers), ready),
             http=Connection,
             ws="none",
             lifespan="on",

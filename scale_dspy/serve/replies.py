@@ -28,7 +28,11 @@ KINDS = {
 }
 
 
-async def send_json(send: Send, status: int, value: Any, headers: Headers = ()) -> None:
+async def send_json(
+    send: Send, status: int, value: Any, headers: Headers = (), *, ends: bool = True
+) -> None:
+    """Answer with JSON. Unless it `ends` here the client has the whole reply, but the server does
+    not count it as complete before an empty last piece."""
     content = json.dumps(value).encode()
     written = [
         (b"content-type", b"application/json"),
@@ -36,16 +40,22 @@ async def send_json(send: Send, status: int, value: Any, headers: Headers = ()) 
         *headers,
     ]
     await send({"type": "http.response.start", "status": status, "headers": written})
-    await send({"type": "http.response.body", "body": content})
+    await send({"type": "http.response.body", "body": content, "more_body": not ends})
 
 
 async def send_error(
-    send: Send, status: int, message: str, param: str | None = None, headers: Headers = ()
+    send: Send,
+    status: int,
+    message: str,
+    param: str | None = None,
+    headers: Headers = (),
+    *,
+    ends: bool = True,
 ) -> None:
-    """Answer with an error in the form of OpenAI's."""
+    """Answer with an error in the form of OpenAI's; `ends` as for send_json."""
     more = [(b"retry-after", str(RETRY_AFTER).encode())] if status == 429 else []
     error = describe_error(status, message, param)
-    await send_json(send, status, {"error": error}, [*more, *headers])
+    await send_json(send, status, {"error": error}, [*more, *headers], ends=ends)
 
 
 def describe_error(status: int, message: str, param: str | None = None) -> dict[str, Any]:
