@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +24,31 @@ def create_file(path: Path, mode: int = 0o666) -> int:
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     return os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
+
+
+@contextmanager
+def append_lines(path: Path) -> Iterator[TextIO]:
+    """A text file, open to write at its end; made where it is missing, and a link not followed.
+
+    Half a character, which UTF-8 has no bytes for, is written as JSON's escape of it.
+
+    Raises:
+        OSError: the file cannot be opened, or a link has its name.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    file = os.open(path, flags, 0o666)
+    with os.fdopen(file, "a", encoding="utf-8", errors="backslashreplace") as lines:
+        yield lines
+
+
+def check_in_place(path: Path, file: TextIO) -> None:
+    """RuntimeError where `path` is no longer the file that is open: it was removed or replaced."""
+    try:
+        there = os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError:
+        there = False
+    if not there:
+        raise RuntimeError(f"{path} was removed while it was written, so the run stops here")
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from scale_dspy.cli.arguments import add_backend
-from scale_dspy.cli.options import DONE, FAILED, print_json, start_embedded
+from scale_dspy.cli.options import DONE, FAILED, check_counts, print_json, start_embedded
+from scale_dspy.utils.validation import check_seed
 
 if TYPE_CHECKING:
     from scale_dspy.lm.doctor import Finding
@@ -33,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.lm.routing import split_addresses
 
     console = Console(stderr=bool(arguments.json), highlight=False)
+    check_counts(arguments, "threads")
+    check_seed(arguments.seed)
     model = (arguments.model or "").removeprefix("hosted_vllm/") or None
     api_base, key = arguments.api_base, arguments.api_key
     embedded = uses_embedded(model, api_base)
