@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from dspy.utils.exceptions import LMConfigurationError, LMError, LMTimeoutError
 
 from scale_dspy import SCALE, connect, track
 from scale_dspy.cli.main import main
-from scale_dspy.lm.cache import FILE, Store, use
+from scale_dspy.lm import cache
+from scale_dspy.lm.cache import FILE, Keys, Store, make_keys, use
 from scale_dspy.lm.client import read_retry_after
 from scale_dspy.lm.cost_limit import CostLimitError, limit_cost
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
@@ -286,3 +288,77 @@ def test_a_plain_lm_works_and_its_settings_hold(server: FakeVLLM) -> None:
     bodies = [chat.body for chat in server.chats()]
     assert {(body["temperature"], body["max_tokens"]) for body in bodies} == {(0.3, 900)}
     assert all(body["top_k"] == 20 and "extra_body" not in body for body in bodies)
+
+
+def keep(store: Store, number: int, size: int = 10) -> Keys:
+    keys = make_keys("server", "run", number, {})
+    store.put(keys, "x" * size)
+    return keys
+
+
+def test_a_cache_that_another_process_holds_is_waited_for_once_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "PATIENCE", 0.5)
+    store = Store(tmp_path / FILE)
+    first = keep(store, 0)
+    other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    for number in range(1, 20):
+        keep(store, number)
+    assert store.get(first) == "x" * 10  # reading goes on
+    assert time.monotonic() - began < 5
+    assert caplog.text.count("another process holds it locked") == 1
+    with pytest.raises(OSError, match="was not cleared"):
+        store.clear()
+    other.execute("COMMIT")
+    assert store.get(keep(store, 20)) == "x" * 10
+    assert not store.broken
+    other.execute("BEGIN IMMEDIATE")
+    keep(store, 21)
+    assert caplog.text.count("another process holds it locked") == 2
+
+
+def test_a_cache_that_is_locked_from_the_start_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(cache, "PATIENCE", 0.2)
+    monkeypatch.setattr("scale_dspy.lm.cache._chosen", [])
+    monkeypatch.setenv("SCALE_CACHE", str(tmp_path))
+    other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    began = time.monotonic()
+    assert main(["cache"]) == 1
+    assert time.monotonic() - began < 5
+    said = capsys.readouterr().err
+    assert "another process holds it locked" in said
+    assert said.count("\n") == 1
+    other.close()
+
+
+def test_a_cache_file_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    Store(tmp_path / "theirs").connection.close()
+    before = (tmp_path / "theirs").read_bytes()
+    (tmp_path / FILE).symlink_to(tmp_path / "theirs")
+    with pytest.raises(OSError, match="is a link"):
+        Store(tmp_path / FILE)
+    assert (tmp_path / "theirs").read_bytes() == before
+
+
+def test_the_oldest_replies_of_a_large_cache_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path / FILE)
+    keys = [keep(store, number, 5000) for number in range(200)]
+    monkeypatch.setattr(cache, "MOST_BYTES", 400_000)
+    monkeypatch.setattr(cache, "FRESH", -1.0)
+    again = Store(tmp_path / FILE)
+    there = [again.get(each) is not None for each in keys]
+    assert there == sorted(there)  # the older ones are gone
+    assert 30 < sum(there) < 80
+    assert again._count_bytes() <= 300_000
+    assert f"its {200 - sum(there)} oldest replies were dropped" in caplog.text
+    monkeypatch.setattr(cache, "MOST_BYTES", 1000)
+    monkeypatch.setattr(cache, "FRESH", 60.0)
+    assert Store(tmp_path / FILE).measure()[0] == sum(there)  # what is fresh stays in any case
