@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from scale_dspy.serve import connections, gateway
+from scale_dspy.utils.files import MOST_FILES
 from tests.command import backend
 from tests.fake_vllm import spawn_fake_vllm
 from tests.raw import open_raw, read_all
@@ -213,7 +214,7 @@ def test_the_limit_of_files_is_raised_as_far_as_it_goes() -> None:
     for hard in (100, 1024, most):
         command = [sys.executable, "-c", code.format(hard=hard)]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-        files = min(hard, connections.MOST_FILES)
+        files = min(hard, MOST_FILES)
         assert told == [str(files // 2), str(files)]
 
 

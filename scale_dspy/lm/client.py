@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import base64
 import json
 import os
 import re
@@ -31,9 +32,11 @@ import orjson
 from dspy.utils import exceptions as kinds
 
 from scale_dspy.lm.server_events import Hear, read_stream
+from scale_dspy.utils.files import allow_files
 
 KEEP_ALIVE = 4.0  # seconds; uvicorn closes an idle connection after 5, and a race would be lost
 PREFIXES = ("hosted_vllm/", "litellm_proxy/")  # LiteLLM's names for a server with OpenAI's API
+TRUST = "set SSL_CERT_FILE to a file with the certificate of the authority that issued it"
 # Statuses by which a server says that it did not begin: such a try costs nothing.
 REFUSED = frozenset({*range(400, 500), 503}) - {408}
 
@@ -111,7 +114,7 @@ async def _post(server: Server, address: str, body: dict[str, Any], hear: Hear |
     except (asyncio.TimeoutError, TimeoutError):
         raise kinds.LMTimeoutError(f"no whole reply within {server.timeout:g} seconds") from None
     except aiohttp.ClientConnectorError as error:
-        raise _unsent(f"Cannot connect to host {error.host}:{error.port}") from None
+        raise _explain_unsent(error) from None
     except (aiohttp.ClientError, OSError) as error:
         raise kinds.LMTransportError(f"{type(error).__name__}: {error}") from None
 
@@ -129,8 +132,24 @@ def _decode(text: bytes) -> Any:
         ) from None
 
 
-def _unsent(message: str) -> kinds.LMTransportError:
-    error = kinds.LMTransportError(message)
+def _explain_unsent(failed: aiohttp.ClientConnectorError) -> kinds.LMError:
+    """Why a request was not sent. A certificate that is not trusted will not be so later either."""
+    place = f"{failed.host}:{failed.port}"
+    why: Exception = failed.os_error
+    error: kinds.LMError
+    if isinstance(failed, aiohttp.ClientConnectorCertificateError):
+        why = failed.certificate_error
+        told = getattr(why, "verify_message", "") or str(why)
+        error = kinds.LMConfigurationError(
+            f"the certificate of {place} is not trusted ({told}): {TRUST}"
+        )
+    elif isinstance(failed, aiohttp.ClientConnectorSSLError):
+        told = getattr(why, "reason", None) or str(why)
+        error = kinds.LMTransportError(
+            f"Cannot connect to host {place} by TLS ({told}): is its address one of http://?"
+        )
+    else:
+        error = kinds.LMTransportError(f"Cannot connect to host {place}")
     error.sent = False
     return error
 
@@ -225,7 +244,8 @@ def prepare_address(address: str, api_key: str | None) -> tuple[str, dict[str, s
         raise ValueError("give either an API key or a user and password in the api_base, not both")
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    return plain, {"Authorization": aiohttp.BasicAuth(user, password, "utf-8").encode()}
+    spelled = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return plain, {"Authorization": f"Basic {spelled}"}
 
 
 @lru_cache(maxsize=256)
@@ -252,12 +272,16 @@ _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] =
 
 
 def _find_session() -> aiohttp.ClientSession:
-    """The connections of this event loop: kept alive, and as many as there are calls."""
+    """The connections of this event loop: kept alive, and as many as there are calls, up to three
+    quarters of the files that may be open; further calls wait for one of them. A server's
+    certificate is checked against the system's authorities, or those of SSL_CERT_FILE."""
     loop = asyncio.get_running_loop()
     session = _sessions.get(loop)
     if session is None or session.closed:
         connector = aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=KEEP_ALIVE, ssl=ssl.create_default_context()
+            limit=3 * allow_files() // 4,
+            keepalive_timeout=KEEP_ALIVE,
+            ssl=ssl.create_default_context(),
         )
         session = _sessions[loop] = aiohttp.ClientSession(connector=connector)
     return session

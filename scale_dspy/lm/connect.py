@@ -21,7 +21,14 @@ from dspy import lm15
 from dspy.utils.exceptions import LMConfigurationError, LMUnexpectedError
 
 from scale_dspy.lm.chat import EXTENSION, Order, read_choices, write_outputs, write_request
-from scale_dspy.lm.client import PREFIXES, Server, find_proxy, load_litellm, prepare_address
+from scale_dspy.lm.client import (
+    PREFIXES,
+    TRUST,
+    Server,
+    find_proxy,
+    load_litellm,
+    prepare_address,
+)
 from scale_dspy.lm.cost_limit import CostLimitError
 from scale_dspy.lm.embedded.server import find_key
 from scale_dspy.lm.engine import BlockingEngine, Engine
@@ -346,4 +353,7 @@ def _list_models(address: str, api_key: str | None) -> list[str]:
         reply.raise_for_status()
         return [str(entry["id"]) for entry in reply.json()["data"]]
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
-        raise ConnectionError(f"the server does not tell which models it serves: {error}") from None
+        advice = f": {TRUST}" if "CERTIFICATE_VERIFY_FAILED" in str(error) else ""
+        raise ConnectionError(
+            f"the server does not tell which models it serves: {error}{advice}"
+        ) from None

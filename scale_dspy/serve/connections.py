@@ -13,12 +13,11 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from scale_dspy.serve.replies import describe_error
+from scale_dspy.utils.files import allow_files
 
 HEADER_SECONDS = 10.0  # in which a request's headers have to be there
 READ_SECONDS = 60.0  # in which a client has to take what is sent to it
 LINGER_SECONDS = 1.0  # for which a client that got its last reply may go on sending
-MOST_FILES = 8192  # open ones that are asked for, where the system allows so many
-WITHOUT_LIMIT = 512  # connections, where the system tells no limit of files
 
 
 class Connection(H11Protocol):
@@ -28,7 +27,7 @@ class Connection(H11Protocol):
     a request: nobody can keep others out by leaving requests half said.
     """
 
-    most = WITHOUT_LIMIT
+    most = 512
     _leaving = False  # it has its last reply, and what comes now is dropped
 
     def connection_made(self, transport: Any) -> None:
@@ -115,16 +114,6 @@ class Connection(H11Protocol):
 
 
 def limit_connections() -> int:
-    """Make room for many connections; how many there may be: half of the files that may be open,
-    as the other half is for the model server, and for those that are being let in."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return WITHOUT_LIMIT
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < MOST_FILES:
-        wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
-    return int(min(soft, MOST_FILES) // 2) if soft > 0 else WITHOUT_LIMIT
+    """How many connections there may be: half of the files that may be open, as the other half is
+    for the model server, and for those that are being let in."""
+    return allow_files() // 2

@@ -5,14 +5,32 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 from filelock import FileLock, Timeout
 
 LOCK = ".lock"
+MOST_FILES = 8192  # open ones that are asked for, where the system allows so many
+LIKELY_FILES = 1024  # that may be open, where the system tells no limit
 GLANCE = 0.5  # seconds to wait for a lock: `is_held` takes it for a moment to see if it is free
+
+
+def allow_files() -> int:
+    """Have the system let this process open up to MOST_FILES files, connections among them; how
+    many it may open then."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return LIKELY_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < MOST_FILES:
+        wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return int(min(soft, MOST_FILES)) if soft > 0 else LIKELY_FILES
 
 
 def create_file(path: Path, mode: int = 0o666) -> int:
