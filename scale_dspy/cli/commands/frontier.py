@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.tuning.threshold_sweep import walk_all
 
     console = Console(stderr=True, highlight=False)
-    check_counts(arguments, "samples", "threads")
+    check_counts(arguments, "samples", "limit", "budget", "threads")
     check_rule(arguments.budget, arguments.margin)
     if len(read_options(arguments)) > 1:
         raise ValueError("frontier measures one program: give --candidates and --caps one number")

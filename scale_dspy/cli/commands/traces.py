@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.traces.traces import check_path, make_traces
 
     console = Console(stderr=True, highlight=False)
-    check_counts(arguments, "samples", "threads")
+    check_counts(arguments, "samples", "limit", "threads")
     out = Path(arguments.out)
     check_path(out)
     if not METHODS[arguments.method].joinable:
