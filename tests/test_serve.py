@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -275,6 +276,35 @@ def test_more_than_may_wait_get_429_and_are_told_when(served: Served) -> None:
     for number, reply in enumerate(replies):
         if not isinstance(reply, openai.RateLimitError):
             assert f"\\boxed{{{EXAMPLES[number % 8].answer}}}" in reply.choices[0].message.content
+
+
+def test_the_models_are_listed_at_once_whatever_is_queued() -> None:
+    """Two problems at work that do not end soon, as many as may wait, and clients sent away."""
+    with (
+        spawn_fake_vllm(delay=30.0) as fake,
+        start_serve(*backend(fake), "--threads", "2", "--waiting", "30") as (said, _),
+        ThreadPoolExecutor(64) as pool,
+        httpx.Client(base_url=said["url"], timeout=httpx.Timeout(90)) as client,
+    ):
+        request = {"model": "scale", "messages": ask(0)["messages"], "method": "cot"}
+
+        def go(number: int) -> int:
+            try:
+                body = {**request, "stream": number % 2 == 0}
+                return client.post("/chat/completions", json=body, timeout=12).status_code
+            except httpx.TimeoutException:
+                return 0  # still waiting: it is let go
+
+        asked = [pool.submit(go, number) for number in range(60)]
+        slowest, began = 0.0, time.monotonic()
+        while time.monotonic() - began < 8:
+            start = time.monotonic()
+            with httpx.Client(base_url=said["url"]) as other:
+                assert other.get("/models").json()["data"][0]["id"] == "scale"
+            slowest = max(slowest, time.monotonic() - start)
+        statuses = Counter(each.result() for each in asked)
+    assert slowest < 2
+    assert statuses == {0: 32, 429: 28}
 
 
 def test_no_file_keeps_a_key_or_an_address(served: Served) -> None:

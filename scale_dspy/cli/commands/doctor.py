@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from scale_dspy.cli.console import show_finding
+    from scale_dspy.lm.client import prepare_address
     from scale_dspy.lm.connect import uses_embedded
     from scale_dspy.lm.doctor import examine, write_command_line
     from scale_dspy.lm.routing import split_addresses
@@ -49,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     with console.status("asking the server"):
         for number, address in enumerate(addresses, 1):
             if len(addresses) > 1:
-                console.print(f"server {number}: {address}", markup=False)
+                plain, _ = prepare_address(address, None)  # without a password
+                console.print(f"server {number}: {plain}", markup=False)
             findings = []
             for finding in examine(address, model, key, embedded=embedded):
                 finding = _hide_key(finding, key)
