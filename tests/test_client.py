@@ -16,6 +16,7 @@ import pytest
 from dspy.utils.exceptions import LMConfigurationError, LMTransportError
 
 from scale_dspy import SCALE, connect
+from scale_dspy.lm.client import cost_nothing
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.stages.ask import PlainAdapter, ask_many
 from tests.fake_vllm import fake_vllm
@@ -104,7 +105,7 @@ def test_a_certificate_is_not_tried_again_and_costs_nothing(tls: ssl.SSLContext)
         lm = connect("m", server.api_base)
         with pytest.raises(LMConfigurationError, match="is not trusted") as caught:
             lm("hi")
-        assert getattr(caught.value, "sent", True) is False
+        assert cost_nothing(caught.value)
 
 
 def test_https_to_a_server_without_tls_says_so() -> None:

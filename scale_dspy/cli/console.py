@@ -78,7 +78,9 @@ class Watch(BaseCallback):
         with self._lock:
             self._calls[call_id] = (instance, arguments)
 
-    def on_module_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+    def on_module_end(
+        self, call_id: str, outputs: Any, exception: BaseException | None = None
+    ) -> None:
         with self._lock:
             instance, arguments = self._calls.pop(call_id, (None, {}))
         if instance is None or exception is not None:

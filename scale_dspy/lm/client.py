@@ -132,31 +132,35 @@ def _decode(text: bytes) -> Any:
         ) from None
 
 
+class UnsentError(kinds.LMTransportError):
+    """The request did not reach the server."""
+
+
+class UntrustedError(kinds.LMConfigurationError):
+    """The server's certificate is not trusted, so the request was not sent."""
+
+
 def _explain_unsent(failed: aiohttp.ClientConnectorError) -> kinds.LMError:
-    """Why a request was not sent. A certificate that is not trusted will not be so later either."""
+    """Why a request was not sent."""
     place = f"{failed.host}:{failed.port}"
-    why: Exception = failed.os_error
-    error: kinds.LMError
     if isinstance(failed, aiohttp.ClientConnectorCertificateError):
         why = failed.certificate_error
         told = getattr(why, "verify_message", "") or str(why)
-        error = kinds.LMConfigurationError(
-            f"the certificate of {place} is not trusted ({told}): {TRUST}"
-        )
-    elif isinstance(failed, aiohttp.ClientConnectorSSLError):
-        told = getattr(why, "reason", None) or str(why)
-        error = kinds.LMTransportError(
+        return UntrustedError(f"the certificate of {place} is not trusted ({told}): {TRUST}")
+    if isinstance(failed, aiohttp.ClientConnectorSSLError):
+        told = getattr(failed.os_error, "reason", None) or str(failed.os_error)
+        return UnsentError(
             f"Cannot connect to host {place} by TLS ({told}): is its address one of http://?"
         )
-    else:
-        error = kinds.LMTransportError(f"Cannot connect to host {place}")
-    error.sent = False
-    return error
+    return UnsentError(f"Cannot connect to host {place}")
 
 
 def cost_nothing(error: BaseException) -> bool:
     """Whether a failed try is known to have made no tokens."""
-    return not getattr(error, "sent", True) or getattr(error, "status", None) in REFUSED
+    return (
+        isinstance(error, (UnsentError, UntrustedError))
+        or getattr(error, "status", None) in REFUSED
+    )
 
 
 _STATUSES: dict[int, type[kinds.LMError]] = {

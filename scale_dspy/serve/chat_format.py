@@ -106,7 +106,9 @@ class Narrator(BaseCallback):
             title = "The question itself" if whole else arguments["subproblem"]
             self.tell(f"\n{self._solved + 1}. {title}\n(System {arguments['system']})\n")
 
-    def on_module_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+    def on_module_end(
+        self, call_id: str, outputs: Any, exception: BaseException | None = None
+    ) -> None:
         instance, arguments = self._calls.pop(call_id, (None, {}))
         if instance is None or exception is not None:
             return

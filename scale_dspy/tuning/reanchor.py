@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import dspy
 from dspy.experimental import Noul, ReAnchor
@@ -25,7 +25,7 @@ def find_cut(
 ) -> tuple[SCALE, dict[str, Any]]:
     """(a copy of the program with the threshold that ReAnchor finds, what ReAnchor reports)."""
     anchor = ReAnchor(metric, num_threads=threads)
-    tuned = anchor.compile(DecidingSCALE.of(program), trainset=list(examples))
+    tuned: Any = anchor.compile(DecidingSCALE.of(program), trainset=list(examples))
     found = change(program, {})
     cut = tuned.decide.fields.get(CUT, {}).get("threshold")
     if cut is not None:
@@ -53,13 +53,15 @@ class ScoreReader:
 class DecidingSCALE(SCALE):
     """SCALE whose choice of a system is a decision that ReAnchor can tune."""
 
+    decide: dspy.Predict
+
     @classmethod
     def of(cls, program: SCALE) -> DecidingSCALE:
         """This program, with the threshold that it came with."""
         deciding = cls.__new__(cls)
         deciding.__dict__.update(change(program, {}).__dict__)
         deciding.decide = dspy.Predict(DecideHard)
-        deciding.decide.lm = ScoreReader()
+        deciding.decide.lm = cast(Any, ScoreReader())  # of an LM it has what a decision needs
         deciding.decide.fields[CUT] = {"threshold": turn_into_cut(program.threshold.value)}
         return deciding
 
