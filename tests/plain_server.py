@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -18,6 +19,14 @@ def reply(content: Any = "7", usage: Any = USAGE) -> dict[str, Any]:
     """The body of a chat completion with one choice."""
     message = {"role": "assistant", "content": content}
     return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
+
+
+@dataclass(frozen=True)
+class Events:
+    """A body of server-sent events; unless it `ends`, they come again and again."""
+
+    lines: list[str]
+    ends: bool = True
 
 
 class Plain(ThreadingHTTPServer):
@@ -69,7 +78,23 @@ class _Handler(BaseHTTPRequestHandler):
             server.most = max(server.most, server.at_work)
             time.sleep(server.delay)
             server.at_work -= 1
-        self._send(status, headers, body)
+        if isinstance(body, Events):
+            self._stream(body)
+        else:
+            self._send(status, headers, body)
+
+    def _stream(self, events: Events) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for _ in range(1 if events.ends else 100):
+            for line in events.lines:
+                written = line if line.startswith(":") else f"data: {line}"
+                self.wfile.write(f"{written}\n\n".encode())
+            self.wfile.flush()
+            if not events.ends:
+                time.sleep(0.1)
 
     def _send(self, status: int, headers: dict[str, str], body: Any) -> None:
         data = json.dumps(body).encode()

@@ -6,18 +6,23 @@ import asyncio
 import datetime
 import ipaddress
 import os
+import socket
 import ssl
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import dspy
 import pytest
-from dspy.utils.exceptions import LMConfigurationError, LMTransportError
+from dspy.utils.exceptions import LMConfigurationError, LMTimeoutError, LMTransportError
 
 from scale_dspy import SCALE, connect
 from scale_dspy.lm.client import cost_nothing
 from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.event_loop import run
 from scale_dspy.stages.ask import PlainAdapter, ask_many
 from tests.fake_vllm import fake_vllm
 from tests.plain_server import reply, serve
@@ -113,6 +118,49 @@ def test_https_to_a_server_without_tls_says_so() -> None:
         address = server.api_base.replace("http://", "https://")
         with pytest.raises(LMTransportError, match=r"by TLS .*http://"):
             connect("m", address, num_retries=0)("hi")
+
+
+SLOW = {
+    "nothing at all": [b""],
+    "a head without an end": [b"HTTP/1.1 200 OK\r\n", *[b"X: y\r\n"] * 100],
+    "one byte of a head at a time": [bytes([each]) for each in b"HTTP/1.1 200 OK\r\n" * 20],
+    "a body without an end": [b"HTTP/1.1 200 OK\r\n\r\n", *[b" "] * 100],
+    "chunks without an end": [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        *[b"1\r\n \r\n"] * 100,
+    ],
+    "events without an end": [
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
+        *[b": keep-alive\n\n"] * 100,
+    ],
+    "informational replies without an end": [b"HTTP/1.1 100 Continue\r\n\r\n"] * 100,
+}
+
+
+@pytest.mark.parametrize("hears", [False, True])
+@pytest.mark.parametrize("pieces", SLOW.values(), ids=SLOW)
+def test_a_timeout_bounds_a_request_however_slow_its_reply_is(
+    pieces: list[bytes], hears: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.recv(65_536)
+                for piece in pieces:
+                    connection.sendall(piece)
+                    time.sleep(0.1)
+                time.sleep(5 if len(pieces) == 1 else 0)
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        lm = connect("m", address, timeout=0.7, num_retries=0, cache=False)
+        request = lm.make_request([{"role": "user", "content": "hi"}], {})
+        began = time.monotonic()
+        with pytest.raises(LMTimeoutError):
+            run(lm.core.complete_here(request, (lambda *_: None) if hears else None))
+        assert time.monotonic() - began < 4
 
 
 IN_FLIGHT = """
