@@ -1,8 +1,8 @@
 """One try of a chat completion: an HTTP request to a server with OpenAI's API, or LiteLLM's for any
 other model.
 
-The request to a server is written here because LiteLLM takes twice the client's time for it, and
-loses the header that says when to come again.
+The request to a server is written here because LiteLLM takes twice the CPU time for it, and loses
+the Retry-After header.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from scale_dspy.utils.files import allow_files
 KEEP_ALIVE = 4.0  # seconds; uvicorn closes an idle connection after 5, and a race would be lost
 PREFIXES = ("hosted_vllm/", "litellm_proxy/")  # LiteLLM's names for a server with OpenAI's API
 TRUST = "set SSL_CERT_FILE to a file with the certificate of the authority that issued it"
-# Statuses by which a server says that it did not begin: such a try costs nothing.
+# Statuses that mean that the server did not begin to generate: such a try costs no tokens.
 REFUSED = frozenset({*range(400, 500), 503}) - {408}
 
 
@@ -171,13 +171,13 @@ _STATUSES: dict[int, type[kinds.LMError]] = {
     429: kinds.LMRateLimitError,
     504: kinds.LMTimeoutError,
 }
-_ALIKE = {409, 423, 425}  # a conflict, a lock, too early: the same request may pass later
+_ALIKE = {409, 423, 425}  # conflict, locked, too early: the same request may succeed later
 
 
 def describe_status(
     status: int, text: str, headers: Mapping[str, str], address: str
 ) -> kinds.LMError:
-    """A refusal as DSPy's error, with what the server said and when it wants to be asked again."""
+    """An error status as DSPy's error, with the server's message and its Retry-After."""
     said = _read_complaint(text)
     kind = _STATUSES.get(status)
     if kind is None and status == 404:
@@ -305,7 +305,7 @@ async def _ask_litellm(server: Server, address: str, body: dict[str, Any]) -> An
     key = {"api_key": server.api_key} if server.api_key else {}
     asked = dict(body)
     if "n" in asked and "n" not in (litellm.get_supported_openai_params(server.model) or ()):
-        del asked["n"]  # the caller sees that choices are missing, and asks for them one by one
+        del asked["n"]  # the caller notices the missing choices and asks for them one by one
     try:
         call = litellm.acompletion(
             model=server.model,

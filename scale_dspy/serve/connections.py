@@ -1,5 +1,5 @@
-"""The connections of `serve`: uvicorn's own, with a deadline for headers, one for clients that do
-not read, and a cap on how many there are. Bodies have their deadline in gateway.py.
+"""The connections of `serve`: uvicorn's own, with a deadline for headers, a deadline for clients
+that do not read, and a cap on their number. The deadline for bodies is in gateway.py.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from scale_dspy.serve.replies import describe_error
 from scale_dspy.utils.files import allow_files
 
-HEADER_SECONDS = 10.0  # in which a request's headers have to be there
-READ_SECONDS = 60.0  # in which a client has to take what is sent to it
-LINGER_SECONDS = 1.0  # for which a client that got its last reply may go on sending
+HEADER_SECONDS = 10.0  # within which a request's headers have to arrive
+READ_SECONDS = 60.0  # within which a client has to take what is sent to it
+LINGER_SECONDS = 1.0  # how long a client may go on sending after its last reply
 
 
 class Connection(H11Protocol):
     """One client's connection.
 
-    Where there are more than `most`, the one goes that has waited longest for its client to finish
-    a request: nobody can keep others out by leaving requests half said.
+    If there are more than `most`, the one that has waited longest for its client to finish a
+    request is closed, so that nobody can keep others out with unfinished requests.
     """
 
     most = 512
-    _leaving = False  # it has its last reply, and what comes now is dropped
+    _leaving = False  # the last reply is sent; what still arrives is dropped
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -41,7 +41,7 @@ class Connection(H11Protocol):
                 min(idle, key=lambda each: each.since).transport.abort()
 
     def is_unfinished(self) -> bool:
-        """Whether the client has still to send something, and is not on its way out."""
+        """Whether the connection is open and its client has yet to finish a request."""
         waits = self.cycle is None or self.cycle.response_complete or self.cycle.more_body
         return bool(waits and not self.transport.is_closing())
 
@@ -74,8 +74,8 @@ class Connection(H11Protocol):
             self._stall = None
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP gets an error in OpenAI's form too. The rest of what the client sends is
-        dropped for a moment: closing at once would take the reply from it."""
+        """Answer what is no HTTP with an error in OpenAI's form. What the client still sends is
+        read and dropped for a moment: closing at once would lose it the reply."""
         content = json.dumps({"error": describe_error(400, "this is no HTTP request")}).encode()
         headers = [
             ("content-type", "application/json"),
@@ -114,6 +114,6 @@ class Connection(H11Protocol):
 
 
 def limit_connections() -> int:
-    """How many connections there may be: half of the files that may be open, as the other half is
-    for the model server, and for those that are being let in."""
+    """How many connections there may be: half of the files that may be open. The other half is for
+    the model server, and for connections that are just being accepted."""
     return allow_files() // 2

@@ -1,8 +1,8 @@
 """The door in front of LiteLLM's proxy: an ASGI application around the proxy's.
 
-It looks at the Host and the Origin of a request, its key and its path, reads its body, once, and
-checks it. What goes on to the proxy is the checked object itself, written anew, with headers that
-are made here; nothing else of the client's reaches it. Its errors have OpenAI's form.
+It checks the Host and the Origin of a request, its key and its path, then reads its body once and
+checks that. The proxy receives the checked object, serialised anew, with headers made here; nothing
+else of the client's reaches it. Errors have OpenAI's form.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ ALIASES = {
     "/health/liveliness": HEALTH,
     "/health/readiness": HEALTH,
 }
-BODY_SECONDS = 30.0  # in which a body has to be there
-# How much of a body that is not wanted is read and dropped, so that its client gets to read the
-# answer, and for how long.
+BODY_SECONDS = 30.0  # within which the whole body has to arrive
+# How many bytes of an unwanted body are read and dropped, and for how long, so that its client can
+# still read the reply.
 DRAINED, DRAIN_SECONDS = 64 << 20, 1.0
 
 logger = logging.getLogger(__name__)
@@ -99,17 +99,17 @@ async def _answer(inside: Inside, scope: Scope, receive: Receive, send: Send) ->
 
 
 async def _enter(inside: Inside, scope: Scope, receive: Receive, send: Send) -> None:
-    """Check who asks, and for what; hand a chat request on, and answer the others.
+    """Check who asks, and for what; hand on a chat request, and answer any other here.
 
     Raises:
-        RefusedError: it may not be asked.
+        RefusedError: the request is refused.
     """
     callers = inside.callers
     check_caller(scope, callers)
     more = say_allowed(scope, callers)
     path = scope["path"].rstrip("/")
     path = ALIASES.get(path, path)
-    if scope["method"] == "OPTIONS" and more:  # a page that may ask wants to know whether
+    if scope["method"] == "OPTIONS" and more:  # the preflight of a page that may ask
         await send({"type": "http.response.start", "status": 204, "headers": more})
         await send({"type": "http.response.body", "body": b""})
     elif path == HEALTH:
@@ -189,7 +189,7 @@ def _check_method(scope: Scope, method: str) -> None:
 
 
 def _check_kind(scope: Scope) -> None:
-    """A page of another site can send any text without asking first, but no application/json."""
+    """Browsers let any site send plain text without a preflight request, but not JSON."""
     given = read_header(scope, b"content-type").decode("latin-1")
     kind, *parameters = (each.strip().lower() for each in given.split(";"))
     charsets = [each for each in parameters if each.startswith("charset=")]
@@ -200,7 +200,7 @@ def _check_kind(scope: Scope) -> None:
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """The body, cut off behind LARGEST_BODY; None where the client left.
+    """The body, truncated just beyond LARGEST_BODY; None if the client disconnected.
 
     Raises:
         RefusedError: it takes longer than BODY_SECONDS.
@@ -227,7 +227,7 @@ async def _receive_all(receive: Receive) -> bytes | None:
 
 
 def _write_scope(scope: Scope, content: bytes, inner_key: str) -> Scope:
-    """The request as the proxy gets it: of the client's only the connection is left."""
+    """The scope that the proxy gets: only the connection is the client's."""
     headers = [
         (b"host", b"localhost"),
         (b"content-type", b"application/json"),
@@ -247,7 +247,7 @@ def _write_scope(scope: Scope, content: bytes, inner_key: str) -> Scope:
 
 
 def _replay(content: bytes, receive: Receive) -> Receive:
-    """`receive` for an application that has not read the body yet."""
+    """A `receive` that gives the body first, for an application that has not read it yet."""
     messages = [{"type": "http.request", "body": content, "more_body": False}]
 
     async def receive_again() -> Message:

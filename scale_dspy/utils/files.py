@@ -14,12 +14,12 @@ from filelock import FileLock, Timeout
 LOCK = ".lock"
 MOST_FILES = 8192  # open ones that are asked for, where the system allows so many
 LIKELY_FILES = 1024  # that may be open, where the system tells no limit
-GLANCE = 0.5  # seconds to wait for a lock: `is_held` takes it for a moment to see if it is free
+GLANCE = 0.5  # seconds to wait for a lock, as `is_held` takes it for a moment to look at it
 
 
 def allow_files() -> int:
-    """Have the system let this process open up to MOST_FILES files, connections among them; how
-    many it may open then."""
+    """Raise the limit of files, connections among them, that this process may have open, to
+    MOST_FILES if the system allows it; the limit that holds then."""
     try:
         import resource
     except ImportError:  # Windows
@@ -73,9 +73,9 @@ def check_in_place(path: Path, file: TextIO) -> None:
 def write_whole(path: Path) -> Iterator[Path]:
     """A draft's path to write to; it becomes `path` where the block ends well, else it goes.
 
-    The draft has the suffix of `path`, as some writers look at it, and is this process's own: of
-    two that write the same file at once, each writes it whole and the later one stays. Nobody can
-    tell its name beforehand and put a link there.
+    The draft keeps the suffix of `path`, which some writers look at. Its name belongs to this
+    process: if two write the same file at once, each writes it whole and the later one stays. The
+    name cannot be guessed, so nobody can plant a link there.
     """
     own = f"{os.getpid()}-{secrets.token_hex(4)}"
     draft = path.with_name(f"{path.stem}.draft{own}{path.suffix}")

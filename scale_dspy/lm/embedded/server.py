@@ -139,8 +139,8 @@ def find_key(api_base: str | None) -> str | None:
 
 
 def explain_end(api_base: str | None) -> str | None:
-    """What became of the server at this address, if this process started it and it has ended: then
-    whoever took its port answers there, and is not believed. None while it runs."""
+    """Why the server at this address is not to be asked: this process started it and it has ended,
+    so that another program may have taken its port. None while it runs."""
     server = _addresses.get(api_base or "")
     code = server.process.poll() if server else None
     if code is None:
@@ -213,7 +213,7 @@ def start_process(settings: dict[str, Any]) -> tuple[subprocess.Popen[bytes], Pa
         with os.fdopen(create_file(log, 0o600), "ab") as errors:
             process = subprocess.Popen(
                 _make_command(told),
-                stdin=subprocess.PIPE,  # never written to: its end tells the child that we are gone
+                stdin=subprocess.PIPE,  # never written to: when it ends, so does the child
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 cwd=Path(__file__).parents[3],  # the package is there, and no stranger's modules

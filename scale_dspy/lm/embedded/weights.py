@@ -20,8 +20,8 @@ import platformdirs
 from scale_dspy.utils.files import create_file
 
 CHUNK = 4 * 1024 * 1024  # bytes read at once
-GLANCE = 0.5  # seconds to wait for another process before it is said that there is one
-STALLED = 180.0  # seconds without a new byte after which another process is waited for no more
+GLANCE = 0.5  # seconds to wait for another process before a warning says that there is one
+STALLED = 180.0  # seconds without a new byte after which another process is no longer waited for
 
 ByteProgress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
@@ -147,8 +147,8 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def take_turn(target: Path) -> Iterator[None]:
-    """Keep out every other process that writes `target`; one that is at it is waited for as long
-    as what it writes grows.
+    """Keep out every other process that writes `target`; one that is writing is waited for as long
+    as its output grows.
 
     Raises:
         EmbeddedError: it has written nothing for STALLED seconds.
@@ -228,7 +228,7 @@ def open_or_write(target: Path, wanted: Expected, write: Callable[[], None]) -> 
 
 
 def _open_checked(target: Path, wanted: Expected) -> int | None:
-    """`target`, open for reading; None unless it is a file, no link, that nobody else may write and
+    """`target`, open for reading; None unless it is a regular file that nobody else may write, and
     whose bytes are the expected ones."""
     try:
         file = os.open(target, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
