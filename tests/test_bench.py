@@ -13,6 +13,7 @@ from tests.bench.reply_server import PARTS
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # it starts a dozen processes
 def test_every_part_gives_its_figures(tmp_path: Path) -> None:
     assert main(["--small", "--json", str(tmp_path / "figures.json")]) == 0
     found = json.loads((tmp_path / "figures.json").read_text())

@@ -76,28 +76,26 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{'':48} {'median':>9}  {'least to most':22} aim")
     missed: list[str] = []
     for part, rows in found.items():
-        missed += show_part(part, rows)
+        missed += show_part(part, rows, aims=not given.small)
     if given.json:
         Path(given.json).write_text(json.dumps(found, indent=1) + "\n")
-    if given.small:
-        return 0
-    print("missed: " + "; ".join(missed) if missed else "every aim is reached")
+    if not given.small:
+        print("missed: " + "; ".join(missed) if missed else "every aim is reached")
     return int(bool(missed))
 
 
-def show_part(part: str, rows: list[Figures]) -> list[str]:
-    """Print a part's lines of the table; the figures that miss their aim."""
+def show_part(part: str, rows: list[Figures], *, aims: bool) -> list[str]:
+    """Print a part's lines of the table, with `aims` if asked; the figures that miss theirs."""
     missed = []
     for name in rows[0]:
         values = [row[name] for row in rows]
         middle, aim = statistics.median(values), ""
-        if name in AT_MOST:
-            aim = f"<= {AT_MOST[name]:g}"
-        elif name in AT_LEAST:
-            aim = f">= {AT_LEAST[name]:g}"
-        if middle > AT_MOST.get(name, math.inf) or middle < AT_LEAST.get(name, -math.inf):
-            aim += ", missed"
-            missed.append(name)
+        most, least = AT_MOST.get(name, math.inf), AT_LEAST.get(name, -math.inf)
+        if aims and name in {**AT_MOST, **AT_LEAST}:
+            aim = f"<= {most:g}" if name in AT_MOST else f">= {least:g}"
+            if not least <= middle <= most:
+                aim += ", missed"
+                missed.append(name)
         spread = f"{min(values):.4g} to {max(values):.4g}"
         print(f"{part} {name:46} {middle:9.4g}  {spread:22} {aim}".rstrip(), flush=True)
     return missed
