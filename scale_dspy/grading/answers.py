@@ -64,8 +64,8 @@ def vote(answers: Sequence[str | None]) -> str | None:
 
 
 _PLAIN = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
-_COMMA_DECIMAL = re.compile(r"-?[0-9]+,[0-9]+")
-_DECIMAL = re.compile(r"-?[0-9]+\.[0-9]+")
+_COMMA_DECIMAL = re.compile(r"([^0-9()\[\]]{0,9}[0-9]+),([0-9]+[^0-9()\[\],]{0,20})")
+_DECIMAL = re.compile(r"[^0-9()\[\]]{0,9}[0-9]+\.[0-9]+[^0-9()\[\],]{0,20}")
 _LETTER = re.compile(r"(?:\\text\s*\{)?\(?[A-J]\)?\}?")
 _DIGIT = re.compile(r"[0-9]")
 
@@ -142,6 +142,7 @@ def _equal_choices(pred: str, gold: str) -> bool:
 
 
 def _equal_prepared(pred: str, gold: str) -> bool:
+    pred, gold = _point_decimal(pred, gold), _point_decimal(gold, pred)
     verdict = _compare_spelling(pred, gold)
     return ask_worker(pred, gold) if verdict is None else verdict
 
@@ -157,7 +158,7 @@ def _compare_spelling(pred: str, gold: str) -> bool | None:
     words = spell_words(pred), spell_words(gold)
     if None not in words and words[0] == words[1]:
         return True
-    spelled = respell(_decimal_comma(pred, gold)), respell(_decimal_comma(gold, pred))
+    spelled = respell(pred), respell(gold)
     if not all(spelled):
         return False
     if spelled[0] == spelled[1] and words == (None, None):
@@ -165,8 +166,8 @@ def _compare_spelling(pred: str, gold: str) -> bool | None:
     return False if all(map(_PLAIN.fullmatch, spelled)) else None
 
 
-def _decimal_comma(text: str, other: str) -> str:
+def _point_decimal(text: str, other: str) -> str:
     """`1,22` beside a decimal: the comma is the decimal one, since a list would be no decimal."""
     if _COMMA_DECIMAL.fullmatch(text) and _DECIMAL.fullmatch(other):
-        return text.replace(",", ".")
+        return _COMMA_DECIMAL.sub(r"\1.\2", text)
     return text

@@ -29,6 +29,7 @@ from scale_dspy.grading.shapes import (
     read_points,
     read_shape,
 )
+from scale_dspy.grading.words import UNITS
 
 DIGITS = 40
 """Digits in which two numbers have to differ to be different at once."""
@@ -155,8 +156,21 @@ def _same_alike(pred: Shape, gold: Shape) -> bool | None:
 # ---- numbers --------------------------------------------------------------------------------
 
 
+def _read_letter_unit(number: Number, other: Number) -> Number:
+    """Of `5000 g` beside kilograms, the quantity; alone it may be a product."""
+    factor, letter = number.value.as_coeff_Mul()
+    unit = UNITS.get(str(letter).lower()) if letter.is_Symbol and not number.unit else None
+    if unit and other.unit and unit.quantity == other.unit.quantity:
+        return Number(factor, unit)
+    return number
+
+
+_STERLING = {UNITS["pound"], UNITS["pound sterling"]}
+
+
 def _same_numbers(pred: Number, gold: Number) -> bool:
-    if pred.unit and gold.unit and pred.unit != gold.unit:
+    pred, gold = _read_letter_unit(pred, gold), _read_letter_unit(gold, pred)
+    if pred.unit and gold.unit and pred.unit != gold.unit and {pred.unit, gold.unit} != _STERLING:
         if pred.unit.quantity != gold.unit.quantity or not pred.unit.size or not gold.unit.size:
             return False
         sizes = [
@@ -388,7 +402,10 @@ def _same_residues(pred: Shape, gold: Shape) -> bool:
         return same_modulus and (difference == 0 or bool((difference / gold.modulus).is_integer))
     residue, other = (pred, gold) if isinstance(pred, Modular) else (gold, pred)
     assert isinstance(residue, Modular)
-    return isinstance(other, Number) and same_value(residue.value, other.value)
+    value = residue.value
+    if value.is_Integer and residue.modulus.is_Integer and residue.modulus > 0:
+        value %= residue.modulus
+    return isinstance(other, Number) and same_value(value, other.value)
 
 
 def _same_grids(pred: Shape, gold: Shape) -> bool:

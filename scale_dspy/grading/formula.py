@@ -72,12 +72,14 @@ _TYPED = frozenset(
 _SPACES = frozenset(["\\,", "\\;", "\\:", "\\!", "\\ ", "~", "\\quad", "\\qquad"])
 _TIMES = frozenset(["*", "\\cdot", "\\times", "\\ast"])
 _OVER = frozenset(["/", "\\div"])
+_TAKE_WORDS = frozenset(["\\text", "\\begin", "\\end"])
 _CELL_ENDS = frozenset(["\\\\", "\\end"])
 _CLOSERS = {"(": ")", "[": "]", "{": "}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil", "|:": ":|"}
 _APPLIED = frozenset("f g h F G H P T C".split())
 _ADVANCED = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])")
 _REPEATING = re.compile(
-    r"([0-9]*)\.([0-9]*)(?:\\overline\{([0-9]+)\}|\\dot\{?([0-9])\}?(?:([0-9]*)\\dot\{?([0-9])\}?)?)"
+    r"([0-9]*)\.([0-9]*)(?:\\overline\{([0-9]+)\}|\(([0-9]+)\)"
+    r"|\\dot\{?([0-9])\}?(?:([0-9]*)\\dot\{?([0-9])\}?)?)"
 )
 _TRAILING_DOTS = re.compile(r"\A([-+]?[0-9]*)\.([0-9]{3,})(?:\.\.\.|\\ldots)\s*\Z")
 _SCIENTIFIC = re.compile(
@@ -86,6 +88,13 @@ _SCIENTIFIC = re.compile(
 _MIXED = re.compile(
     r"(?<![0-9.^_{}A-Za-z])([0-9]+)\s*(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|\s([0-9]+)/([0-9]+)(?![0-9]))"
 )
+_CHOOSE = re.compile(
+    r"(?<![0-9A-Za-z}])(?:\{\})?_?\{?([0-9]{1,6})\}?\s?C\s?_?\{?([0-9]{1,6})\}?(?![0-9A-Za-z])"
+)
+_CHOOSE_INDEXED = re.compile(
+    r"(?<![A-Za-z])C_(?:\{([0-9]{1,6})\}|([0-9]))\s*\^(?:\{([0-9]{1,6})\}|([0-9]))"
+)
+_TIMES_TEN = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")
 _DEGREE = re.compile(r"\s*\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})")
 _TRIGONOMETRIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc|cis)")
 
@@ -119,7 +128,9 @@ def _prepare(text: str) -> str:
     text = _REPEATING.sub(_write_repeating, text)
     text = _SCIENTIFIC.sub(r"(\1\\cdot 10^{\2})", text)
     text = _MIXED.sub(lambda m: rf"({m[1]}+\frac{{{m[2] or m[4]}}}{{{m[3] or m[5]}}})", text)
-    text = text.replace("**", "^")
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    text = _CHOOSE_INDEXED.sub(lambda m: rf"\binom{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
+    text = _TIMES_TEN.sub(r"\\cdot ", text.replace("**", "^"))
     if _TRIGONOMETRIC.search(text):
         return _DEGREE.sub(r"\\degree ", text)
     return _DEGREE.sub("", text)
@@ -138,7 +149,7 @@ def _repeat_last(match: re.Match[str]) -> str:
 
 
 def _write_repeating(match: re.Match[str]) -> str:
-    period = match[3] or (match[4] + (match[5] or "") + (match[6] or ""))
+    period = match[3] or match[4] or (match[5] + (match[6] or "") + (match[7] or ""))
     return _sum_decimal(match[1], match[2], period)
 
 
@@ -159,7 +170,8 @@ def _tokenise(text: str) -> Tokens:
             if tokens and tokens[-1] != " ":
                 tokens.append(" ")
         elif token.isalpha() and len(token) > 1 and token.isascii():
-            tokens.extend(_split_word(token))
+            whole = len(tokens) > 1 and tokens[-1] == "{" and tokens[-2] in _TAKE_WORDS
+            tokens.extend([token] if whole else _split_word(token))
         elif token in ("|", "\\|"):
             before = next((one for one in reversed(tokens) if one != " "), "+")
             opens = not opened or before in ("+", "-", "|:", "(", *_TIMES, *_OVER)
@@ -317,6 +329,13 @@ def make_factorial(of: sympy.Expr) -> sympy.Expr:
     return sympy.factorial(of)
 
 
+def make_binomial(over: sympy.Expr, under: sympy.Expr) -> sympy.Expr:
+    """A binomial coefficient, unless it is too large a number."""
+    if over.is_Integer and abs(over) > 100_000:
+        raise UnreadableError("too large a binomial coefficient")
+    return sympy.binomial(over, under)
+
+
 def _read_group(tokens: Tokens, depth: int) -> sympy.Expr:
     closer = _CLOSERS[tokens.popleft()]
     inside = _read_sum(tokens, depth + 1)
@@ -399,10 +418,7 @@ def _read_command(name: str, tokens: Tokens, depth: int) -> sympy.Expr:
     if name in ("sqrt", "cbrt"):
         return _read_root(name, tokens, depth)
     if name == "binom":
-        over, under = _read_argument(tokens, depth), _read_argument(tokens, depth)
-        if over.is_Integer and abs(over) > 100_000:
-            raise UnreadableError("too large a binomial coefficient")
-        return sympy.binomial(over, under)
+        return make_binomial(_read_argument(tokens, depth), _read_argument(tokens, depth))
     if name == "begin":
         return _read_matrix(tokens, depth)
     if name == "pi":

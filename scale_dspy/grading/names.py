@@ -27,7 +27,8 @@ def spell_words(text: str) -> str | None:
     lower = " ".join(plain.casefold().split())
     if len(letters) == 1 and letters.isascii():
         return None
-    if not marked and letters.isascii() and plain.isalpha() and len(letters) <= 3:
+    capitals = len(letters) == 3 and plain.isupper()
+    if not marked and letters.isascii() and plain.isalpha() and len(letters) <= 3 and not capitals:
         spoken = len(letters) == 3 and re.search(r"[aeiou]", lower) and not plain.isupper()
         if lower not in _PAIRED and (not spoken or lower in _POINTS_IN_A_ROW):
             return None
@@ -67,7 +68,7 @@ _NAME = re.compile(
     rf"|\\frac\{{d\^?[2-9]?\w?\}}\{{d\w(?:\^[2-9])?\}}(?:\s*\w)?"
     rf"|\\frac\{{[A-Z]{{2,}}\}}\{{[A-Z]{{2,}}\}}"
     rf"|\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])\s*(?:\\angle\s*)?(?:\(?(?:{_SYMBOL}|[A-Z]{{1,3}})\)?)"
-    rf"|[A-Za-z][a-z]{{3,}}(?:\s+[A-Za-z]+){{0,4}}"
+    rf"|[A-Za-z][a-z]{{3,}}(?:\s+[^\W\d_]+){{0,4}}|[^\W\d_A-Za-z][^\W\d_]{{1,20}}(?:\s+[^\W\d_]+){{0,4}}"
     r")"
 )
 # What a problem asks for, as `m + n` of a fraction; x, y and z are coordinates in an equation.

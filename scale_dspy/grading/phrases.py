@@ -38,7 +38,8 @@ class Statement(NamedTuple):
 
 _STOP = re.compile(r"[.?](?=\s|\Z|[*\"')\]])|[。！？]|!(?=\s*\Z|\s*\n|\s+[A-Z]|[*\"])|\n|\Z")
 _HEADING = re.compile(
-    r"\A\s*[0-9]+[.):]\s+\S|\A\s*(?:step|part|case|verification|check|solution|note)\b",
+    r"\A\s*[0-9]+[.):]\s+\S|\A\s*(?:step|part|case|verification|check|solution|note|schritt|teil|étape|etape|partie|paso"
+    r"|parte|passo|шаг|часть)\b|\A\s*(?:步骤|第|方法|情况|验证|ステップ)",
     re.IGNORECASE,
 )
 _BULLET = re.compile(r"\A[\s:]*(?:[-•*]\s+)+")
@@ -50,6 +51,16 @@ _OPENING = re.compile(
 _REASON = re.compile(
     r"[,;]?\s+\(?(?:since|because|as|which|where|when|given|with|after|if|for|while|using|assuming|obtained"
     r"|representing|meaning|considering|due)\b.*",
+    re.IGNORECASE | re.DOTALL,
+)
+_COMPUTED = re.compile(  # 1/2 of 30, which is 15
+    r"[0-9\ue000-\uf8ff][^.]{0,40}\b(?:of|times|plus|minus)\s[^.]{0,20}?[0-9\ue000-\uf8ff][^.]{0,20}?,\s+"
+    r"which\s+(?:is|equals|gives|makes)\s+(?=[-$]?[0-9\ue000-\uf8ff])",
+    re.IGNORECASE,
+)
+_DENIAL = re.compile(
+    r"(?:[,;]|\s)\s*(?:it|this|that|which|we|they|there|not|never)\b[^,;]*"
+    r"(?:\bnot\b|n't\b|\bcannot\b|\bsense\b).*",
     re.IGNORECASE | re.DOTALL,
 )
 _CONCLUSION = re.compile(
@@ -67,7 +78,7 @@ _VERDICTS = frozenset(
     " found given below above follows valid invalid unclear unknown here this that yes".split()
 ) - {"yes"}
 _JOINT = re.compile(
-    r"\A\s*(?:,|or|and|times|plus|minus|to|[-+*/^:=<>%!×·±°'\"(]|\\|million|billion|thousand|hundred|percent|per|half|dozen|st|nd|rd|th|mod|a\.?m|p\.?m)",
+    r"\A\s*(?:,|or\b|and\b|oder\b|und\b|ou\b|et\b|y\b|или\b|и\b|[或和及、]|times|plus|minus|to|[-+*/^:=<>%!×·±°'\"(]|\\|million|billion|thousand|hundred|percent|per|half|dozen|st|nd|rd|th|mod|a\.?m|p\.?m)",
     re.IGNORECASE,
 )
 WORDS = 6
@@ -124,6 +135,12 @@ def _find_value(sentence: str) -> str | None:
         return None
     if re.match(r"not\b", sentence, re.IGNORECASE) and not _CONCLUSION.search(sentence):
         return None
+    computed = _COMPUTED.match(sentence)
+    if computed:
+        sentence = sentence[computed.end() :]
+    denied = _DENIAL.search(sentence)
+    if denied and _VALUE.search(sentence[: denied.start()]):
+        sentence = sentence[: denied.start()]
     shorter = _REASON.sub("", sentence)
     if _VALUE.search(shorter):
         sentence = shorter

@@ -63,7 +63,7 @@ _THOUGHT = re.compile(
     re.IGNORECASE,
 )
 _STOP = re.compile(
-    r"<\|(?!begin_of_box|end_of_box)[A-Za-z_/]{1,30}\|>|<｜[^<>｜\n]{1,30}｜>|</?s>|<end_of_turn>"
+    r"<\|(?!begin_of_box|end_of_box)[A-Za-z_/▁]{1,30}\|>|<｜[^<>｜\n]{1,30}｜>|</?s>|<end_of_turn>"
     r"|<start_of_turn>|<eos>|<turn\|>|\[/?INST\]|<\|im_end\Z|\[EOS\]"
 )
 
@@ -130,12 +130,15 @@ _BOX_OR_BRACE = re.compile(
 _BOX = re.compile(r"(?:\\|(?<![A-Za-z\\]))(?:boxed|fbox)(?![A-Za-z])|<\|begin_of_box\|>")
 _VISIBLE = re.compile(r"\S")
 _CURRENCY_PAIR = re.compile(r"\$[0-9][^$]*\$[0-9]")
+_BOTH = r"\b(?:and|or|und|oder|et|ou|y|o|e|и|или)\b"
+_ADJACENT = re.compile(r"(?:[ \t$]|\\[,;:! ]|\\q?quad(?![A-Za-z]))*")
 _JOINER = re.compile(
     r"(?:\s*(?:\\text\s*\{)?\s*for\s+(?:part\s+|case\s+)?\(?\w{1,8}\)?\s"
-    r"|(?:\s[a-z]{2,15}){1,2}(?=\s+(?:and|or)\s))?(?:[\s$,;()*]|\\[()\[\],;:! ]"
+    rf"|(?:\s[a-z]{{2,15}}){{1,2}}(?=\s+{_BOTH}\s))?(?:[\s$,;()*]|\\[()\[\],;:! ]"
     r"|\\q?quad(?![A-Za-z])|\\text\s*\{|[{}])*"
-    r"(?P<joint>,|;|\band\b|\bor\b|&|和|或|、)"
-    r"(?:[\s$,;()*]|\\[()\[\],;:! ]|\\q?quad(?![A-Za-z])|\band\b|\bor\b|[{}])*"
+    rf"(?P<joint>,|;|{_BOTH}|&|[和或及與与、と]|または)"
+    rf"(?:[\s$,;()*]|\\[()\[\],;:! ]|\\q?quad(?![A-Za-z])|{_BOTH}|[{{}}])*"
+    r"(?:(?:the|its|their)\s(?:[a-z]{1,15}\s){1,4}(?:is|are)\s*)?"
     r"(?P<name>[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?[\s$]*"
 )
 _NAME_BEFORE = re.compile(r"(?<![\w\\])(?P<name>[A-Za-z](?:_\{?\w\}?)?\s*=)\s*\Z")
@@ -185,9 +188,9 @@ def _join_last(text: str, boxes: Sequence[Span]) -> str:
     for box in reversed(boxes[:-1]):
         between = text[box.end : group[0].start]
         match = _JOINER.fullmatch(between) if len(between) < 60 else None
-        if match is None:
+        if match is None and not _ADJACENT.fullmatch(between):
             break
-        named.append(match["name"] or "")
+        named.append(match["name"] or "" if match else "")
         group.insert(0, box)
     answers = [text[slice(*box.content)].strip() for box in group]
     if len(group) == 1 or len(set(answers)) == 1:
@@ -262,7 +265,11 @@ def _find_bare(text: str) -> str | None:
     return bare
 
 
+_MARKUP = re.compile(r"</?[A-Za-z_]{3,30}>|</[A-Za-z]{1,2}>")
+
+
 def _find_last(text: str) -> str | None:
+    text = _MARKUP.sub(" ", text)
     end = len(text)
     for _ in range(TRIES):
         place = max(text.rfind(sign, 0, end) for sign in "0123456789\\√½")

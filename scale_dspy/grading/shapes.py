@@ -124,8 +124,8 @@ DEEPEST = 12
 # ---- splitting at the top level -------------------------------------------------------------
 
 _JOINT = (
-    r"(?P<semi>;)|(?P<and>\\text\s*\{\s*,?\s*(?:and|&|und|et|y|и|和)\s*,?\s*\}|(?<![A-Za-z\\])and(?![A-Za-z])|\\land(?![A-Za-z])|\\wedge(?![A-Za-z])|和|及)"
-    r"|(?P<or>\\text\s*\{\s*,?\s*(?:or|oder|ou|o|или|或)\s*,?\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|(?<=[0-9)}\]])or(?=[A-Z(\\0-9-])|\\lor(?![A-Za-z])|\\vee(?![A-Za-z])|或)"
+    r"(?P<semi>;)|(?P<and>\\text\s*\{\s*,?\s*(?:and|&|und|et|y|e|и|和)\s*,?\s*\}|(?<![A-Za-z\\])and(?![A-Za-z])|(?<=\s)(?:und|et|и)(?=\s)|(?<=[0-9] )[ye](?= [0-9])|\\land(?![A-Za-z])|\\wedge(?![A-Za-z])|和|及|と)"
+    r"|(?P<or>\\text\s*\{\s*,?\s*(?:or|oder|ou|o|или|或)\s*,?\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|(?<=[0-9)}\]])or(?=[A-Z(\\0-9-])|\\lor(?![A-Za-z])|\\vee(?![A-Za-z])|(?<=\s)(?:oder|ou|или)(?=\s)|(?<=[0-9] )o(?= [0-9])|或|または)"
     r"|(?P<comma>,|\\\\(?!text)|\n)"
 )
 _OPEN = r"(?P<open>\\\{|\\langle(?![A-Za-z])|\\[lb]egin\{\w+\*?\}|[({\[])"
@@ -174,7 +174,7 @@ def read_shape(text: str, depth: int = 0) -> Shape:
     Raises:
         UnreadableError: it is nothing that can be compared but letter by letter.
     """
-    text = _strip(text)
+    text = _turn_brackets(_strip(text))
     if depth > DEEPEST or not text:
         raise UnreadableError("there is nothing, or too deep")
     for read in (
@@ -191,6 +191,18 @@ def read_shape(text: str, depth: int = 0) -> Shape:
         if shape is not None:
             return shape
     return _read_leaf(text, depth)
+
+
+_OUTWARD = re.compile(r"([\[\]])([^\[\]]*[;,][^\[\]]*)([\[\]])")
+
+
+def _turn_brackets(text: str) -> str:
+    """Write `]1;2]`, as intervals are written in France and Germany, as `(1;2]`."""
+    if not (text.startswith("]") or text.endswith("[")):
+        return text
+    return _OUTWARD.sub(
+        lambda m: ("(" if m[1] == "]" else "[") + m[2] + (")" if m[3] == "[" else "]"), text
+    )
 
 
 _SPACING = re.compile(
@@ -221,7 +233,10 @@ EMPTY = frozenset(
     "no solution|no solutions|no real solution|no real solutions|no such numbers|none exist"
     "|there is no solution|there are no solutions|empty set|the empty set|no roots|no real roots"
     "|no integer solutions|no values|no real numbers|there are no real solutions"
-    "|no such values".split("|")
+    "|no such values|keine lösung|keine lösungen|keine reelle lösung|keine reellen lösungen"
+    "|pas de solution|aucune solution|aucune solution réelle|sin solución|no hay solución"
+    "|no tiene solución|sem solução|nessuna soluzione|нет решений|решений нет|нет корней"
+    "|нет действительных корней|无解|無解|无实数解|无实根|空集|解なし|解は存在しない".split("|")
 )
 UNDEFINED = frozenset(
     "undefined|does not exist|dne|not defined|doesn't exist|limit does not exist"

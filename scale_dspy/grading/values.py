@@ -26,7 +26,7 @@ _PROSE = re.compile(r"[ ,.;](?!\\)[A-Za-z]{4,}[ ,.;](?:[^\\]*[ ,.;][A-Za-z]{2,}[
 _BASE = 0xE000
 _PLACE = re.compile(r"[\ue000-\uf8ff]")
 _BOLD = re.compile(
-    r"(?<![\w)*])[*]{1,3}(?=[\w$(\\\ue000-\uf8ff√.+-])|(?<=[\w.)%!$:\ue000-\uf8ff}])[*]{1,3}(?![\w(*])|`|__"
+    r"(?<![\w)*])[*]{1,3}(?=[\w$(\\\ue000-\uf8ff√.+-])|(?<=[^\W0-9_a-zA-Z])[*]{2,3}(?=[^\W_a-zA-Z])|(?<=[\w.)%!$:\ue000-\uf8ff}])[*]{1,3}(?![\w(*])|`|__"
 )
 
 
@@ -67,7 +67,7 @@ _TOKEN = re.compile(
 )
 _LIST_MARK = re.compile(r"\A\s*(?:[-*•]\s+)?(?:\(?[0-9]{1,2}[.)]\s+(?=\S)|#{1,6}\s+)")
 _FOLLOWING = re.compile(
-    r"\s*(?:(?:hundred|thousand|million|billion|trillion|dozen|percent|per\s+cent)\b|and\s+a\s+half\b"
+    r"\s*(?:(?:hundred|thousand|million|billion|trillion|dozen|percent(?:age)?|pct|per\s+cent)\b|and\s+a\s+half\b"
     r"|[ap]\.?m\b\.?|(?:st|nd|rd|th)\b|or\s+(?:more|fewer|less)\b)",
     re.IGNORECASE,
 )

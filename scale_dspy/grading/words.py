@@ -22,22 +22,35 @@ class Unit(NamedTuple):
 
 def _list_units() -> dict[str, Unit]:
     table = {
-        "length": "m=meter,meters,metre,metres 1;km=kilometer,kilometers,kilometre,kilometres 1000"
-        ";cm=centimeter,centimeters,centimetre,centimetres 1/100"
-        ";mm=millimeter,millimeters,millimetre,millimetres 1/1000;inch=inches,in,in. 127/5000"
+        "length": "m=meter,meters,metre,metres,metern,mètre,mètres,metro,metros,м,метр,метра"
+        ",метров,米,メートル 1;km=kilometer,kilometers,kilometre,kilometres,kilometern,kilomètres"
+        ",kilómetros,км,километра,километров,千米,公里,キロメートル 1000"
+        ";cm=centimeter,centimeters,centimetre,centimetres,zentimeter,centimètres,centímetros,см"
+        ",сантиметра,сантиметров,厘米,センチメートル 1/100;dm=decimeters,дм,分米 1/10"
+        ";mm=millimeter,millimeters,millimetre,millimetres,мм,毫米 1/1000;inch=inches,in,in. 127/5000"
         ";foot=feet,ft,ft. 381/1250;yard=yards,yd,yd. 1143/1250"
         ";mile=miles,mi,mi. 201168/125",
-        "mass": "g=gram,grams,gm 1;kg=kilogram,kilograms,kgs,kilo,kilos 1000"
+        "mass": "g=gram,grams,gm,gramm,gramme,grammes,gramos,г,грамм,грамма,граммов,克,グラム 1"
+        ";kg=kilogram,kilograms,kgs,kilo,kilos,kilogramm,kilogrammes,kilogramos,кг,килограмм"
+        ",килограмма,килограммов,千克,公斤,キログラム 1000"
         ";mg=milligram,milligrams 1/1000;pound=pounds,lb,lbs,lb.,lbs. 45359237/100000"
         ";ounce=ounces,oz,oz. 45359237/1600000;ton=tons 45359237/50;tonne=tonnes 1000000",
-        "time": "second=seconds,s,sec,secs 1;minute=minutes,min,mins 60;hour=hours,h,hr,hrs 3600"
-        ";day=days 86400;week=weeks 604800",
-        "long time": "month=months 1;year=years,yr,yrs 12;decade=decades 120",
-        "dollars": "dollar=dollars,usd 1;cent=cents 1/100",
-        "euros": "euro=euros,eur 1",
-        "pence": "pence=p 1",
+        "time": "second=seconds,s,sec,secs,sekunde,sekunden,seconde,secondes,segundo,segundos"
+        ",секунда,секунды,секунд,秒,秒钟 1;minute=minutes,min,mins,minuten,minuto,minutos,минута"
+        ",минуты,минут,мин,分钟,分鐘 60;hour=hours,h,hr,hrs,stunde,stunden,heure,heures,hora,horas"
+        ",час,часа,часов,小时,小時,个小时,時間 3600;day=days,tag,tage,tagen,jour,jours,día,días,день,дня"
+        ",дней,天,日間 86400;week=weeks,woche,wochen,semaine,semaines,semana,semanas,неделя,недели"
+        ",недель,周,星期,週間 604800",
+        "long time": "month=months,monat,monate,mois,mes,meses,месяц,месяца,месяцев,个月,か月 1"
+        ";year=years,yr,yrs,jahr,jahre,jahren,an,ans,année,années,año,años,год,года,лет,年 12"
+        ";decade=decades 120",
+        "dollars": "dollar=dollars,usd,dólar,dólares,доллар,доллара,долларов,美元,ドル 1"
+        ";cent=cents,美分 1/100",
+        "euros": "euro=euros,eur,евро,欧元,ユーロ 1",
+        "sterling": "pound sterling=gbp,pounds sterling,英镑 1;penny=pence,p 1/100",
         "rupees": "rupee=rupees,rs,rs. 1",
-        "yuan": "yuan=rmb,元 1",
+        "roubles": "rouble=roubles,rubles,rub,руб,рубль,рубля,рублей 1",
+        "yuan or yen": "yuan=rmb,cny,yen,元,块,块钱,人民币,円,日元 1",
         "volume": "l=liter,liters,litre,litres 1;ml=milliliter,milliliters,millilitre,millilitres"
         " 1/1000;gallon=gallons,gal 473176473/125000000;quart=quarts 473176473/500000000"
         ";pint=pints 473176473/1000000000",
@@ -63,13 +76,31 @@ _POWER_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3}
 _LETTER_UNITS = frozenset("m g s h l p".split())  # variables, unless inside \text{}
 _BARE_UNITS = frozenset(UNITS) - _LETTER_UNITS - {"in", "min", "rad", "a.m", "p.m", "am", "pm"}
 
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALES = {
+    name: zeros
+    for zeros, names in {
+        3: "thousand thousands tausend mille mil mila тысяча тысячи тысяч 千 k",
+        4: "万 萬",
+        6: "million millions mio millionen millón millones milhão milhões milione milioni 百万"
+        " миллион миллиона миллионов",
+        8: "亿 億",
+        9: "billion billions milliarde milliarden milliard milliards миллиард миллиарда миллиардов",
+        12: "trillion trillions",
+    }.items()
+    for name in names.split()
+}
+"""The zeros that a word behind a number stands for, in the languages of common replies."""
+
+_SCALE_START = re.compile(
+    rf"(?:{'|'.join(sorted(_SCALES, key=len, reverse=True))}|hundert|cent(?=s? mill)|百|тыс|млн|млрд)"
+    r"(?:(?![^\W\d_])|(?<=[千万萬亿億百])(?![米克瓦卡])|\b)"
+)
 # Words that go on with the number before them, or make another statement of it.
 _NO_NOUN = frozenset(
     "hundred thousand million billion trillion lakh crore dozen score half halves third thirds"
     " fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth"
     " tenths hundredth hundredths thousandth thousandths millionth millionths percent percentage"
-    " or and to plus minus times over mod modulo base choose squared cubed factorial divided"
+    " or and to plus minus over mod modulo base choose squared cubed factorial divided"
     " multiplied raised less fewer pi not but through until sqrt sin cos tan log ln"
     " am pm a.m p.m a.m. p.m. point up down above below between one two three four five six seven"
     " eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty "
@@ -81,13 +112,16 @@ _NO_NOUN = frozenset(
 
 _LEAD = re.compile(
     r"\A(?:\\text\s*\{)?(?P<words>[^\W\d_](?:[^0-9\\${}=<>^_()|]|\\ )*)\}?(?:\s|\\[,;: ]|~)*"
-    r"(?=[-+]?(?:[0-9$€£¥₹]|\.[0-9])|\\(?!text)|\(|\{\}|[A-Za-z]\s*=|\\text\s*\{[-+]?[0-9])"
+    r"(?=[-+]?(?:[0-9$€£¥₹]|\.[0-9])|\\(?!text)|\(|\{(?=[^A-Za-z{}]*\})|[A-Za-z]\s*=|\\text\s*\{[-+]?[0-9])"
 )
 _LEAD_END = re.compile(
     r"(?:\b(?:is|are|be|was|were|equals?|equal\s+to|has|have|had|gives?|gets?|got|totals?|total\s+of"
     r"|about|approximately|approx\.?|roughly|around|exactly|only|just|precisely|nearly|almost"
+    r"|both|either|set|interval|point|pair|triple|vector|matrix|expression|polynomial|fraction|number"
+    r"|reste(?:nt)?|hat|haben|bleiben|verbleiben|gibt|kostet|braucht|verdient|coûte(?:nt)?"
+    r"|queda[n]?|hay|tiene[n]?|cuesta[n]?|gana|necesita|осталось|останется|составляет|стоит"
     r"|answer|ans\.?|result|sum|value|therefore|thus|hence|so|namely|rs\.?|usd|eur|gbp|us|inr|cad"
-    r"|est|es|ist|sont|sind|beträgt|vale|son|é|è|lautet|равно|равен|ответ)|[:：是为为有共]|[Rr]p\.?)"
+    r"|est|es|ist|sont|sind|beträgt|vale|son|é|è|lautet|равно|равен|ответ)|[:：是为有共はがも]|[Rr]p\.?)"
     r"[\s,]*(?:\\ )?\Z",
     re.IGNORECASE,
 )
@@ -154,6 +188,10 @@ _EXPLANATION = re.compile(
     r"(?![A-Za-z]).*\Z",
     re.DOTALL,
 )
+_RESTATED = re.compile(
+    r"(?P<value>[-+]?[0-9.,]{1,20}\s?(?P<unit>[^\W\d_]{1,20}))\s?"
+    r"\((?:or |i\.e\.,? |that is,? |which is |= ?|about )?[0-9][^()]{0,80}\)"
+)
 _VALUE_LIKE = re.compile(r"[0-9]|\\(?:pi|sqrt|frac|infty|emptyset)|\A[A-Za-z](?:\([a-z]\))?\s*=")
 
 
@@ -172,7 +210,10 @@ def drop_estimate(text: str) -> str:
 
 
 def drop_explanation(text: str) -> str:
-    """Drop what is said of a value behind it: `18, which is even`, `x+1 for all x`."""
+    """Drop what is said of a value behind it: `18, which is even`, `90 minutes (1.5 hours)`."""
+    restated = _RESTATED.fullmatch(text)
+    if restated and restated["unit"].casefold() in UNITS:
+        return restated["value"]
     match = _EXPLANATION.search(text)
     if match is None or not _VALUE_LIKE.search(text[: match.start()]):
         return text
@@ -271,7 +312,7 @@ def _find_words(text: str) -> int | None:
         if word.startswith("\\"):
             continue
         lower = word.casefold()
-        if lower in _FUNCTIONS:
+        if lower in _FUNCTIONS and not (word == "min" and match.end() == len(text)):
             return None
         spaced = text[match.start() - 1] in " ~}(" or text[match.start() - 2 : match.start()] in (
             "\\ ",
@@ -301,7 +342,7 @@ def _speak(tail: str) -> tuple[str, int]:
 
 def _droppable(spoken: str, tail: str) -> bool:
     words = _WORDS.findall(spoken)
-    if not words or re.search(r"[0-9=<>+*^_|\\]", spoken):
+    if not words or re.search(r"[0-9=<>+*^_|\\]", spoken) or _SCALE_START.match(spoken):
         return False
     if spoken.startswith("(") or tail.startswith("("):
         return not {"or", "mod", "base", "and"}.intersection(words)
@@ -314,6 +355,8 @@ def _droppable(spoken: str, tail: str) -> bool:
             if spoken.strip(" .") in UNITS
             else True
         )
+    if first == "times" and _NO_NOUN.intersection(words[1:]):
+        return False
     return first not in _NO_NOUN and not _TAIL_BAR.intersection(words[1:])
 
 
@@ -362,7 +405,9 @@ def read_compound(text: str) -> tuple[Fraction, Unit] | None:
 
 _SCALE = re.compile(
     r"(?<=[0-9}])(?:\s|\\[,;:! ]|~)*(?:\\text\s*\{\s*)?"
-    r"(?P<scale>thousand|million|billion|trillion)(?![A-Za-z])(?P<rest>[^{}]*)(?:\})?"
+    rf"(?P<scale>{'|'.join(sorted(_SCALES.keys() - {'k'}, key=len, reverse=True))})"
+    r"(?:(?<=[千万萬亿億])(?![米克瓦卡])|(?<![千万萬亿億])(?![^\W\d_]))(?P<rest>[^{}]*)(?:\})?",
+    re.IGNORECASE,
 )
 _HALF = re.compile(r"\A([0-9]+)\s*(?:\\text\s*\{\s*)?and\s+a\s+half\s*\}?")
 
@@ -382,5 +427,7 @@ def spell_scales(text: str) -> str:
 
 def _write_scale(match: re.Match[str]) -> str:
     rest = match["rest"].strip()
+    if rest[:1].isdigit():  # 3 million 200 thousand
+        rest = f"+{spell_scales(rest)}"
     noun = f" \\text{{{rest}}}" if re.search(r"[A-Za-z]{2}", rest) else rest
-    return rf"\cdot 10^{{{_SCALES[match['scale']]}}}{noun}"
+    return rf"\cdot 10^{{{_SCALES[match['scale'].casefold()]}}}{noun}"
