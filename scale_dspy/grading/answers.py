@@ -136,7 +136,7 @@ def _equal_choices(pred: str, gold: str) -> bool:
     if letter is None and wanted is None and not (_LETTER.fullmatch(gold) and len(pred) <= 3):
         return _equal_prepared(pred, gold)
     letters = letter or normalise(pred), wanted or normalise(gold)
-    if all(len(each) == 1 for each in letters):
+    if all(len(each) == 1 and each.isalpha() for each in letters):
         return letters[0].casefold() == letters[1].casefold()
     return _equal_prepared(value, answer)
 

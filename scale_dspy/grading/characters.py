@@ -150,6 +150,9 @@ _FONT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal|up|sc)|math(?:bf|rm|it|sf|tt|normal|cal|scr|frak)"
     r"|bold(?:symbol)?|bm|pmb|emph|underline|mbox|hbox|textnormal|ensuremath)\s*\{"
 )
+_UPRIGHT_UNIT = re.compile(
+    r"(?<=[0-9}])((?:\\[,; ]|~|\s){0,5})\\(?:mathrm|rm)\s*\{\s*([NJWVmgshL])\s*\}"
+)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox|displaylines|bbox)\s*\{")
 
 _AND_SIGN = re.compile(r"(?<=[0-9)}])\s+\\?&\s+(?=[-0-9(])")
@@ -204,6 +207,7 @@ _DRESS = compile_rules(
         (r"\{\s*\\circ\s*\}", r"\\circ "),
         (r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}"),
         (r"\\%", "%"),
+        (r"(?<=[0-9]) +x +(?=[0-9])", r" \\times "),
     ]
 )
 
@@ -213,6 +217,7 @@ def undress(text: str) -> str:
 
     `\text{...}` stays: whether letters are a word or variables is told by it.
     """
+    text = _UPRIGHT_UNIT.sub(r"\1\\text{ \2}", text)
     text = unwrap(_FONT, unwrap(_BOX, text), mark=True)
     text = apply_rules(_DRESS, text)
     if "&" not in text or _TABLE_LIKE.search(text):

@@ -54,6 +54,7 @@ def compare(pred: str, gold: str) -> bool:
 
 def same(pred: Shape, gold: Shape) -> bool:
     """Whether two shapes are equal."""
+    pred, gold = _settle_alternatives(pred), _settle_alternatives(gold)
     if isinstance(pred, Named) or isinstance(gold, Named):
         return _same_named(pred, gold)
     for compared in (_same_regions, _same_alike):
@@ -61,6 +62,17 @@ def same(pred: Shape, gold: Shape) -> bool:
         if verdict is not None:
             return verdict
     return False
+
+
+def _settle_alternatives(shape: Shape) -> Shape:
+    """One value of `3/4 or 75%`, which says the same twice."""
+    if not isinstance(shape, Several) or shape.joined != "or" or shape.brackets:
+        return shape
+    numbers = [item for item in shape.items if isinstance(item, Number)]
+    if len(numbers) < len(shape.items):
+        return shape
+    alike = all(_same_numbers(numbers[0], other) for other in numbers[1:])
+    return numbers[0] if alike else shape
 
 
 def _same_named(pred: Shape, gold: Shape) -> bool:

@@ -45,7 +45,7 @@ _HEADING = re.compile(
 _BULLET = re.compile(r"\A[\s:]*(?:[-•*]\s+)+")
 _OPENING = re.compile(
     r"\A(?:[\s,:*_]|(?:therefore|thus|hence|then|simply|just|indeed|clearly|obviously|of\s+course|now|also"
-    r"|equal\s+to|given\s+by|as\s+follows|approximately|about|exactly|option|choice|that)\b)+",
+    r"|for\s+sure|definitely|certainly|equal\s+to|given\s+by|as\s+follows|approximately|about|exactly|option|choice|that)\b)+",
     re.IGNORECASE,
 )
 _REASON = re.compile(
@@ -57,6 +57,9 @@ _COMPUTED = re.compile(  # 1/2 of 30, which is 15
     r"[0-9\ue000-\uf8ff][^.]{0,40}\b(?:of|times|plus|minus)\s[^.]{0,20}?[0-9\ue000-\uf8ff][^.]{0,20}?,\s+"
     r"which\s+(?:is|equals|gives|makes)\s+(?=[-$]?[0-9\ue000-\uf8ff])",
     re.IGNORECASE,
+)
+_NOT_THAT = re.compile(
+    r"(?:,|\s)\s*(?:(?:and|but)\s+)?(?:not|rather\s+than|instead\s+of)\s+[^,;]*\Z", re.IGNORECASE
 )
 _DENIAL = re.compile(
     r"(?:[,;]|\s)\s*(?:it|this|that|which|we|they|there|not|never)\b[^,;]*"
@@ -138,6 +141,9 @@ def _find_value(sentence: str) -> str | None:
     computed = _COMPUTED.match(sentence)
     if computed:
         sentence = sentence[computed.end() :]
+    not_that = _NOT_THAT.search(sentence)
+    if not_that and _VALUE.search(sentence[: not_that.start()]):
+        sentence = sentence[: not_that.start()]
     denied = _DENIAL.search(sentence)
     if denied and _VALUE.search(sentence[: denied.start()]):
         sentence = sentence[: denied.start()]

@@ -131,7 +131,10 @@ _BOX = re.compile(r"(?:\\|(?<![A-Za-z\\]))(?:boxed|fbox)(?![A-Za-z])|<\|begin_of
 _VISIBLE = re.compile(r"\S")
 _CURRENCY_PAIR = re.compile(r"\$[0-9][^$]*\$[0-9]")
 _BOTH = r"\b(?:and|or|und|oder|et|ou|y|o|e|и|или)\b"
-_ADJACENT = re.compile(r"(?:[ \t$]|\\[,;:! ]|\\q?quad(?![A-Za-z]))*")
+_ADJACENT = re.compile(  # nothing between, or the label of the next part of the question
+    r"(?:[ \t$]|\\[,;:! ]|\\q?quad(?![A-Za-z]))*"
+    r"|[\s$*.,;)\]\\]*(?:\(?(?:[b-h]|i{2,3}|iv)\)|(?:Part|Teil|Partie|Parte)\s+\(?(?:[B-Hb-h]|[2-9])\)?)[\s$*:.(\[\\]*"
+)
 _JOINER = re.compile(
     r"(?:\s*(?:\\text\s*\{)?\s*for\s+(?:part\s+|case\s+)?\(?\w{1,8}\)?\s"
     rf"|(?:\s[a-z]{{2,15}}){{1,2}}(?=\s+{_BOTH}\s))?(?:[\s$,;()*]|\\[()\[\],;:! ]"

@@ -125,7 +125,7 @@ DEEPEST = 12
 
 _JOINT = (
     r"(?P<semi>;)|(?P<and>\\text\s*\{\s*,?\s*(?:and|&|und|et|y|e|и|和)\s*,?\s*\}|(?<![A-Za-z\\])and(?![A-Za-z])|(?<=\s)(?:und|et|и)(?=\s)|(?<=[0-9] )[ye](?= [0-9])|\\land(?![A-Za-z])|\\wedge(?![A-Za-z])|和|及|と)"
-    r"|(?P<or>\\text\s*\{\s*,?\s*(?:or|oder|ou|o|или|或)\s*,?\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|(?<=[0-9)}\]])or(?=[A-Z(\\0-9-])|\\lor(?![A-Za-z])|\\vee(?![A-Za-z])|(?<=\s)(?:oder|ou|или)(?=\s)|(?<=[0-9] )o(?= [0-9])|或|または)"
+    r"|(?P<or>\\text\s*\{\s*,?\s*(?:or|oder|ou|o|или|或)\s*,?\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])(?:\s+(?:equivalently|simply|just)\b)?|(?<=[0-9)}\]])or(?=[A-Z(\\0-9-])|\\lor(?![A-Za-z])|\\vee(?![A-Za-z])|(?<=\s)(?:oder|ou|или)(?=\s)|(?<=[0-9] )o(?= [0-9])|或|または)"
     r"|(?P<comma>,|\\\\(?!text)|\n)"
 )
 _OPEN = r"(?P<open>\\\{|\\langle(?![A-Za-z])|\\[lb]egin\{\w+\*?\}|[({\[])"
@@ -293,6 +293,10 @@ def _read_list(text: str, depth: int) -> Shape | None:
     parts, joints = _split(text, ("comma", "semi", "and", "or"))
     if not joints:
         return None
+    if (joints[-1][0] in ("and", "or") and not parts[-1]) or (
+        joints[0][0] == "or" and not parts[0]
+    ):
+        raise UnreadableError("a part is missing")
     kept = [part for part in map(_strip, parts) if part]
     if len(kept) == 1:
         return read_shape(kept[0], depth + 1)
@@ -491,6 +495,8 @@ def _read_equation(parts: list[str], depth: int) -> Shape:
         shape = read_shape(parts[0], depth + 1)
         if isinstance(shape, Number) and not shape.value.free_symbols:
             return Named(spell_name(parts[1]), shape)
+    if len(parts) > 2 and is_name(parts[-2]):  # AB + BC = x = 12
+        return Named(spell_name(parts[-2]), read_shape(parts[-1], depth + 1))
     sides = [read_shape(part, depth + 1) for part in parts]
     if all(isinstance(side, (Number, Ratio)) for side in sides):
         numbers = [side.value for side in sides if isinstance(side, Number)]

@@ -166,8 +166,16 @@ def respell(answer: str) -> str:
     return apply_rules(_SPELLING, text)
 
 
+_NAMED_CHOICE = re.compile(
+    r"(?:\\text\s*\{)?\s*(?:(?:[Oo]ption|[Cc]hoice|选项?|答案)\s*(?:\\text\s*\{)?\(?(?P<letter>[A-J])\)?|(?P<before>[A-J])项)\s*\}?"
+)
+
+
 def split_choice(answer: str) -> tuple[str | None, str]:
     r"""Part the letter of a multiple-choice answer from its value: `(B) 27`, `B. 27`."""
+    named = _NAMED_CHOICE.fullmatch(answer)
+    if named:
+        return named["letter"] or named["before"], ""
     match = _CHOICE.match(answer)
     return ((match[1] or match[2]), answer[match.end() :]) if match else (None, answer)
 

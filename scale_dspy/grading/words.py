@@ -54,6 +54,10 @@ def _list_units() -> dict[str, Unit]:
         "volume": "l=liter,liters,litre,litres 1;ml=milliliter,milliliters,millilitre,millilitres"
         " 1/1000;gallon=gallons,gal 473176473/125000000;quart=quarts 473176473/500000000"
         ";pint=pints 473176473/1000000000",
+        "force": "n=newton,newtons 1",
+        "energy": "j=joule,joules 1;kj=kilojoules 1000",
+        "power": "w=watt,watts 1;kw=kilowatt,kilowatts 1000",
+        "voltage": "v=volt,volts 1",
         "angle": "degree=degrees,deg 1;radian=radians,rad 0",
         "speed": "mph=miles/hour 1397/3125;km/h=kph,kmph,kilometers/hour 5/18"
         ";m/s=meters/second 1;ft/s=feet/second 381/1250",
@@ -73,7 +77,7 @@ UNITS = _list_units()
 """Units by name. Only those of one quantity compare: an hour is 60 minutes, no 60 dollars."""
 
 _POWER_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3}
-_LETTER_UNITS = frozenset("m g s h l p".split())  # variables, unless inside \text{}
+_LETTER_UNITS = frozenset("m g s h l p n j w v".split())  # variables, unless inside \text{}
 _BARE_UNITS = frozenset(UNITS) - _LETTER_UNITS - {"in", "min", "rad", "a.m", "p.m", "am", "pm"}
 
 _SCALES = {
@@ -90,6 +94,12 @@ _SCALES = {
     for name in names.split()
 }
 """The zeros that a word behind a number stands for, in the languages of common replies."""
+
+SCALES_PATTERN = (
+    "(?:" + "|".join(sorted(_SCALES.keys() - {"k"}, key=len, reverse=True)) + ")"
+    r"(?:(?<=[千万萬亿億])(?![米克瓦卡])|(?<![千万萬亿億])(?![^\W\d_]))"
+)
+"""A word that stands for zeros, to be matched without regard to case."""
 
 _SCALE_START = re.compile(
     rf"(?:{'|'.join(sorted(_SCALES, key=len, reverse=True))}|hundert|cent(?=s? mill)|百|тыс|млн|млрд)"
@@ -123,6 +133,12 @@ _LEAD_END = re.compile(
     r"|answer|ans\.?|result|sum|value|therefore|thus|hence|so|namely|rs\.?|usd|eur|gbp|us|inr|cad"
     r"|est|es|ist|sont|sind|beträgt|vale|son|é|è|lautet|равно|равен|ответ)|[:：是为有共はがも]|[Rr]p\.?)"
     r"[\s,]*(?:\\ )?\Z",
+    re.IGNORECASE,
+)
+_CHOICE_LETTER = re.compile(r"[A-J]\s*[:：]\s*")
+_SUBJECT = re.compile(  # It takes 12 days
+    r"(?:he|she|it|they|we|you|there|this|that|[A-Z][a-z]+)\s+(?:(?:will|must|still|now|then|can|only)\s+)?"
+    r"(?!(?:exceeds|divides|times|plus|past|over|to|of|for|with|without)\b)[a-z]+(?:s|ed|[^s])\s*",
     re.IGNORECASE,
 )
 _LEAD_BAR = re.compile(
@@ -159,7 +175,9 @@ def drop_lead(text: str) -> str:
     if match is None:
         return text
     words = match["words"].replace("\\ ", " ")
-    if _LEAD_BAR.search(words) or not _LEAD_END.search(words):
+    if _LEAD_BAR.search(words) or _CHOICE_LETTER.fullmatch(words):
+        return text
+    if not (_LEAD_END.search(words) or _SUBJECT.fullmatch(words)):
         return text
     rest = text[match.end() :]
     if match[0].startswith("\\text") and "}" not in match[0]:  # the value stands in it
@@ -183,7 +201,7 @@ _ESTIMATED = re.compile(
 )
 _DECIMAL = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:\\ldots|\.\.\.)?")
 _EXPLANATION = re.compile(
-    r"(?:[\s,;]|\\[,;:! ]|\\q?quad(?![A-Za-z])|\\text\s*\{)*(?<![A-Za-z\\])"
+    r"(?:[\s,;(]|\\[,;:! ]|\\q?quad(?![A-Za-z])|\\text\s*\{)*(?<![A-Za-z\\])"
     r"(?:which|since|because|where|for\s+(?:all|any|every|each|some)|altogether|in\s+total|in\s+all)"
     r"(?![A-Za-z]).*\Z",
     re.DOTALL,
@@ -241,7 +259,9 @@ _CURRENCY_AFTER = re.compile(
     r"(?![A-Za-z])\s*\}?\s*\Z"
 )
 _FEET_SIGN = re.compile(r"(?<=[0-9])\s*(?:'{1,2}|\"|\\prime)\Z")
-_DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\\circ\s*\})\s*(?:[CF](?![A-Za-z]))?")
+_TEMPERATURE = re.compile(
+    r"(?<=[0-9])(?:\s|\\[,; ]|~|\{\})*\^\s*(?:\\circ|\{\s*\\circ\s*\})(?:\s|\\[,; ]|~)*(?:\\text\s*\{)?[CF]\}?\Z"
+)
 _WORD_START = re.compile(r"\\text\s*\{|\\[A-Za-z]+|\\.|[^\W\d_]+(?:\.?/[a-z]+)?")
 _POWER = re.compile(r"\s*\^\s*(?:\{\s*([23])\s*\}|([23]))")
 _TAIL_BAR = frozenset("or and half million billion thousand trillion percent".split())
@@ -281,7 +301,7 @@ def split_value(text: str) -> Value:
         cents = after["sign"] in ("¢", "\\cent", "\\cents")
         found = UNITS.get("cent" if cents else _CURRENCIES.get(after["sign"], ""))
         return Value(text[: after.start()].strip(), found)
-    text = _FEET_SIGN.sub("", text)
+    text = _TEMPERATURE.sub("", _FEET_SIGN.sub("", text))
     start = _find_words(text)
     if start is None:
         return Value(text, unit)
@@ -405,8 +425,7 @@ def read_compound(text: str) -> tuple[Fraction, Unit] | None:
 
 _SCALE = re.compile(
     r"(?<=[0-9}])(?:\s|\\[,;:! ]|~)*(?:\\text\s*\{\s*)?"
-    rf"(?P<scale>{'|'.join(sorted(_SCALES.keys() - {'k'}, key=len, reverse=True))})"
-    r"(?:(?<=[千万萬亿億])(?![米克瓦卡])|(?<![千万萬亿億])(?![^\W\d_]))(?P<rest>[^{}]*)(?:\})?",
+    rf"(?P<scale>{SCALES_PATTERN})(?P<rest>[^{{}}]*)(?:\}})?",
     re.IGNORECASE,
 )
 _HALF = re.compile(r"\A([0-9]+)\s*(?:\\text\s*\{\s*)?and\s+a\s+half\s*\}?")
