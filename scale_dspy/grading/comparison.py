@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 import sympy
 from sympy import Rational, S, Symbol
 
-from scale_dspy.grading.formula import UnreadableError
+from scale_dspy.grading.functions import UnreadableError
+from scale_dspy.grading.regions import read_points
+from scale_dspy.grading.shape_reader import read_shape
 from scale_dspy.grading.shapes import (
     Based,
     Grid,
@@ -26,10 +28,8 @@ from scale_dspy.grading.shapes import (
     Several,
     Shape,
     Word,
-    read_points,
-    read_shape,
 )
-from scale_dspy.grading.words import UNITS
+from scale_dspy.grading.units import UNITS
 
 DIGITS = 40
 """Digits in which two numbers have to differ to be different at once."""

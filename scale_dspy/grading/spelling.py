@@ -22,8 +22,8 @@ from scale_dspy.grading.characters import (
     unwrap,
 )
 from scale_dspy.grading.names import is_name
+from scale_dspy.grading.units import UNITS
 from scale_dspy.grading.words import (
-    UNITS,
     drop_estimate,
     drop_explanation,
     drop_lead,
@@ -45,7 +45,7 @@ _MARKS = compile_rules(
         (r"\A(?:\s|\*\*|`|\"|'(?=.*'\Z))+", ""),
         (
             r"(?:\s|(?<=\s),|;|\*\*\.?|`|\"|(?<!\\)~|\\[,;:! ]|\\q?quad"
-            r"|(?<!\.)\.(?=\s*\Z)|,\s*\Z)+\Z",
+            r"|(?<!\.)\.(?!\.)|,(?=[\s,]*\Z))+\Z",
             "",
         ),
         (r"(?<=[0-9])'\Z", ""),

@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from scale_dspy.grading.characters import to_latex
-from scale_dspy.grading.words import SCALES_PATTERN
+from scale_dspy.grading.scales import SCALES_PATTERN
 
 DRESS = "$*`" + "".join(filter(str.isspace, map(chr, range(0x3001))))
 """Characters around an answer that are no part of it."""
@@ -26,6 +26,7 @@ FORMULA = re.compile(
 _PROSE = re.compile(r"[ ,.;](?!\\)[A-Za-z]{4,}[ ,.;](?:[^\\]*[ ,.;][A-Za-z]{2,}[ ,.;]|$)")
 _BASE = 0xE000
 _PLACE = re.compile(r"[\ue000-\uf8ff]")
+_BLANKS = re.compile(r"[^\S\n]{2,}")
 _AND = re.compile(r"(?<=[\ue000-\uf8ff])\s+(?:und|et|y|e|и)\s+(?=[\ue000-\uf8ff])")
 _OR = re.compile(r"(?<=[\ue000-\uf8ff])\s+(?:oder|ou|o|или)\s+(?=[\ue000-\uf8ff])")
 _BOLD = re.compile(
@@ -47,7 +48,7 @@ class Line(NamedTuple):
 
 def hide_formulas(text: str) -> Line:
     """Put a private character in the place of each formula, so that prose can be cut safely."""
-    text = _PLACE.sub(" ", text)
+    text = _BLANKS.sub(" ", _PLACE.sub(" ", text))
     formulas: list[str] = []
 
     def hide(match: re.Match[str]) -> str:
