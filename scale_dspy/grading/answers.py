@@ -161,9 +161,14 @@ def _compare_spelling(pred: str, gold: str) -> bool | None:
     spelled = respell(pred), respell(gold)
     if not all(spelled):
         return False
-    if spelled[0] == spelled[1] and words == (None, None):
+    if spelled[0] == spelled[1] and words == (None, None) and not _differ_in_unit(pred, gold):
         return True
     return False if all(map(_PLAIN.fullmatch, spelled)) else None
+
+
+def _differ_in_unit(pred: str, gold: str) -> bool:
+    """Whether degrees stand beside dollars: `respell` drops both."""
+    return ("$" in pred and "\\circ" in gold) or ("$" in gold and "\\circ" in pred)
 
 
 def _point_decimal(text: str, other: str) -> str:

@@ -34,7 +34,7 @@ from scale_dspy.grading.shapes import (
     Word,
 )
 from scale_dspy.grading.splitting import encloses, split, strip, turn_brackets
-from scale_dspy.grading.units import Unit, read_compound
+from scale_dspy.grading.units import UNITS, Unit, read_compound
 from scale_dspy.grading.words import drop_estimate, drop_explanation, drop_lead, split_value
 
 DEEPEST = 12
@@ -386,6 +386,9 @@ def _read_ratio(text: str, depth: int) -> Shape | None:
 _DOUBLE = re.compile(r"-?(?=[0-9.]{16,20}\Z)(?:0\.0{0,3}[1-9][0-9]{14,}|[1-9][0-9]*\.[0-9]+)")
 
 
+_IN_DEGREES = re.compile(r"[-+]?[0-9.]+\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*")
+
+
 def _read_worked_matrix(text: str) -> Shape:
     try:
         matrix = read_formula(text)
@@ -419,4 +422,5 @@ def _read_leaf(text: str, depth: int) -> Shape:
         shape = read_shape(inner, depth + 1)
         if isinstance(shape, Number):
             return Number(shape.value, shape.unit or value.unit, shape.percent or value.percent)
-    return Number(read_formula(inner), value.unit, value.percent)
+    unit = value.unit or (UNITS["degree"] if _IN_DEGREES.fullmatch(inner) else None)
+    return Number(read_formula(inner), unit, value.percent)

@@ -30,7 +30,7 @@ _NO_NOUN = frozenset(
 
 _LEAD = re.compile(
     r"\A(?:\\text\s*\{)?(?P<words>[^\W\d_](?:[^0-9\\${}=<>^_()|]|\\ )*)\}?(?:\s|\\[,;: ]|~)*"
-    r"(?=[-+]?(?:[0-9$€£¥₹]|\.[0-9])|\\(?!text)|\(|\{(?=[^A-Za-z{}]*\})|[A-Za-z]\s*=|\\text\s*\{[-+]?[0-9])"
+    r"(?<!\s[-+])(?=[-+]?(?:[0-9$€£¥₹]|\.[0-9])|\\(?!text)|\(|\{(?=[^A-Za-z{}]*\})|[A-Za-z]\s*=|\\text\s*\{[-+]?[0-9])"
 )
 _LEAD_END = re.compile(
     r"(?:\b(?:is|are|be|was|were|equals?|equal\s+to|has|have|had|gives?|gets?|got|totals?|total\s+of"
