@@ -74,7 +74,8 @@ _COPULA = re.compile(
     r"\s(?:is|are|equals|equal|be|es|est|ist)\s+(?:equal\s+to\s+|exactly\s+)?", re.IGNORECASE
 )
 _VALUE = re.compile(
-    r"[0-9\ue000-\uf8ff½√∞]|\\(?:frac|sqrt|pi|text|sin|cos|tan|cot|sec|csc|log|ln|infty|emptyset|mathbb)|\b[A-Z]\b|\b[a-z]\s*[-+*/^]\s*[a-z]\b"
+    r"[0-9\ue000-\uf8ff½√∞]|\b[A-Z]\b|\b[a-z]\s*[-+*/^]\s*[a-z]\b"
+    r"|\\(?:frac|sqrt|pi|text|sin|cos|tan|cot|sec|csc|log|ln|infty|emptyset|mathbb)"
 )
 _CHOICE = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 _VERDICTS = frozenset(
