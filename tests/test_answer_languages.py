@@ -38,9 +38,15 @@ from scale_dspy.grading.answers import equal, find_answer
         ("It takes 4h 20min", "4h 20min"),
         ("He planted 3/4 of 80", "3/4 of 80"),
         ("The box is 6 x 9.", "6 x 9"),
+        ("So 12 out of the 20 students passed.", "12 out of the 20"),
+        ("She needs at least 6.", "at least 6"),
+        ("至少 6", "至少 6"),
+        ("The answer isn't 6.", None),
+        ("5 + 6 = 11 ✓", "5 + 6 = 11"),
+        ("→ 11", "11"),
     ],
 )
-def test_the_whole_answer_is_read(reply: str, answer: str) -> None:
+def test_the_whole_answer_is_read(reply: str, answer: str | None) -> None:
     assert find_answer(reply) == answer
 
 
@@ -111,6 +117,8 @@ def test_equal_in_other_words(pred: str, gold: str) -> None:
         ("3 and", "3"),
         ("84 mod 5", "84"),
         ("84 times 2", "84"),
+        ("al menos 84", "84"),
+        ("84 Drittel", "84"),
     ],
 )
 def test_different_in_other_words(pred: str, gold: str) -> None:
@@ -133,6 +141,10 @@ def test_different_in_other_words(pred: str, gold: str) -> None:
         (r"\text{The total is -35 dollars.}", -35),
         (r"35\, \mathrm{N}", 35),
         ("6万", 60000),
+        ("$35/hour", 35),
+        ("35 apples (15 red and 20 green)", 35),
+        ("the 35 apples", 35),
+        ("35?", 35),
     ],
 )
 def test_an_integer_in_a_sentence_is_read(pred: str, value: int) -> None:

@@ -41,7 +41,7 @@ __all__ = [
     "vote",
 ]
 
-GRADER = 2
+GRADER = 3
 """Version of the grader: it goes up with every change of a verdict or of what is read."""
 
 

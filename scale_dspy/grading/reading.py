@@ -262,7 +262,7 @@ def _find_bare(text: str) -> str | None:
     one = _ONE_FORMULA.fullmatch(text)
     if one:
         return one[2]
-    bare = text.strip().strip("$").rstrip(". ")
+    bare = text.strip().removeprefix("=>").strip(DRESS).rstrip(". ")
     if _PROSE.search(_TEXT.sub("", bare)) or "$" in bare or _CURRENCY_PAIR.search(text):
         return None
     return bare

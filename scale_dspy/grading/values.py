@@ -11,7 +11,7 @@ from typing import NamedTuple
 from scale_dspy.grading.characters import to_latex
 from scale_dspy.grading.scales import SCALES_PATTERN
 
-DRESS = "$*`" + "".join(filter(str.isspace, map(chr, range(0x3001))))
+DRESS = "$*`✓✔✅☑➡➜→⇒∴\ufe0f" + "".join(filter(str.isspace, map(chr, range(0x3001))))
 """Characters around an answer that are no part of it."""
 
 # As pandoc reads dollars: no blank behind the first or before the second, no digit behind the
@@ -86,10 +86,19 @@ _QUANTITY = (
 _BOTH = r"(?:and|or|und|oder|et|ou|y|o|e|и|или|和|或|と)"
 _COMPOUND = re.compile(rf"\s*{_QUANTITY}\.?,?\s*(?:{_BOTH}\s+)?", re.IGNORECASE)
 _JOINED = re.compile(rf"\s*(?:,\s*{_BOTH}|,|{_BOTH})\s*", re.IGNORECASE)
-_RANGE = re.compile(r"\s+(?:to|of|bis|von|à|sur|de|a|из|до)\s+|\s*的\s*", re.IGNORECASE)
+_BOUND = re.compile(  # what is bounded by a number is not that number
+    r"(?:\b(?:at\s+(?:least|most)|(?:more|less|fewer|greater|larger|smaller|higher|lower|bigger)\s+than"
+    r"|up\s+to|mindestens|höchstens|mehr\s+als|weniger\s+als|au\s+(?:moins|plus)|(?:plus|moins)\s+de"
+    r"|al\s+menos|como\s+(?:mínimo|máximo)|más\s+de|menos\s+de|(?:не\s+)?(?:менее|более|больше|меньше))"
+    r"\s|至少|至多|最多|最少|超过|少于|少なくとも)\s*\Z",
+    re.IGNORECASE,
+)
+_RANGE = re.compile(
+    r"\s+(?:to|out\s+of(?:\s+the)?|of|bis|von|à|sur|de|a|из|до)\s+|\s*的\s*", re.IGNORECASE
+)
 _ENDS_IN_UNIT = re.compile(r"[0-9](?:h|d|m|ft|lb)\Z")  # 2h 30min
 _DENIED = re.compile(
-    r"(?:\b(?:not|rather\s+than|instead\s+of|other\s+than|nicht|statt|не)\s|不是|而不是|而非)\s*[$(]?\Z",
+    r"(?:\b(?:(?:not|cannot|\w{2,6}n't)(?:\s+be)?|rather\s+than|instead\s+of|other\s+than|nicht|statt|не)\s|不是|而不是|而非)\s*[$(]?\Z",
     re.IGNORECASE,
 )
 
@@ -127,6 +136,9 @@ def find_last_value(text: str) -> str | None:
             start = run.start
         else:
             break
+    bound = _BOUND.search(prose, max(0, start - 20), start)
+    if bound:
+        start = bound.start()
     following = _FOLLOWING.match(prose, end)
     if following:
         end = following.end()

@@ -23,6 +23,8 @@ _NO_NOUN = frozenset(
     " am pm a.m p.m a.m. p.m. point up down above below between one two three four five six seven"
     " eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty "
     "ninety st nd rd th"
+    " drittel viertel fünftel hälften tiers quarts cinquièmes tercios cuartos quintos medios"
+    " третьих четвертых пятых"
     " million.".split()
 )
 
@@ -35,7 +37,7 @@ _LEAD = re.compile(
 _LEAD_END = re.compile(
     r"(?:\b(?:is|are|be|was|were|equals?|equal\s+to|has|have|had|gives?|gets?|got|totals?|total\s+of"
     r"|about|approximately|approx\.?|roughly|around|exactly|only|just|precisely|nearly|almost"
-    r"|both|either|set|interval|point|pair|triple|vector|matrix|expression|polynomial|fraction|number"
+    r"|the|all|both|either|set|interval|point|pair|triple|vector|matrix|expression|polynomial|fraction|number"
     r"|reste(?:nt)?|hat|haben|bleiben|verbleiben|gibt|kostet|braucht|verdient|coûte(?:nt)?"
     r"|queda[n]?|hay|tiene[n]?|cuesta[n]?|gana|necesita|осталось|останется|составляет|стоит"
     r"|answer|ans\.?|result|sum|value|therefore|thus|hence|so|namely|rs\.?|usd|eur|gbp|us|inr|cad"
@@ -45,13 +47,13 @@ _LEAD_END = re.compile(
 )
 _CHOICE_LETTER = re.compile(r"[A-J]\s*[:：]\s*")
 _SUBJECT = re.compile(  # It takes 12 days
-    r"(?:he|she|it|they|we|you|there|this|that|[A-Z][a-z]+)\s+(?:(?:will|must|still|now|then|can|only)\s+)?"
+    r"(?:(?i:he|she|it|they|we|you|there|this|that)|[A-Z][a-z]+)\s+(?:(?:will|must|still|now|then|can|only)\s+)?"
     r"(?!(?:exceeds|divides|times|plus|past|over|to|of|for|with|without)\b)[a-z]+(?:s|ed|[^s])\s*",
-    re.IGNORECASE,
 )
 _LEAD_BAR = re.compile(
     r"\b(?:not|least|most|more|less|fewer|greater|larger|smaller|below|above|under|between|or"
-    r"|cannot|than|neither|if|unless|no)\b|n't",
+    r"|cannot|than|neither|if|unless|no"
+    r"|moins|menos|mínimo|máximo|mindestens|höchstens|менее|более)\b|n't",
     re.IGNORECASE,
 )
 _SIGN_WORD = re.compile(r"\A(?:negative|minus)\s+(?=[0-9.])", re.IGNORECASE)
@@ -117,8 +119,8 @@ _EXPLANATION = re.compile(
     re.DOTALL,
 )
 _RESTATED = re.compile(
-    r"(?P<value>[-+]?[0-9.,]{1,20}\s?(?P<unit>[^\W\d_]{1,20}))\s?"
-    r"\((?:or |i\.e\.,? |that is,? |which is |= ?|about )?[0-9][^()]{0,80}\)"
+    r"(?P<value>[-+]?[0-9.,]{1,20}\s?(?P<unit>[^\W\d_]{2,20}))\s?"
+    r"\((?:i\.e\.,? |that is,? |which is |= ?|about )?[0-9][^()]{0,80}\)"
 )
 _VALUE_LIKE = re.compile(r"[0-9]|\\(?:pi|sqrt|frac|infty|emptyset)|\A[A-Za-z](?:\([a-z]\))?\s*=")
 
@@ -140,7 +142,7 @@ def drop_estimate(text: str) -> str:
 def drop_explanation(text: str) -> str:
     """Drop what is said of a value behind it: `18, which is even`, `90 minutes (1.5 hours)`."""
     restated = _RESTATED.fullmatch(text)
-    if restated and restated["unit"].casefold() in UNITS:
+    if restated and restated["unit"].casefold() not in _NO_NOUN:
         return restated["value"]
     match = _EXPLANATION.search(text)
     if match is None or not _VALUE_LIKE.search(text[: match.start()]):
@@ -169,6 +171,7 @@ _CURRENCY_AFTER = re.compile(
     r"(?![A-Za-z])\s*\}?\s*\Z"
 )
 _FEET_SIGN = re.compile(r"(?<=[0-9])\s*(?:'{1,2}|\"|\\prime)\Z")
+_PER = re.compile(r"(?<=[0-9])\s*(?:/\s*[A-Za-z]{3,12}|o'clock)\Z")
 _TEMPERATURE = re.compile(
     r"(?<=[0-9])(?:\s|\\[,; ]|~|\{\})*\^\s*(?:\\circ|\{\s*\\circ\s*\})"
     r"(?:\s|\\[,; ]|~)*(?:\\text\s*\{)?[CF]\}?\Z"
@@ -212,6 +215,7 @@ def split_value(text: str) -> Value:
         cents = after["sign"] in ("¢", "\\cent", "\\cents")
         found = UNITS.get("cent" if cents else _CURRENCIES.get(after["sign"], ""))
         return Value(text[: after.start()].strip(), found)
+    text = _PER.sub("", text)
     text = _TEMPERATURE.sub("", _FEET_SIGN.sub("", text))
     start = _find_words(text)
     if start is None:
