@@ -5,8 +5,8 @@ The front of grading; each step behind it has a file of its own, and examples:
 1. `reading` finds the answer in a text: `find_answer`.
 2. `characters`, `words` and `names` free an answer of dress and talk.
 3. `spelling` puts them in order: `normalise` (what majority voting counts), `read_integer`.
-4. `shapes` and `formula` read what is left as mathematics, `comparison` compares it exactly, in a
-   process of its own (`math_verify_worker`), where spelling does not settle it: `equal`.
+4. Where the spelling does not settle it, `shape_reader` and `formula` parse what is left, and
+   `comparison` compares it exactly, in a worker process (`math_verify_worker`): `equal`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 GRADER = 3
-"""Version of the grader: it goes up with every change of a verdict or of what is read."""
+"""Version of the grader, raised by every change that alters a verdict or the answer read."""
 
 
 def vote(answers: Sequence[str | None]) -> str | None:
@@ -131,7 +131,7 @@ def _equal_integers(pred: str, gold: str) -> bool:
 
 
 def _equal_choices(pred: str, gold: str) -> bool:
-    """Compare by letter where both have one or one is nothing but one, else by value."""
+    """Compare choice letters where both answers have one or one is only a letter, else values."""
     (letter, value), (wanted, answer) = split_choice(pred), split_choice(gold)
     if letter is None and wanted is None and not (_LETTER.fullmatch(gold) and len(pred) <= 3):
         return _equal_prepared(pred, gold)
@@ -148,7 +148,7 @@ def _equal_prepared(pred: str, gold: str) -> bool:
 
 
 def _compare_spelling(pred: str, gold: str) -> bool | None:
-    """Compare without parsing; None where that leaves it open."""
+    """Compare the spellings; None where only parsing can decide."""
     if not pred or not gold:
         return False
     if pred == gold:
@@ -167,12 +167,12 @@ def _compare_spelling(pred: str, gold: str) -> bool | None:
 
 
 def _differ_in_unit(pred: str, gold: str) -> bool:
-    """Whether degrees stand beside dollars: `respell` drops both."""
+    """Whether one answer is in degrees and the other in dollars; `respell` drops both units."""
     return ("$" in pred and "\\circ" in gold) or ("$" in gold and "\\circ" in pred)
 
 
 def _point_decimal(text: str, other: str) -> str:
-    """`1,22` beside a decimal: the comma is the decimal one, since a list would be no decimal."""
+    """Write the comma of `1,22` as a point where the other answer is a decimal, not a list."""
     if _COMMA_DECIMAL.fullmatch(text) and _DECIMAL.fullmatch(other):
         return _COMMA_DECIMAL.sub(r"\1.\2", text)
     return text

@@ -24,7 +24,7 @@ from scale_dspy.grading.functions import (
 from scale_dspy.grading.tokens import NUMBER, OVER, TIMES, Tokens, prepare_formula, tokenise
 
 DEEPEST = 60
-"""Formulas inside of one another."""
+"""Nesting depth beyond which a formula is refused."""
 
 
 _GREEK = frozenset(
@@ -98,7 +98,7 @@ def _read_product(tokens: Tokens, depth: int) -> sympy.Expr:
 
 
 def _read_divisor(tokens: Tokens, depth: int, over: sympy.Expr) -> sympy.Expr:
-    """`1/2x` is a half of x, as it is meant; `a/bc` has the divisor bc."""
+    """Read a divisor: `1/2x` is half of x, as writers mean it; `a/bc` is a over bc."""
     if over.is_number and tokens and NUMBER.fullmatch(tokens[0]):
         return _read_power(tokens, depth)
     if tokens and tokens[0] in ("(", "\\sqrt", "\\text"):
@@ -267,7 +267,7 @@ def _read_command(name: str, tokens: Tokens, depth: int) -> sympy.Expr:
 
 
 def _read_matrix(tokens: Tokens, depth: int) -> sympy.Expr:
-    """A matrix as part of a formula."""
+    """Read a matrix inside a formula."""
     if "matrix" not in _take_group(tokens):
         raise UnreadableError("an environment")
     rows: list[list[sympy.Expr]] = [[]]
@@ -357,7 +357,7 @@ def _read_operand(tokens: Tokens, depth: int) -> sympy.Expr:
 
 
 def _read_advanced(text: str) -> sympy.Expr:
-    """Let latex2sympy read a sum, a product, an integral or a limit, and work it out."""
+    """Let latex2sympy parse a sum, a product, an integral or a limit, and evaluate it."""
     from latex2sympy2_extended import latex2sympy
 
     try:

@@ -1,4 +1,4 @@
-r"""The functions and powers that a formula may use, up to the size of number that they may make."""
+r"""The functions of formulas, and powers, factorials and binomials of bounded size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sympy import I, Integer
 
 
 class UnreadableError(ValueError):
-    """A text is no formula that this module knows."""
+    """A text cannot be read as mathematics."""
 
 
 LARGEST = 300_000
@@ -49,7 +49,7 @@ INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot"}
 
 
 def raise_to(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
-    """A power, unless it is a number of more than `LARGEST` bits."""
+    """Raise to a power; refuse a number of more than `LARGEST` bits."""
     if base.is_Rational and exponent.is_Rational and base not in (0, 1, -1):
         bits = max(int(base.p).bit_length(), int(base.q).bit_length())
         if abs(exponent) * bits > LARGEST:
@@ -60,14 +60,14 @@ def raise_to(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
 
 
 def make_factorial(of: sympy.Expr) -> sympy.Expr:
-    """A factorial, unless it is too large a number."""
+    """A factorial; refuse one that is too large."""
     if of.is_Integer and of > 20_000:
         raise UnreadableError("too large a factorial")
     return sympy.factorial(of)
 
 
 def make_binomial(over: sympy.Expr, under: sympy.Expr) -> sympy.Expr:
-    """A binomial coefficient, unless it is too large a number."""
+    """A binomial coefficient; refuse one that is too large."""
     if over.is_Integer and abs(over) > 100_000:
         raise UnreadableError("too large a binomial coefficient")
     return sympy.binomial(over, under)

@@ -81,7 +81,7 @@ _COORDINATES = frozenset("xyz")
 
 
 def is_name(text: str) -> bool:
-    """Whether a left side is the name of something, or a sum of names that a problem asks for."""
+    """Whether a left side is a name, or a sum of names whose value a problem asks for."""
     text = text.strip()
     if _NAME.fullmatch(text):
         return True
@@ -91,6 +91,6 @@ def is_name(text: str) -> bool:
 
 
 def spell_name(text: str) -> str:
-    """A name in one spelling."""
+    """Give a name one spelling."""
     text = re.sub(r"\\text\s*\{|[{}\s|]|\\[,;: ]|\\overline|\\m?angle", "", text)
     return re.sub(r"\A([A-Za-z])\(\w\)\Z", r"\1", text).replace("\\prime", "'")

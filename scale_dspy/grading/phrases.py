@@ -8,7 +8,7 @@ from typing import NamedTuple
 from scale_dspy.grading.values import DRESS, find_runs, hide_formulas
 
 MARKER = "####"
-"""What stands before the answer in gsm8k; in Markdown, before a heading."""
+"""The mark before an answer of gsm8k. In Markdown it starts a heading."""
 
 PHRASES = re.compile(
     r"(?i:\b(?:the|final|correct|my|our|your)[ \t]{1,8}(?:final[ \t]{1,4}"
@@ -30,7 +30,7 @@ PHRASES = re.compile(
 
 
 class Statement(NamedTuple):
-    """What a sentence gives as the answer, and whether that holds a value or only words."""
+    """The answer that a sentence states, and whether it holds a value or only words."""
 
     answer: str
     value: bool
@@ -88,7 +88,7 @@ _JOINT = re.compile(
     re.IGNORECASE,
 )
 WORDS = 6
-"""Words of the longest answer that has no value in it."""
+"""Most words of an answer that holds no value."""
 
 
 def read_statement(window: str, *, marker: bool = False) -> Statement | None:
@@ -129,13 +129,13 @@ def read_statement(window: str, *, marker: bool = False) -> Statement | None:
 
 
 def _is_bare(sentence: str) -> bool:
-    """Whether a line is a number and nothing else, as gsm8k's last one is."""
+    """Whether a line is only a number, like the last line of a gsm8k solution."""
     runs = find_runs(sentence)
     return len(runs) == 1 and not re.search(r"[^\W\d_]{3,}", sentence)
 
 
 def _find_value(sentence: str) -> str | None:
-    """Cut the reasons off a sentence, and take what it concludes."""
+    """Cut off the reasons in a sentence and return what it concludes."""
     sentence = sentence.strip()
     if not sentence:
         return None
@@ -165,7 +165,7 @@ def _find_value(sentence: str) -> str | None:
 
 
 def _take_only(sentence: str) -> str:
-    """Of a sentence of many words and one value, the value and what stands behind it."""
+    """Reduce a long sentence with one value to that value and what follows it."""
     runs = find_runs(sentence)
     if len(runs) == 1 and len(sentence[: runs[0].start].split()) >= 4:
         return sentence[runs[0].start :]

@@ -1,4 +1,4 @@
-r"""Find the answer a model's text ends in: in tags, a box, behind a phrase, or the last value.
+r"""Find the final answer of a reply: in tags, in a box, after a phrase, or the last value.
 
 Everything but the search for boxes, tags and phrases, which is linear, looks at a window of
 `WINDOW` characters.
@@ -16,14 +16,14 @@ from scale_dspy.grading.phrases import MARKER, PHRASES, Statement, read_statemen
 from scale_dspy.grading.values import DRESS, find_last_value
 
 WINDOW = 3000
-"""Characters behind a phrase, or of a line, that are looked at for a value."""
+"""Characters after a phrase, or of a line, that are searched for a value."""
 
 TRIES = 50
-"""Phrases, tags and lines, from the end, that are searched for a value."""
+"""Phrases, tags or lines that are searched for a value, counted from the end."""
 
 
 class Span(NamedTuple):
-    """Where a box stands, and where its content."""
+    """The positions of a box and of its content."""
 
     start: int
     end: int
@@ -69,7 +69,7 @@ _STOP = re.compile(
 
 
 def drop_thinking(text: str) -> str:
-    """What follows the end of thinking; the whole text where nothing does."""
+    """Return what follows the end of thinking, or the whole text if nothing does."""
     end = 0
     for match in _THOUGHT.finditer(text):
         end = match.end()
@@ -88,7 +88,7 @@ _TAG = re.compile(r"<(?P<end>/?)(?P<name>answer|final_answer|final|solution)>", 
 
 
 def _find_tagged(text: str) -> str | None:
-    """What stands in the last pair of answer tags, if no box follows it."""
+    """Return the content of the last pair of answer tags, unless a box follows it."""
     tags = deque(_TAG.finditer(text), maxlen=TRIES)
     while tags:
         closing = tags.pop()
@@ -148,7 +148,7 @@ _NAME_BEFORE = re.compile(r"(?<![\w\\])(?P<name>[A-Za-z](?:_\{?\w\}?)?\s*=)\s*\Z
 
 
 def _find_boxes(text: str) -> list[Span]:
-    """All complete, visible boxes, the outer ones only, in their order."""
+    """List the complete, non-empty boxes in order; of nested ones the outermost."""
     found: list[Span] = []
     opened: list[int | None] = []  # of every open brace: where its box's content starts
     starts: list[int] = []
@@ -185,7 +185,7 @@ def _add_box(
 
 
 def _join_last(text: str, boxes: Sequence[Span]) -> str:
-    """What the last box holds, with those before it that are joined to it as one answer."""
+    """Return the content of the last box, with the boxes that are joined to it."""
     group = [boxes[-1]]
     named = []
     for box in reversed(boxes[:-1]):
@@ -237,7 +237,7 @@ def _find_phrase(text: str) -> str | None:
 
 
 def _read_statements(text: str) -> Iterator[tuple[int, Statement]]:
-    """What is said after each phrase, the last one first, and where the phrase starts."""
+    """Yield what follows each phrase, from last to first, with the start of the phrase."""
     end = len(text)
     for phrase in reversed(deque(PHRASES.finditer(text), maxlen=TRIES)):
         window = text[phrase.end() : min(end, phrase.end() + WINDOW)]
@@ -256,7 +256,7 @@ _TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf|operatorname|begin|end)\s*\{
 
 
 def _find_bare(text: str) -> str | None:
-    """The whole text, where it is one formula and no prose."""
+    """Return the whole text if it is one formula without prose."""
     if len(text) > WINDOW or not _MATHEMATICS.search(text):
         return None
     one = _ONE_FORMULA.fullmatch(text)

@@ -22,7 +22,7 @@ def join_regions(regions: list[sympy.Set], joined: str) -> Region:
 
 
 def read_points(shape: Shape) -> sympy.Set | None:
-    """A shape as a set of numbers: a pair in brackets is an interval; None where it is none."""
+    """A shape as a set of real numbers, where a pair in brackets is an interval; else None."""
     if isinstance(shape, Region):
         return shape.points
     if isinstance(shape, Relation):
@@ -47,7 +47,7 @@ _RELATIONS = {"<": sympy.Lt, ">": sympy.Gt, "\\le": sympy.Le, "\\ge": sympy.Ge, 
 
 
 def as_region(relation: Relation) -> sympy.Set | None:
-    """What an inequality in one variable leaves of the real numbers; None for any other."""
+    """The solution set of an inequality in one variable; None for any other relation."""
     applied = set().union(*(side.atoms(AppliedUndef) for side in relation.sides))
     if len(applied) == 1:  # 0 < f(x) < 1
         (function,) = applied

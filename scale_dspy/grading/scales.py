@@ -1,4 +1,4 @@
-r"""Words that stand for zeros behind a number: `5 million`, `3万`, `2 Millionen`, `4 dozen`."""
+r"""Number words after a numeral: `5 million`, `3万`, `2 Millionen`, `4 dozen`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SCALES = {
     }.items()
     for name in names.split()
 }
-"""The zeros that a word behind a number stands for, in the languages of common replies."""
+"""The power of ten for each number word, in the languages that models reply in."""
 
 SCALES_PATTERN = (
     "(?:" + "|".join(sorted(_SCALES.keys() - {"k"}, key=len, reverse=True)) + ")"
     r"(?:(?<=[千万萬亿億])(?![米克瓦卡])|(?<![千万萬亿億])(?![^\W\d_]))"
 )
-"""A word that stands for zeros, to be matched without regard to case."""
+"""A pattern for these words; match it with `re.IGNORECASE`."""
 
 SCALE_START = re.compile(
     rf"(?:{'|'.join(sorted(_SCALES, key=len, reverse=True))}|hundert|百|тыс|млн|млрд)"

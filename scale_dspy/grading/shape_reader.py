@@ -38,9 +38,7 @@ from scale_dspy.grading.units import UNITS, Unit, read_compound
 from scale_dspy.grading.words import drop_estimate, drop_explanation, drop_lead, split_value
 
 DEEPEST = 12
-"""Shapes inside of one another."""
-
-# ---- splitting at the top level -------------------------------------------------------------
+"""Nesting depth beyond which an answer is refused."""
 
 
 def read_shape(text: str, depth: int = 0) -> Shape:
@@ -73,8 +71,6 @@ def read_shape(text: str, depth: int = 0) -> Shape:
             return shape
     return _read_leaf(text, depth)
 
-
-# ---- words ----------------------------------------------------------------------------------
 
 # ---- lists and brackets ---------------------------------------------------------------------
 
@@ -113,7 +109,7 @@ def _read_items(parts: list[str], depth: int) -> Iterator[Shape]:
 
 
 def _gather(items: list[Shape], joined: Literal["", "and", "or"]) -> Shape:
-    """A list; of regions their union or intersection; under one name, named as a whole."""
+    """Make a list; join regions to one, and a list under one name to a named list."""
     if all(isinstance(item, Region) for item in items):
         return join_regions([item.points for item in items if isinstance(item, Region)], joined)
     regions = [as_region(item) if isinstance(item, Relation) else None for item in items]
@@ -281,7 +277,7 @@ def _read_equation(parts: list[str], depth: int) -> Shape:
 
 
 def _settle_chain(values: list[Shape]) -> Shape:
-    """The value of `a = b = c`: all of them equal, but for a decimal at the end that rounds."""
+    """The value of `a = b = c`: the last, or the first if the last is a rounded decimal."""
     if len(values) == 1 or not all(isinstance(value, Number) for value in values):
         return values[-1]
     numbers = [value for value in values if isinstance(value, Number)]

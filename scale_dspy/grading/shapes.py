@@ -27,7 +27,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Word:
-    """A text that is compared letter by letter."""
+    """A text that is compared character by character."""
 
     text: str
 
@@ -43,7 +43,7 @@ class Several:
 
 @dataclass(frozen=True)
 class Named:
-    """A value with the name of what it is the value of."""
+    """A value with its name, as in `x = 3`."""
 
     name: str
     value: Shape
@@ -83,7 +83,7 @@ class Based:
 
 @dataclass(frozen=True)
 class Modular:
-    """A residue."""
+    """A residue with its modulus."""
 
     value: sympy.Expr
     modulus: sympy.Expr

@@ -34,7 +34,7 @@ LONGEST = 2000
 """Characters of the longest answer that is normalised and parsed."""
 
 REMEMBERED = 2048
-"""Answers whose spelling is remembered: a gold is compared with many."""
+"""Answers whose spelling is cached, since a gold is compared with many predictions."""
 
 _BRACKET = re.compile(r"[(\[]|\\\{")
 _MARKS = compile_rules(
@@ -83,7 +83,7 @@ def _prepare(text: str) -> str:
 
 
 def _strip_marks(text: str) -> str:
-    """Dollar signs, bold, quotes and stops around an answer."""
+    """Strip dollar signs, bold, quotes and full stops around an answer."""
     return apply_rules(_MARKS, text)
 
 

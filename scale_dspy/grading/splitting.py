@@ -58,7 +58,7 @@ _OUTWARD = re.compile(r"([\[\]])([^\[\]]*[;,][^\[\]]*)([\[\]])")
 
 
 def turn_brackets(text: str) -> str:
-    """Write `]1;2]`, as intervals are written in France and Germany, as `(1;2]`."""
+    """Write the French and German interval `]1;2]` as `(1;2]`."""
     if not (text.startswith("]") or text.endswith("[")):
         return text
     return _OUTWARD.sub(

@@ -1,7 +1,7 @@
-r"""Part a formula into tokens: numbers, commands, letters, brackets and signs.
+r"""Split a formula into tokens: numbers, commands, letters, brackets and signs.
 
-First what takes more than one token to say is written in a plain way: repeating decimals, mixed
-numbers, `1e10`, `6C2`, degrees. Then each token is a number, a command, a letter or a sign.
+Before that, notations that span several tokens are rewritten: repeating decimals, mixed numbers,
+`1e10`, `6C2` and degrees.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _TRIGONOMETRIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc|cis)")
 
 
 def prepare_formula(text: str) -> str:
-    """Write repeating decimals, mixed numbers, `1e10` and degrees so that a token is a token."""
+    """Rewrite repeating decimals, mixed numbers, `1e10` and degrees before tokenising."""
     text = _TRAILING_DOTS.sub(_repeat_last, text)
     text = _REPEATING.sub(_write_repeating, text)
     text = _SCIENTIFIC.sub(r"(\1\\cdot 10^{\2})", text)
@@ -59,7 +59,7 @@ def prepare_formula(text: str) -> str:
 
 
 def _repeat_last(match: re.Match[str]) -> str:
-    """0.333... is 1/3: the shortest period that fills the decimals from some place on."""
+    """Read 0.333... as 1/3, by the shortest period that fills the decimals to their end."""
     digits = match[2]
     for size in range(1, len(digits) // 2 + 1):
         for start in range(len(digits) - 2 * size + 1):
@@ -119,7 +119,7 @@ def tokenise(text: str) -> Tokens:
 
 
 def _split_word(word: str) -> list[str]:
-    """Typed functions and constants as commands; up to three other letters as variables."""
+    """Turn typed functions and constants into commands, and up to three letters into variables."""
     if word in _TYPED:
         return ["\\" + word]
     for name in ("sqrt", "sin", "cos", "tan", "log", "ln", "pi"):

@@ -1,6 +1,6 @@
-"""Units of measurement, in the languages that models answer in.
+"""Units of measurement in the languages that models reply in.
 
-A list, as two units can differ where two nouns cannot: an hour is no minute.
+Units are a closed list, unlike nouns, since an answer in hours differs from one in minutes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Unit(NamedTuple):
-    """What a unit measures, and how many of that quantity's base it is."""
+    """The quantity that a unit measures, and its size in the base unit of that quantity."""
 
     quantity: str
     size: Fraction
@@ -73,7 +73,7 @@ def _list_units() -> dict[str, Unit]:
 
 
 UNITS = _list_units()
-"""Units by name. Only those of one quantity compare: an hour is 60 minutes, no 60 dollars."""
+"""Units by name; only units of one quantity can be converted."""
 
 _POWER_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3}
 _LETTER_UNITS = frozenset("m g s h l p n j w v".split())  # variables, unless inside \text{}
@@ -108,7 +108,7 @@ _COMPOUND = re.compile(
 
 
 def read_compound(text: str) -> tuple[Fraction, Unit] | None:
-    """Read `6 feet 3 inches` in the base of what it measures; None for anything else."""
+    """Read `6 feet 3 inches` in the base unit of its quantity; None for anything else."""
     total, quantities, end = Fraction(0), [], 0
     for match in _COMPOUND.finditer(text):
         unit = UNITS.get(match[2].casefold())

@@ -12,7 +12,7 @@ from scale_dspy.grading.characters import to_latex
 from scale_dspy.grading.scales import SCALES_PATTERN
 
 DRESS = "$*`✓✔✅☑➡➜→⇒∴\ufe0f" + "".join(filter(str.isspace, map(chr, range(0x3001))))
-"""Characters around an answer that are no part of it."""
+"""Characters that are stripped from both ends of an answer."""
 
 # As pandoc reads dollars: no blank behind the first or before the second, no digit behind the
 # second; or blanks on both sides. Other dollars are currency.
@@ -35,19 +35,19 @@ _BOLD = re.compile(
 
 
 class Line(NamedTuple):
-    """Prose in which a private character stands for each formula."""
+    """Prose in which each formula is replaced by a private-use character."""
 
     prose: str
     formulas: list[str]
 
     def spell(self, part: str) -> str:
-        """A part of the prose with its formulas written out."""
+        """Return a part of the prose with its formulas restored."""
         part = _OR.sub(" or ", _AND.sub(" and ", part))
         return _PLACE.sub(lambda match: self.formulas[ord(match[0]) - _BASE], part)
 
 
 def hide_formulas(text: str) -> Line:
-    """Put a private character in the place of each formula, so that prose can be cut safely."""
+    """Replace each formula by a private-use character, so that prose can be cut anywhere."""
     text = _BLANKS.sub(" ", _PLACE.sub(" ", text))
     formulas: list[str] = []
 
@@ -104,7 +104,7 @@ _DENIED = re.compile(
 
 
 class Run(NamedTuple):
-    """Where a value stands in the prose."""
+    """The position of a value in the prose."""
 
     start: int
     end: int
@@ -158,7 +158,7 @@ def _drop_mark(prose: str) -> str:
 
 
 def _is_value(text: str) -> bool:
-    """Whether it says something: a digit, or a formula that is more than a name."""
+    """Whether a text holds a digit or a formula that is more than a name."""
     return bool(re.search(r"[0-9½¼¾⅓⅔√∞]|\\(?:pi|sqrt|frac|infty|emptyset|text)(?![A-Za-z])", text))
 
 
@@ -233,7 +233,7 @@ def _is_variable(prose: str, token: re.Match[str], last: str, after: re.Match[st
 
 
 def _continues(last: str, kind: str, token: str, prose: str, end: int) -> bool:
-    """Whether a run goes on over a blank: beside a sign, or between the parts of `12 1/2`."""
+    """Whether a run continues after a blank: next to a sign, or between parts of `12 1/2`."""
     if kind == "sign" and token not in "!:%,":
         return not (token in "-–−" and prose[end : end + 1].isspace() and last == "")
     if last == "sign" and prose[:end].rstrip()[-1:] not in "!%:":
@@ -248,7 +248,7 @@ def _exclaims(prose: str, token: re.Match[str]) -> bool:
 
 
 def _close(runs: list[Run], prose: str, start: int, end: int) -> int:
-    """End a run: without signs and open brackets at its ends."""
+    """End a run, and trim signs and unmatched brackets from its ends."""
     if start < 0:
         return -1
     text = prose[start:end]

@@ -1,7 +1,7 @@
-r"""What stands beside a value and is no part of it: a unit, a noun, a sentence, an estimate.
+r"""Part a value from the words beside it: a unit, a noun, a sentence, an estimate.
 
-No list of nouns: after a number, words are dropped unless they are mathematics or go on with the
-number (`5 million`, `3 and a half`, `5 or more`). Units are a list, as two of them can differ.
+There is no list of nouns. Words after a number are dropped unless they are mathematics or change
+the number (`5 million`, `3 and a half`, `5 or more`).
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def drop_explanation(text: str) -> str:
 
 
 class Value(NamedTuple):
-    """A value without the words that stood beside it."""
+    """A value without the words beside it, and its unit."""
 
     text: str
     unit: Unit | None = None
@@ -231,7 +231,7 @@ def split_value(text: str) -> Value:
 
 
 def _find_words(text: str) -> int | None:
-    """Where the first word starts that is no name, function or product of variables."""
+    """The position of the first word that is no function, name or product of variables."""
     depth_ends: int = 0
     for match in _WORD_START.finditer(text):
         word = match[0]
@@ -265,7 +265,7 @@ def _find_words(text: str) -> int | None:
 
 
 def _speak(tail: str) -> tuple[str, int]:
-    """The words of a tail without their LaTeX, and the power of 2 or 3 behind them."""
+    """Return the words of a tail without LaTeX, and the power (2 or 3) after them."""
     power = 1
     match = _POWER.search(tail)
     if match:
@@ -293,6 +293,3 @@ def _droppable(spoken: str, tail: str) -> bool:
     if first == "times" and _NO_NOUN.intersection(words[1:]):
         return False
     return first not in _NO_NOUN and not _TAIL_BAR.intersection(words[1:])
-
-
-# ---- numbers in words -----------------------------------------------------------------------
