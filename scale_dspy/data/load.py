@@ -335,7 +335,7 @@ def _require_answer(row: Row, value: Any, answer: str) -> str:
     return answer
 
 
-def _read_extras(row: Row) -> dict[str, str]:
+def _read_extras(row: Row) -> dict[str, Any]:
     """Read what a set may have besides; a value that is no text is left out."""
     solution = _pick(row, _SOLUTION_NAMES)
     if solution is None:

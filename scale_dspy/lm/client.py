@@ -111,7 +111,7 @@ async def _post(server: Server, address: str, body: dict[str, Any], hear: Hear |
     except (asyncio.TimeoutError, TimeoutError):
         raise kinds.LMTimeoutError(f"no whole reply within {server.timeout:g} seconds") from None
     except aiohttp.ClientConnectorError as error:
-        raise _unsent(f"Cannot connect to host {error.host}:{error.port}") from None
+        raise UnsentError(f"Cannot connect to host {error.host}:{error.port}") from None
     except (aiohttp.ClientError, OSError) as error:
         raise kinds.LMTransportError(f"{type(error).__name__}: {error}") from None
 
@@ -129,15 +129,13 @@ def _decode(text: bytes) -> Any:
         ) from None
 
 
-def _unsent(message: str) -> kinds.LMTransportError:
-    error = kinds.LMTransportError(message)
-    error.sent = False
-    return error
+class UnsentError(kinds.LMTransportError):
+    """The request did not reach the server."""
 
 
 def cost_nothing(error: BaseException) -> bool:
     """Whether a failed try is known to have made no tokens."""
-    return not getattr(error, "sent", True) or getattr(error, "status", None) in REFUSED
+    return isinstance(error, UnsentError) or getattr(error, "status", None) in REFUSED
 
 
 _STATUSES: dict[int, type[kinds.LMError]] = {

@@ -25,17 +25,10 @@ from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.cost_limit import CostLimitError
 from scale_dspy.lm.tally import Tally
 from scale_dspy.program import SCALE, load_program, save_program
+from scale_dspy.tuning.choice import Choice, describe_point, name_plain_points, rank
 from scale_dspy.tuning.costs import COSTS, pay, read_costs, sum_costs
 from scale_dspy.tuning.decision import compare_points
-from scale_dspy.tuning.frontier import (
-    Choice,
-    Frontier,
-    describe_point,
-    list_points,
-    name_plain_points,
-    rank,
-    read_problems,
-)
+from scale_dspy.tuning.frontier import Frontier, list_points, read_problems
 from scale_dspy.tuning.prompt_optimizers import Plan, tune_prompts
 from scale_dspy.tuning.threshold_search import Found, ThresholdSearch, adopt_prompts, change
 from scale_dspy.tuning.threshold_sweep import read_labels, report_scores
@@ -203,7 +196,7 @@ def _tune_prompts_once(
     folder: Path,
     plan: Plan,
 ) -> SCALE:
-    """The tuned prompts, or those that an interrupted compile had found before."""
+    """The tuned prompts, read from the folder where an earlier session had found them."""
     path = folder / PROMPTS
     if path.exists():
         tuned = change(first.program, {})
@@ -235,13 +228,13 @@ def _list_candidates(
 
 
 def _list_plain(start: Frontier, budget: int | None) -> list[tuple[str, Choice]]:
-    """The plain points of the program as it came, which a search would have fallen back on."""
+    """The points of the program as it came that can be named without a look at the problems."""
     named = name_plain_points(start).items()
     return [(name, describe_point(start, *point, budget)) for name, point in named]
 
 
 def _describe_failures(first: Found, last: Found | None) -> Iterator[str]:
-    """In words, the walks that failed in the searches; few enough to choose by."""
+    """In words, how many walks failed in each search; more than a tenth would have ended it."""
     for stage, found in (("threshold", first), ("joint", last)):
         walks = found.walks if found else []
         failed = sum(walk.error is not None for walk in walks)
@@ -292,7 +285,7 @@ def _describe_outcome(
 def _compare_baselines(
     start: Frontier, program: SCALE, reached: Frontier, choice: Choice
 ) -> list[dict[str, Any]]:
-    """What the program could have been left as, against the winner on the same problems.
+    """The winner against simple settings of the program as it came, on the same problems.
 
     Args:
         start: the frontier of `program`, which is the program as it came.
@@ -364,11 +357,11 @@ def _describe_choice(choice: Choice) -> dict[str, Any]:
 def _match_folder(
     folder: Path, program: SCALE, lm: MeteredLM, data: dict[str, Any], plan: Plan
 ) -> None:
-    """Write what is compiled here, or make sure that the folder is of this very compile."""
+    """Write what is compiled here, or make sure that the folder holds the same compile."""
     described = asdict(plan)
     for free in ("cost_limit", "threads"):  # these may change from session to session
         del described[free]
-    described["price"] = PRICE  # of the metric; an option once, which folders of then name
+    described["price"] = PRICE  # of the metric; it was an option once, which older folders name
     described["variants"] = list(plan.variants)
     started = describe_run(program, "compile", "", [], lm, plan.samples)
     same = {
