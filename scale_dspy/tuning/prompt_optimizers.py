@@ -11,9 +11,11 @@ from typing import Any
 
 import dspy
 
+from scale_dspy.evaluation.costs import Terms
 from scale_dspy.grading.labels import Label
 from scale_dspy.grading.metrics import make_metric
 from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.price import Price
 from scale_dspy.program import SCALE
 from scale_dspy.tuning import OPTIMIZERS
 from scale_dspy.tuning.choice import check_rule
@@ -38,6 +40,9 @@ class Plan:
         samples: walks of each validation problem.
         rollouts: about how many runs of the program the prompt optimizer may make.
         cost_limit: response tokens that the whole compile may cost; None for no limit.
+        dollar_limit: US dollars that it may cost; None for no limit.
+        token_price: of a token; None for that of LiteLLM's table, where it has one.
+        gpus: that serve the model, for the record.
         threads: problems at work at once.
         variants: options of SCALE to try; see `ThresholdSearch`.
         seed: of the optimizer and the intervals.
@@ -52,14 +57,21 @@ class Plan:
     threads: int = 64
     variants: Sequence[dict[str, Any]] = ()
     seed: int = 0
+    dollar_limit: float | None = None
+    token_price: Price | None = None
+    gpus: int | None = None
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)
         check_rule(self.budget, self.margin)
         for name in ("samples", "rollouts", "threads"):
             check_whole(name, getattr(self, name))
-        if self.cost_limit is not None:
-            check_whole("a cost limit", self.cost_limit)
+        self.terms  # noqa: B018 - checks them
+
+    @property
+    def terms(self) -> Terms:
+        """What tokens and time cost, and the limits of the whole compile."""
+        return Terms(self.token_price, self.gpus, self.cost_limit, self.dollar_limit)
 
 
 def check_optimizer(name: str) -> None:

@@ -16,7 +16,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +27,8 @@ from typing_extensions import Unpack
 
 from scale_dspy.estimate import FEATURES
 from scale_dspy.evaluation.description import describe_run
+from scale_dspy.evaluation.folder import RUN
+from scale_dspy.evaluation.paying import complete_terms
 from scale_dspy.evaluation.rollout import Rollout, read_pairs, sum_usage
 from scale_dspy.evaluation.runner import Effort, finish_pairs, solve_once
 from scale_dspy.grading.labels import (
@@ -143,6 +145,7 @@ def walk_all(
     out: Path,
     *,
     data: str = "",
+    settings: Mapping[str, Any] | None = None,
     **effort: Unpack[Effort],
 ) -> list[Walk]:
     """Walk every example `samples` times, each written as it ends; again, do what is missing.
@@ -153,6 +156,7 @@ def walk_all(
         lm: must cache, or the runs of a walk would not share their beginnings.
         out: the folder of walks.jsonl and run.json.
         data: the name of the examples, for run.json.
+        settings: the flags of the command line, for run.json.
         effort: as for `evaluate`, and counted in walks; one sample by default.
 
     Returns:
@@ -170,7 +174,10 @@ def walk_all(
     async def work(example: dspy.Example, sample: int) -> Walk:
         return await walk_pair(program, example, sample, lm)
 
-    described = describe_run(program.at(0, 0, TOP), "frontier", data, examples, lm, samples)
+    effort["terms"] = complete_terms(effort.get("terms"), lm, out / RUN)
+    described = describe_run(
+        program.at(0, 0, TOP), "frontier", data, examples, lm, samples, settings
+    )
     path = out / WALKS
     finish_pairs(Walk, work, examples, path, {**described, "whole": True}, effort)
     places = {str(example.id): place for place, example in enumerate(examples)}
