@@ -11,7 +11,7 @@ from scale_dspy.lm.switches import SWITCHES
 from scale_dspy.methods import METHODS
 
 MODES = get_args(Style)
-ASSESS = ("in_context", "upfront", "none")
+ASSESS = ("in_context", "upfront", "none", "draft", "agreement", "review")
 NAMES = (*MODES, *SWITCHES)
 
 
@@ -83,6 +83,19 @@ def add_method(command: argparse.ArgumentParser) -> None:
         "--split", type=float, metavar="S", help="0 to 1; a problem rated up to it is solved whole"
     )
     group.add_argument("--assess", choices=ASSESS, help="how a difficulty is found [in_context]")
+    group.add_argument(
+        "--probes",
+        type=int,
+        metavar="N",
+        help="drafts that a difficulty is measured on [1; 4 for agreement]",
+    )
+    group.add_argument("--votes", type=int, metavar="N", help="most passes of a System 2 step [1]")
+    group.add_argument(
+        "--stop",
+        type=float,
+        metavar="P",
+        help="0 to 1; a vote ends when its leader is surer than this [0.95]",
+    )
     group.add_argument(
         "--candidates",
         type=int,

@@ -94,11 +94,14 @@ class Watch(BaseCallback):
         subproblem = arguments["subproblem"]
         whole = subproblem == arguments["problem"]
         title = "the question itself" if whole else escape(_fold(subproblem))
-        difficulty = self._difficulties.get(subproblem)
+        draft = arguments.get("draft")
+        difficulty = self._difficulties.get(subproblem, draft and draft.difficulty)
         rated = "" if difficulty is None else f"difficulty {difficulty:.2f}, "
         colour = "magenta" if solved.system == 2 else "cyan"
         self.console.print(f"\n[bold]{self._solved}.[/bold] {title}")
-        note = f"{rated}System {solved.system}, {solved.tokens:,} tokens"
+        passes = sum(vote.system == 2 for vote in solved.votes)
+        voted = f", {passes} passes" if passes > 1 else ""
+        note = f"{rated}System {solved.system}{voted}, {solved.tokens:,} tokens"
         self.console.print(Padding(Text(note, style=colour), (0, 0, 0, 3)))
         if self.full:
             for text in filter(None, (solved.reasoning.strip(), solved.solution.strip())):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from scale_dspy.tuning.forecast import CompileForecast
 
 DONE, FAILED = 0, 1
+_NUMBERS = ("threshold", "split", "stop")  # a program's own, from 0 to 1
 
 P = TypeVar("P")
 
@@ -188,26 +189,23 @@ def read_program(arguments: argparse.Namespace, settled: Resolved) -> Solver:
             raise ValueError(f"method {arguments.method} has no candidates")
         return make_program(
             arguments.method,
-            threshold=arguments.threshold,
-            split=arguments.split,
-            assess=arguments.assess,
             candidates=settled.candidates if arguments.candidates is None else arguments.candidates,
             budget=arguments.budget,
             modes=settled.style,
+            **{name: getattr(arguments, name) for name in ("assess", "votes", "probes", *_NUMBERS)},
         )
     if arguments.method != "scale":
         raise ValueError(f"--program is a SCALE program, and --method is {arguments.method}")
     program = load_program(arguments.program, settled.style)
-    flags = {"candidates": arguments.candidates, "assess": arguments.assess}
+    flags = {name: getattr(arguments, name) for name in ("candidates", "assess", "votes", "probes")}
     given = {name: value for name, value in flags.items() if value is not None}
     if given:
         from scale_dspy.tuning.threshold_search import change
 
         program = change(program, given)
-    if arguments.threshold is not None:
-        program.threshold.set(arguments.threshold)
-    if arguments.split is not None:
-        program.split.set(arguments.split)
+    for name in _NUMBERS:
+        if getattr(arguments, name) is not None:
+            setattr(program, name, getattr(arguments, name))
     if arguments.budget is not None:
         program.budget = check_budget(arguments.budget)
     return program

@@ -14,7 +14,7 @@ from scale_dspy.evaluation.rollout import sum_usage
 from scale_dspy.evaluation.run_status import read_finished
 from scale_dspy.lm.tally import Tally
 from scale_dspy.method import Solver
-from scale_dspy.program import SCALE
+from scale_dspy.program import DRAFTED, SCALE
 from scale_dspy.utils.lists import MAX_SUBPROBLEMS
 
 
@@ -94,6 +94,8 @@ def bound_requests(program: Solver) -> tuple[int, int]:
         rated_last = program.final_difficulty is None
         rates = program.timing != "none"
         least = 2 + (rates and rated_last and program.split.value == 0)
+        if _may_be_one_request(program):
+            least = 1
         ratings = (MAX_SUBPROBLEMS - (not rated_last)) * rates + (program.split.value > 0)
         plan = 1 + (program.decompose.candidates > 1)
         # Drafts and passes one by one, where the server ignores `n`; each pass may be concluded.
@@ -106,3 +108,9 @@ def bound_requests(program: Solver) -> tuple[int, int]:
     if isinstance(program, ChainOfThought):
         return 1, 2
     raise ValueError(f"nothing is known of the requests of {type(program).__name__}")
+
+
+def _may_be_one_request(program: SCALE) -> bool:
+    """Whether a problem may be solved whole without being rated, or by the draft it is rated on."""
+    unrated = program.split.value == 1 and program.threshold.value in (0, 1)
+    return unrated or (program.split.value > 0 and program.timing in DRAFTED)

@@ -15,7 +15,7 @@ Features = Mapping[str, float]
 
 FOLDS = 5
 FEWEST = 20  # drafts, below which nothing is fitted
-PRIOR = 1.0  # what the given weights count, for a feature of standard deviation 1
+PRIOR = 4.0  # precision of the prior around the given weights, for features of unit variance
 STEPS = 50  # of Newton's method, which ends after about eight
 
 
@@ -55,10 +55,7 @@ def estimate_unseen(
     """For each draft the estimate by weights that were fitted without its problem's fold."""
     start = start or Estimate()
     labels = np.array(wrong, dtype=bool)
-    names = sorted(set(groups))
-    np.random.default_rng(0).shuffle(names)
-    fold = {name: place % FOLDS for place, name in enumerate(names)}
-    folds = np.array([fold[name] for name in groups])
+    folds = assign_folds(groups)
     table = _tabulate(drafts)
     found = np.zeros(len(drafts))
     for number in range(FOLDS):
@@ -67,6 +64,14 @@ def estimate_unseen(
         fitted = _fit(table[~inside], seen, start) if 0 < seen.sum() < len(seen) else start
         found[inside] = [fitted(drafts[int(place)]) for place in np.flatnonzero(inside)]
     return [float(value) for value in found]
+
+
+def assign_folds(groups: Sequence[str]) -> NDArray[np.int64]:
+    """The number of each group's fold, from 0 to FOLDS - 1; the same in every process."""
+    names = sorted(set(groups))
+    np.random.default_rng(0).shuffle(names)
+    fold = {name: place % FOLDS for place, name in enumerate(names)}
+    return np.array([fold[name] for name in groups], dtype=np.int64)
 
 
 def measure_loss(scores: Numbers, wrong: NDArray[np.bool_]) -> float:

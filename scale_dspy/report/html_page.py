@@ -178,6 +178,7 @@ def _describe(content: Content) -> dict[str, Any]:
         ],
         "pairs": [_describe_pair(pair) for pair in content.pairs],
         "groups": _describe_groups(runs),
+        "signals": _describe_signals(content.sweeps),
         "settings": _describe_settings(runs),
     }
 
@@ -262,6 +263,35 @@ def _describe_groups(runs: Sequence[Run]) -> list[dict[str, Any]]:
         }
         for name, rows in compare_groups(runs).items()
     ]
+
+
+def _describe_signals(sweeps: Sequence[Sweep]) -> dict[str, Any] | None:
+    """What tells a wrong draft: a row a signal, a column a frontier that drafts were drawn for."""
+    drafted = [sweep for sweep in sweeps if sweep.found.signals]
+    if not drafted:
+        return None
+    names = dict.fromkeys(name for sweep in drafted for name in sweep.found.signals)
+    sizes = [next(iter(sweep.found.signals.values())) for sweep in drafted]
+    return {
+        "header": [
+            "signal",
+            *(
+                f"{sweep.name}: {size.drafts:,} drafts, {100 * size.share_wrong:.0f} % wrong"
+                for sweep, size in zip(drafted, sizes, strict=True)
+            ),
+        ],
+        "rows": [
+            (name.replace("_", " "), [_list_signal(sweep, name) for sweep in drafted])
+            for name in names
+        ],
+    }
+
+
+def _list_signal(sweep: Sweep, name: str) -> Cell:
+    signal = sweep.found.signals.get(name)
+    if signal is None or signal.auroc is None:
+        return ("–", "")
+    return (f"{signal.auroc:.2f}", _span(signal.auroc_interval, 1, ".2f"))
 
 
 SETTINGS = ("method", "threshold", "split", "model", "system_1", "data", "seed", "grader")

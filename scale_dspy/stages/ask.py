@@ -318,11 +318,11 @@ async def ask_many(
     for size in (together, 1):
         count = math.ceil((wanted - len(replies)) / size)
         if count <= 0 or (replies and not any(reply.text or reply.reasoning for reply in replies)):
-            break  # a server that has nothing to say will not say it one by one
+            break  # a server whose replies are all empty is not asked for more of them
         left = room()
         share = None if left is None else left // count
         if replies and share is not None and share < MIN_GRANT:
-            break  # what there is has to do
+            break  # too little room is left: those drawn so far have to do
         requests = [
             _ask_within(
                 share,
@@ -359,7 +359,7 @@ async def ask_until_said(
     keep: int = 0,
     logprobs: bool = False,
 ) -> Reply:
-    """Ask until something is said, at most ATTEMPTS times; never again after a cut-off.
+    """Ask until a reply has text, at most ATTEMPTS times; not again after one that was cut off.
 
     Args:
         keep: response tokens that must be left under every open cap.

@@ -82,7 +82,7 @@ NUMBER = re.compile(
 
 def read_score(text: str) -> float | None:
     """The score in a reply: its first number if it starts with one, else its last; None if that
-    number, taken out of what it is said to be out of, is not in [0, 1].
+    number, divided by what it is said to be out of, is not in [0, 1].
 
     >>> read_score("0.7"), read_score("Difficulty: 0,25"), read_score("1.7"), read_score("high")
     (0.7, 0.25, None, None)
@@ -130,5 +130,4 @@ REVIEW = Stage(
     default=_UNREAD,
     when="Where assess is `review`, ask review with `problem`, `context`, `subproblem` and, as "
     "`draft`, the reply of solve_1; its score is the difficulty.",
-    hint="This predictor saw a draft and said how likely it is to be wrong.",
 )

@@ -1,4 +1,4 @@
-"""The card of a file of traces: how it came about, in numbers and as Markdown."""
+"""The card of a file of traces: how the file was made, in numbers and as Markdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scale_dspy.utils.statistics import bound_accuracy
 
 @dataclass(frozen=True)
 class Card:
-    """How a file of traces came about, in numbers.
+    """How a file of traces was made, in numbers.
 
     Attributes:
         problems: of the set, those that overlap included.

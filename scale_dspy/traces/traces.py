@@ -180,7 +180,7 @@ def _lead_in(place: int, count: int, subproblem: str) -> str:
 
 
 def _write_work(step: Step) -> list[str]:
-    """A step's reasoning and solution; only once what stands in both."""
+    """A step's reasoning and solution; where one contains the other, only the longer one."""
     reasoning, solution = (
         unbox(_TAG.sub("", text)).strip() for text in (step.reasoning, step.solution)
     )
@@ -194,7 +194,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{?)")
 
 
 def unbox(text: str) -> str:
-    r"""The text with the content of every \boxed{} in the place of its box.
+    r"""The text with every \boxed{} replaced by its content.
 
     >>> unbox(r"so $\boxed{\frac{1}{2}}$, and not \boxed 3")
     'so $\\frac{1}{2}$, and not 3'
@@ -209,7 +209,7 @@ def unbox(text: str) -> str:
 
 
 def _measure(trace: Trace) -> tuple[int, int, int]:
-    """What makes a solution short: the tokens of its steps, then its characters."""
+    """The length by which the shortest trace is found: tokens of its steps, then characters."""
     tokens = sum(step.tokens for step in trace.steps)
     return tokens, len(trace.messages[-1].content), trace.sample
 

@@ -34,7 +34,7 @@ from scale_dspy.tuning.reanchor import find_cut
 from scale_dspy.tuning.threshold_search import read_requests
 from scale_dspy.tuning.threshold_sweep import WALKS, Walk
 
-OWN_ROLLOUT = 1_000_003  # draws replies of its own for a row that another would pay for otherwise
+OWN_ROLLOUT = 1_000_003  # so that each row pays for its own replies and finds none of another row's
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def tune_row(
 
 
 def _tune_baseline(contest: Contest, folder: Path, plan: Plan, lm: MeteredLM) -> ChainOfThought:
-    """Chain of thought as an optimizer leaves it, with a metric that says right or wrong."""
+    """Chain of thought tuned by an optimizer, with a metric that says right or wrong."""
     tuned: ChainOfThought = contest.baseline.deepcopy()
     path, metric = folder / "program.json", CountingMetric()
     if not path.exists():

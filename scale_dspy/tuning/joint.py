@@ -33,16 +33,9 @@ from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.cost_limit import CostLimitError
 from scale_dspy.lm.tally import Tally
 from scale_dspy.program import SCALE, load_program, save_program
+from scale_dspy.tuning.choice import Choice, describe_point, name_plain_points, rank
 from scale_dspy.tuning.decision import compare_points
-from scale_dspy.tuning.frontier import (
-    Choice,
-    Frontier,
-    describe_point,
-    list_points,
-    name_plain_points,
-    rank,
-    read_problems,
-)
+from scale_dspy.tuning.frontier import Frontier, list_points, read_problems
 from scale_dspy.tuning.prompt_optimizers import Plan, tune_prompts
 from scale_dspy.tuning.threshold_search import Found, ThresholdSearch, adopt_prompts, change
 from scale_dspy.tuning.threshold_sweep import read_labels, report_scores
@@ -224,7 +217,7 @@ def _tune_prompts_once(
     folder: Path,
     plan: Plan,
 ) -> SCALE:
-    """The tuned prompts, or those that an interrupted compile had found before."""
+    """The tuned prompts, read from the folder where an earlier session had found them."""
     path = folder / PROMPTS
     if path.exists():
         tuned = change(first.program, {})
@@ -256,13 +249,13 @@ def _list_candidates(
 
 
 def _list_plain(start: Frontier, budget: int | None) -> list[tuple[str, Choice]]:
-    """The plain points of the program as it came, which a search would have fallen back on."""
+    """The points of the program as it came that can be named without a look at the problems."""
     named = name_plain_points(start).items()
     return [(name, describe_point(start, *point, budget)) for name, point in named]
 
 
 def _describe_failures(first: Found, last: Found | None) -> Iterator[str]:
-    """In words, the walks that failed in the searches; few enough to choose by."""
+    """In words, how many walks failed in each search; more than a tenth would have ended it."""
     for stage, found in (("threshold", first), ("joint", last)):
         walks = found.walks if found else []
         failed = sum(walk.error is not None for walk in walks)
@@ -307,7 +300,7 @@ def _describe_outcome(
 def _compare_baselines(
     start: Frontier, program: SCALE, reached: Frontier, choice: Choice
 ) -> list[dict[str, Any]]:
-    """What the program could have been left as, against the winner on the same problems.
+    """The winner against simple settings of the program as it came, on the same problems.
 
     Args:
         start: the frontier of `program`, which is the program as it came.
@@ -384,7 +377,7 @@ def _match_folder(
     plan: Plan,
     settings: Mapping[str, Any] | None,
 ) -> None:
-    """Write what is compiled here, or make sure that the folder is of this very compile."""
+    """Write what is compiled here, or make sure that the folder holds the same compile."""
     path = folder / COMPILE
     described = asdict(plan)
     # These may change from session to session, and so may the number of samples.
@@ -393,7 +386,7 @@ def _match_folder(
     begun = read_description(path).get("plan") if path.exists() else None
     if isinstance(begun, dict) and "samples" in begun:
         described["samples"] = begun["samples"]
-    described["price"] = PRICE  # of the metric; an option once, which folders of then name
+    described["price"] = PRICE  # of the metric; it was an option once, which older folders name
     described["variants"] = list(plan.variants)
     started = describe_run(program, "compile", "", [], lm, plan.samples)
     same = {

@@ -18,13 +18,13 @@ from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.price import Price
 from scale_dspy.program import SCALE
 from scale_dspy.tuning import OPTIMIZERS
-from scale_dspy.tuning.frontier import check_rule
+from scale_dspy.tuning.choice import check_rule
 from scale_dspy.tuning.threshold_search import adopt_prompts, change
 from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.validation import check_whole
 
 NEEDS = {"mipro": "optuna", "gepa": "gepa"}  # packages that DSPy imports late, after spending
-DEMOS = 2  # bootstrapped demos of a predictor: each is a whole solution in every prompt
+DEMOS = 2  # bootstrapped demos of a predictor; each adds a whole solution to every prompt
 SUCCESS = 0.5  # the score from which a rollout may become a demo
 PROPOSAL = 2048  # response tokens of a proposal, where System 2 has a cap of its own
 
@@ -131,12 +131,12 @@ class Job:
     plan: Plan
 
     def share(self, cost: int, most: int) -> int:
-        """How often something that costs so many rollouts may be done: 1 to `most` times."""
+        """How many rounds of so many rollouts each the plan allows: from 1 to `most`."""
         return max(1, min(most, self.plan.rollouts // max(1, cost)))
 
 
 def run_optimizer(student: dspy.Module, job: Job) -> dspy.Module:
-    """The student as the plan's optimizer leaves it; its optimizer is not "none"."""
+    """The student after the plan's optimizer, which is not "none", has tuned it."""
     return _MAKERS[job.plan.optimizer](student, job)
 
 
@@ -239,11 +239,11 @@ def _gepa(student: dspy.Module, job: Job) -> dspy.Module:
 
 
 def find_idle(student: dspy.Module) -> set[str]:
-    """The predictors that run and change nothing: the rating, where thresholds leave no choice."""
+    """The predictors whose replies decide nothing: ratings, where thresholds leave no choice."""
     if not isinstance(student, SCALE):
         return set()
     decided = {student.threshold.value, student.split.value} <= {0.0, 1.0}
-    return {"assess.rate"} if decided else set()
+    return {"assess.rate", "assess.review"} if decided else set()
 
 
 def choose_predictor(

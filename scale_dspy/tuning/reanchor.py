@@ -1,4 +1,4 @@
-"""dspy's ReAnchor on SCALE's threshold, as something to compare ThresholdSearch with.
+"""DSPy's ReAnchor on SCALE's threshold, for comparison with ThresholdSearch.
 
 ReAnchor is for Boolean outputs with a probability. Here the output is whether a sub-problem is
 hard, and its probability is the difficulty score of the same program.
@@ -41,7 +41,7 @@ class DecideHard(dspy.Signature):
 
 
 class ScoreReader:
-    """What answers a decision with the score itself as the probability; it asks no model."""
+    """Answers a decision with the score itself as the probability, and asks no model."""
 
     supports_decision_requests = True
     cache = True
@@ -72,10 +72,10 @@ class DecidingSCALE(SCALE):
 
 
 def turn_into_tau(cut: float) -> float:
-    """The tau for which d > tau says what d >= cut says; 0 where there is none."""
+    """The tau for which d > tau holds where d >= cut does; 0 where there is none."""
     return max(0.0, math.nextafter(cut, -1.0))
 
 
 def turn_into_cut(tau: float) -> float:
-    """The cut for which d >= cut says what d > tau says; 1 where there is none."""
+    """The cut for which d >= cut holds where d > tau does; 1 where there is none."""
     return min(1.0, math.nextafter(tau, 2.0))

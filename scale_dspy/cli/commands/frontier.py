@@ -54,9 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.data.load import load
     from scale_dspy.evaluation.costs import read_spending
     from scale_dspy.evaluation.folder import name_folder, write_json
+    from scale_dspy.tuning.choice import check_rule
     from scale_dspy.tuning.decision import summarise_frontier
     from scale_dspy.tuning.forecast import bound_walk
-    from scale_dspy.tuning.frontier import check_rule
     from scale_dspy.tuning.threshold_sweep import walk_all
 
     console = Console(stderr=True, highlight=False)

@@ -9,6 +9,7 @@ import dspy
 
 from scale_dspy.grading.feedback.plan import speak_of_choice, speak_of_list
 from scale_dspy.grading.feedback.rating import speak_of_rating
+from scale_dspy.grading.feedback.reviewing import speak_of_review
 from scale_dspy.grading.feedback.solving import speak_of_solving
 from scale_dspy.grading.feedback.trajectory import (
     Labels,
@@ -78,6 +79,8 @@ _SPEAKERS: dict[str, Callable[[Trajectory, Mapping[str, Any], Any], list[str]]] 
     "assess": speak_of_rating,
     "solve_1": speak_of_solving,
     "solve_2": speak_of_solving,
+    "whole": speak_of_solving,
+    "review": speak_of_review,
 }
 
 

@@ -176,6 +176,23 @@ def describe_reply(outputs: Any) -> list[str]:
     return []
 
 
+def describe_unread_score(said: Any, counted: float | None) -> str:
+    """Where a reply is not the score that counted for its step."""
+    if not isinstance(said, str) or counted is None or (number := _read_number(said)) == counted:
+        return ""
+    told = f"The reply was {quote(said)}, and the score in use {counted:g}"
+    if number is not None and 0 <= number <= 1:
+        return f"{told}, which another reply or the program's settings gave."
+    return f"{told}: reply with one number from 0 to 1 and nothing else."
+
+
+def _read_number(text: str) -> float | None:
+    try:
+        return float(text.strip())
+    except ValueError:
+        return None
+
+
 def asks_problem(run: Trajectory, place: int) -> bool:
     return run.steps[place].subproblem.strip() == run.problem
 
