@@ -292,7 +292,7 @@ predictions = st.fixed_dictionaries(
 @settings(max_examples=300)
 @given(predictions | junk, st.sampled_from(NAMES), junk | st.lists(calls, max_size=1))
 def test_feedback_never_fails(prediction: Any, name: str | None, pred_trace: Any) -> None:
-    gold = dspy.Example(**{**GOLD, "kind": "integer"})  # or odd answers would start math-verify
+    gold = dspy.Example(**{**GOLD, "kind": "integer"})  # or odd answers would start the worker
     result = make_metric(budget=50, feedback=True)(gold, prediction, None, name, pred_trace)
     assert 0 <= result.score <= 1
     assert result.feedback.strip()

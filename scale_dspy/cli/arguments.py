@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from typing import Any, get_args
 
 from scale_dspy.lm.modes import Style
@@ -220,6 +221,6 @@ class _ListModes(argparse.Action):
 def read_numbers(text: str) -> list[int]:
     """The numbers of an argument such as 8 or 8,1."""
     parts = text.split(",")
-    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1, nor several")
+    if not all(re.fullmatch(r"0*[1-9][0-9]{0,11}", part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no whole number from 1, nor several")
     return [int(part) for part in parts]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scale_dspy.cli.options import DONE
+from scale_dspy.utils.files import append_lines
 
 LOG = "log.txt"
 BEGIN = 120.0  # seconds that a detached run gets to begin its work
@@ -27,7 +28,7 @@ def detach(argv: Sequence[str], out: Path) -> int:
         raise ValueError(f"{out} is in use by another run")
     out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "scale_dspy", *(each for each in argv if each != "--detach")]
-    with (out / LOG).open("ab") as log:
+    with append_lines(out / LOG) as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )

@@ -51,7 +51,7 @@ from scale_dspy.lm.redact import hide_server
 from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import track
 from scale_dspy.method import Solver
-from scale_dspy.utils.files import hold_folder, write_whole
+from scale_dspy.utils.files import append_lines, check_in_place, hold_folder, write_whole
 from scale_dspy.utils.records import parse_json, write_record
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ def finish_pairs(
     Raises:
         ValueError: the folder holds other work, is in use by another process, or the file holds
             what is no such record.
-        RuntimeError: the server is gone; what is finished is kept.
+        RuntimeError: the server is gone, and what is finished is kept; or the file was removed.
     """
     samples, terms = effort.get("samples", SAMPLES), effort.get("terms", Terms())
     draws = {
@@ -186,15 +186,12 @@ def finish_pairs(
         for record in read_lines(kind, path):
             if draws.pop((record.id, record.sample), None) is not None:
                 enter(record)
-        # A lone surrogate, which UTF-8 cannot encode, is written as JSON's escape of it.
-        with (
-            announce(path.parent, total - len(draws)),
-            path.open("a", encoding="utf-8", errors="backslashreplace") as file,
-        ):
+        with announce(path.parent, total - len(draws)), append_lines(path) as file:
 
             def keep(record: Finished) -> None:
                 file.write(write_record(record))
                 file.flush()
+                check_in_place(path, file)
                 enter(record)
 
             pending = [(example, sample) for (_, sample), example in draws.items()]
@@ -234,7 +231,8 @@ def name_draws(out: Path, *, reuse: bool = False) -> str:
     if not path.exists():
         new = not (out / ROLLOUTS).exists()
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text("" if reuse or not new else secrets.token_hex(8), encoding="ascii")
+        with write_whole(path) as draft:
+            draft.write_text("" if reuse or not new else secrets.token_hex(8), encoding="ascii")
     return path.read_text(encoding="utf-8").strip()
 
 

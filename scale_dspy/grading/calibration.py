@@ -1,4 +1,4 @@
-"""The weights of an Estimate fitted to drafts of which it is known whether they were wrong."""
+"""Fit the weights of an Estimate to drafts that are known to be right or wrong."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def estimate_unseen(
     groups: Sequence[str],
     start: Estimate | None = None,
 ) -> list[float]:
-    """For each draft the estimate by weights that were fitted without its problem's fold."""
+    """The estimate for each draft, from weights fitted without the fold of its problem."""
     start = start or Estimate()
     labels = np.array(wrong, dtype=bool)
     folds = assign_folds(groups)
@@ -75,7 +75,7 @@ def assign_folds(groups: Sequence[str]) -> NDArray[np.int64]:
 
 
 def measure_loss(scores: Numbers, wrong: NDArray[np.bool_]) -> float:
-    """The mean log loss, in nats; a score counts as at least 0.001 away from 0 and 1."""
+    """The mean log loss in nats; scores are clipped to [0.001, 0.999]."""
     clipped = np.clip(scores, 1e-3, 1 - 1e-3)
     return float(-np.mean(np.where(wrong, np.log(clipped), np.log(1 - clipped))))
 

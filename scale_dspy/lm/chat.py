@@ -20,7 +20,7 @@ from dspy.utils.exceptions import LMProviderError
 
 from scale_dspy.lm.tally import Tally
 
-EXTENSION = "scale_dspy"  # where a request carries what is for the engine and not for the server
+EXTENSION = "scale_dspy"  # the extension of a request that is for the engine, not for the server
 LONGEST = 32_768  # response tokens that a request without max_tokens is taken to cost at most
 TEMPLATE = 512  # tokens that a chat template adds to the messages, at most
 _CANONICAL = (
@@ -40,8 +40,8 @@ class Order:
         rollout: the sample this is; another one is drawn anew.
         cache: whether an earlier reply will do.
         run: the run that draws; see cache.make_keys.
-        messages: as they were given, where they hold more than text.
-        retries: times that it is sent again, where not as often as the engine does.
+        messages: as they were given, if they hold more than text.
+        retries: times that it is sent again; None for the engine's own number.
     """
 
     choices: int = 1

@@ -1,8 +1,8 @@
 """The cost limit of a run or a compile: what may reach a server in all, in response tokens or in
 US dollars.
 
-Each try of a request sets aside what it may cost at most. When it ends, what the server told takes
-that place; where the server told nothing, the reservation is what it cost.
+Each try of a request reserves the most that it may cost. When it ends, the usage that the server
+tells replaces the reservation; where the server tells none, the reservation counts as the cost.
 """
 
 from __future__ import annotations

@@ -142,7 +142,8 @@ def write_report(folders: Sequence[Path], out: Path, costs: Terms | None = None)
         write_page(file, content)
     files = [out.with_name(f"{out.stem}-{picture.name}.png") for picture in pictures]
     for file_, picture in zip(files, pictures, strict=True):
-        file_.write_bytes(picture.wide)
+        with write_whole(file_) as draft:
+            draft.write_bytes(picture.wide)
     return replace(report, page=out, pictures=tuple(files))
 
 

@@ -33,6 +33,7 @@ from scale_dspy.tuning.prompt_optimizers import Job, Plan, make_writer, run_opti
 from scale_dspy.tuning.reanchor import find_cut
 from scale_dspy.tuning.threshold_search import read_requests
 from scale_dspy.tuning.threshold_sweep import WALKS, Walk
+from scale_dspy.utils.files import write_whole
 
 OWN_ROLLOUT = 1_000_003  # so that each row pays for its own replies and finds none of another row's
 
@@ -98,7 +99,8 @@ def run_contest(
         )
         drawn = draw_rows(contest.out)
         write_json(contest.out / "table.json", {"rows": drawn})
-        (contest.out / "table.md").write_text(render_rows(drawn), encoding="utf-8")
+        with write_whole(contest.out / "table.md") as draft:
+            draft.write_text(render_rows(drawn), encoding="utf-8")
     return draw_rows(contest.out)
 
 

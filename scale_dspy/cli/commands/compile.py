@@ -27,6 +27,7 @@ from scale_dspy.cli.options import (
     show_plan,
 )
 from scale_dspy.tuning import OPTIMIZERS
+from scale_dspy.utils.files import append_lines
 
 if TYPE_CHECKING:
     from scale_dspy.tuning.prompt_optimizers import Plan
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.tuning.joint import compile_program
 
     console = Console(file=sys.stderr, highlight=False)  # this one, whatever is diverted later
-    check_counts(arguments, "threads")
+    check_counts(arguments, "threads", "limit", "budget")
     settled = settle_backend(arguments)
     plan = _read_plan(arguments, settled.threads)
     out = Path(arguments.out)
@@ -120,7 +121,7 @@ def divert_output(log: Path) -> Iterator[None]:
     for a file: the terminal has one bar, and standard output is for --json.
     """
     log.parent.mkdir(exist_ok=True)
-    with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+    with append_lines(log) as file:
         try:
             with redirect_stdout(file), redirect_stderr(file):
                 yield

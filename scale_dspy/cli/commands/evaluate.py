@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.evaluation.runner import evaluate
 
     console = Console(stderr=True, highlight=False)
-    check_counts(arguments, "samples", "threads")
+    check_counts(arguments, "samples", "limit", "threads")
     terms = read_terms(arguments)
     examples = load(arguments.data, limit=arguments.limit)
     settled = settle_backend(arguments)

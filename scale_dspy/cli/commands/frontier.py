@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.tuning.threshold_sweep import walk_all
 
     console = Console(stderr=True, highlight=False)
-    check_counts(arguments, "samples", "threads")
+    check_counts(arguments, "samples", "limit", "budget", "threads")
     terms = read_terms(arguments)
     check_rule(arguments.budget, arguments.margin)
     if len(read_options(arguments)) > 1:

@@ -12,6 +12,7 @@ from scale_dspy.cli.arguments import add_backend, add_method
 from scale_dspy.cli.options import (
     DONE,
     FAILED,
+    check_counts,
     connect_program,
     print_json,
     read_program,
@@ -45,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.step import show_step
 
     console = Console(stderr=True, highlight=False)
+    check_counts(arguments, "threads")
     problem = read_problem(arguments.problem, arguments.file)
     make = partial(read_program, arguments)
     program, lm = connect_program(settle_backend(arguments), make, console)

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.traces.traces import check_path, drop_overlapping, make_traces
 
     console = Console(stderr=True, highlight=False)
-    check_counts(arguments, "samples", "threads")
+    check_counts(arguments, "samples", "limit", "threads")
     terms = read_terms(arguments)
     out = Path(arguments.out)
     check_path(out)

@@ -61,7 +61,7 @@ def _read_call(pred_trace: Any) -> tuple[Mapping[str, Any], Any]:
 
 
 def _speak(run: Trajectory, name: str | None, pred_trace: Any) -> str:
-    """What to tell about the predictor of this name."""
+    """Return the feedback for the predictor of this name."""
     inputs, outputs = _read_call(pred_trace)
     stage = find_asker(name)
     if stage is None:
@@ -85,7 +85,7 @@ _SPEAKERS: dict[str, Callable[[Trajectory, Mapping[str, Any], Any], list[str]]] 
 
 
 def _speak_of_run(run: Trajectory, outputs: Any) -> list[str]:
-    """For the predictors of baselines, and where none is named."""
+    """Return the feedback for predictors of baselines, and where no predictor is named."""
     hard = sum(step.system == 2 for step in run.steps)
     solved = f"{len(run.steps)} sub-problems were solved, {hard} of them by System 2."
     return [

@@ -67,7 +67,7 @@ def _is_telling(run: Trajectory, place: int) -> bool:
 
 
 def _judge_score(run: Trajectory, place: int) -> str:
-    """One score: what came of it, and whether it should have been another one."""
+    """Describe the outcome of one score, and whether it was too high or too low."""
     step = run.steps[place]
     label = run.find_label(step.subproblem)
     how = "with thinking" if step.system == 2 else "without thinking"
@@ -102,7 +102,7 @@ def _judge_unknown(run: Trajectory, step: Step) -> str:
 
 
 def _describe_whole_rating(run: Trajectory, inputs: Mapping[str, Any], outputs: Any) -> str:
-    """A rating that no step goes back to: of the whole problem, or of one that was skipped."""
+    """Describe a rating without a step: of the whole problem, or of a skipped sub-problem."""
     subproblem, said = inputs.get("subproblem"), getattr(outputs, "difficulty", None)
     if not isinstance(subproblem, str) or not isinstance(said, str):
         return ""

@@ -1,4 +1,4 @@
-"""A run as feedback retells it: what happened in it, and the words that all predictors hear."""
+"""Describe a run for feedback: what happened in it, and what all predictors are told."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scale_dspy.grading.labels import Label
 from scale_dspy.step import Step
 
 Labels = Mapping[tuple[str, str], Label]
-"""What is known of sub-problems' difficulty, by (problem, sub-problem)."""
+"""Difficulty labels by (problem, sub-problem)."""
 WORKED = 2_000  # characters of the gold worked solution that are quoted
 QUOTE = 200  # characters of anything else
 LISTED = 6  # sub-problems spoken of beside the one under reflection
@@ -33,7 +33,7 @@ def count_stage(usage: Any, name: str) -> int:
 
 
 def find_failure(prediction: Any) -> str:
-    """What a run ended with instead of an answer; empty where it has one, or says it has none."""
+    """What a run returned in place of an answer; empty if it has one or reports none."""
     if isinstance(prediction, BaseException):
         return clip(f"{type(prediction).__name__}: {prediction}")
     if hasattr(prediction, "answer"):
@@ -157,7 +157,7 @@ def name_step(run: Trajectory, place: int) -> str:
 
 
 def describe_worked(run: Trajectory) -> str:
-    """The gold worked solution, where the answer is wrong; to a right one it adds nothing."""
+    """The gold worked solution, given only where the answer is wrong."""
     if run.right or not run.worked:
         return ""
     more = " ..." if len(run.worked) > WORKED else ""
