@@ -261,7 +261,9 @@ async def walk_pair(program: SCALE, example: dspy.Example, sample: int, lm: Mete
         plain = await _walk_ends(program, example, sample, lm)
     runs = [*split, *whole, *rated, *plain]
     error = next((run.rollout.error for run in runs if run.rollout.error), None)
-    labels = await asyncio.to_thread(_list_labels, split, whole)  # comparing formulas may take a while
+    labels = await asyncio.to_thread(
+        _list_labels, split, whole
+    )  # comparing formulas may take a while
     drafts = await asyncio.to_thread(_list_drafts, example, split, whole)
     return Walk(
         id=str(example.id),
