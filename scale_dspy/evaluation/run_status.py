@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scale_dspy.utils.files import is_held, write_whole
+from scale_dspy.utils.files import is_held, open_file, read_file, write_whole
 from scale_dspy.utils.statistics import bound_accuracy
 
 PROCESS = "process.json"
@@ -148,11 +148,13 @@ def find_worker(folder: Path) -> Worker | None:
     with suppress(ValueError):
         told = _read_object(folder / PROCESS)
     try:
-        return Worker(
+        worker = Worker(
             int(told["pid"]), str(told["host"]), float(told["started"]), int(told["done"])
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         return None  # it holds the lock and has not announced itself yet
+    # A signal to a number below 1 goes to a whole group of processes, or to all of a user's.
+    return worker if worker.pid > 1 else None
 
 
 def stop_run(folder: Path, wait: float = STOP_WAIT) -> RunStatus:
@@ -182,7 +184,7 @@ def stop_run(folder: Path, wait: float = STOP_WAIT) -> RunStatus:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(read_file(path)))
     except (OSError, ValueError, TypeError, RecursionError):
         raise ValueError(f"{path} cannot be read") from None
 
@@ -190,7 +192,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 def read_finished(folder: Path) -> Iterator[dict[str, Any]]:
     """The records in a folder that may be written to at this moment; damaged ones are left out."""
     for path in (folder / name for name in RECORDS if (folder / name).is_file()):
-        with path.open("rb") as file:
+        with open_file(path) as file:
             for line in file:
                 with suppress(ValueError, RecursionError):
                     record = json.loads(line) if line.endswith(b"\n") else None

@@ -50,7 +50,7 @@ from scale_dspy.lm.redact import hide_server
 from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import track
 from scale_dspy.method import Solver
-from scale_dspy.utils.files import hold_folder, write_whole
+from scale_dspy.utils.files import hold_folder, read_file, write_whole
 from scale_dspy.utils.records import parse_json, write_record
 
 logger = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ def name_draws(out: Path, *, reuse: bool = False) -> str:
         new = not (out / ROLLOUTS).exists()
         out.mkdir(parents=True, exist_ok=True)
         path.write_text("" if reuse or not new else secrets.token_hex(8), encoding="ascii")
-    return path.read_text(encoding="utf-8").strip()
+    return read_file(path).decode(errors="replace").strip()
 
 
 async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: MeteredLM) -> Rollout:

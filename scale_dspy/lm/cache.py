@@ -130,10 +130,9 @@ class Store:
         self._run("DELETE FROM replies WHERE draw=? OR question=?", keys.draw, keys.question)
 
     def measure(self) -> tuple[int, int]:
-        """(replies, bytes)."""
-        ((count, size),) = self._run(
-            "SELECT COUNT(*), COALESCE(SUM(LENGTH(reply)), 0) FROM replies"
-        )
+        """(replies, bytes); of a cache that fails, (0, 0)."""
+        rows = self._run("SELECT COUNT(*), COALESCE(SUM(LENGTH(reply)), 0) FROM replies")
+        count, size = rows[0] if rows else (0, 0)
         return int(count), int(size)
 
     def clear(self) -> None:

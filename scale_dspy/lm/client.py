@@ -268,6 +268,8 @@ def _close_sessions() -> None:
     for loop, session in list(_sessions.items()):
         if loop.is_running():
             asyncio.run_coroutine_threadsafe(session.close(), loop).result(5)
+        else:  # a server's own loop, which has ended with it
+            asyncio.run(session.close())
 
 
 async def _ask_litellm(server: Server, address: str, body: dict[str, Any]) -> Any:

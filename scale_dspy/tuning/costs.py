@@ -14,6 +14,7 @@ from scale_dspy.evaluation.folder import write_json
 from scale_dspy.lm.cost_limit import limit_cost
 from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import Ledger
+from scale_dspy.utils.files import read_file
 from scale_dspy.utils.records import WrongFieldError, parse_json, read_record
 
 NOTED = 1.0  # seconds between two notes of what a stage has cost so far
@@ -63,13 +64,13 @@ def read_costs(path: Path) -> dict[str, Tally]:
         ValueError: the file cannot be read.
     """
     try:
-        stages = parse_json(path.read_bytes())
+        stages = parse_json(read_file(path))
         if not isinstance(stages, dict):
             raise ValueError("it holds no object")
         return {name: read_stage(name, tally) for name, tally in stages.items()}
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): choose another --out") from None
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +26,27 @@ def create_file(path: Path, mode: int = 0o666) -> int:
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     return os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A file of a run, open for reading.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read, or is another thing: a pipe, whose writer would be waited for,
+            or a device, which may have no end.
+    """
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(file, "rb")
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a file of a run; see `open_file`."""
+    with open_file(path) as file:
+        return file.read()
 
 
 @contextmanager
