@@ -8,13 +8,15 @@ point at.
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.command import backend
-from tests.fake_vllm import FakeVLLM
+from tests.fake_vllm import FakeVLLM, fake_vllm
 from tests.faults.lives import Ended, Lives
 from tests.faults.table import WORLD
 from tests.world import write_set
@@ -180,6 +182,23 @@ def play(case: Case, lives: Lives, original: Path, folder: Path, server: FakeVLL
     lives.start([*reader.arguments, *flags], folder, "ended", **own)
     ended = lives.wait(folder, "ended")
     return judge(case, ended, folder)
+
+
+def play_all(
+    lives: Lives, folder: Path, jobs: int, only: str = ""
+) -> Iterator[tuple[str, list[str]]]:
+    """(case, in words what was wrong) of each."""
+    chosen = [case for case in CASES if re.search(only, case.name)]
+    if not chosen:
+        return
+    with fake_vllm(WORLD) as server, ThreadPoolExecutor(jobs) as pool:
+        make_original(lives, folder / "original", server)
+
+        def play_one(number: int) -> tuple[str, list[str]]:
+            case = chosen[number]
+            return case.name, play(case, lives, folder / "original", folder / f"{number}", server)
+
+        yield from pool.map(play_one, range(len(chosen)))
 
 
 def judge(case: Case, ended: Ended, folder: Path) -> list[str]:
