@@ -50,7 +50,7 @@ from scale_dspy.lm.redact import hide_server
 from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import track
 from scale_dspy.method import Solver
-from scale_dspy.utils.files import hold_folder, read_file, write_whole
+from scale_dspy.utils.files import hold_folder, open_file, read_file, write_whole
 from scale_dspy.utils.records import parse_json, write_record
 
 logger = logging.getLogger(__name__)
@@ -327,10 +327,18 @@ async def _work(
 
 
 def _mend(path: Path, *, drop_errors: bool) -> None:
-    """Cut off a last line that a kill left unfinished; drop failed rollouts to run them again."""
+    """Cut off a last line that a kill left unfinished; drop failed rollouts to run them again.
+
+    Raises:
+        ValueError: what is there cannot be read.
+    """
     if not path.exists():
         return
-    with write_whole(path) as draft, path.open("rb") as file, draft.open("wb") as copy:
+    try:
+        there = open_file(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    with there as file, write_whole(path) as draft, draft.open("wb") as copy:
         for line in file:
             if line.endswith(b"\n") and not (drop_errors and _has_error(line)):
                 copy.write(line)

@@ -22,7 +22,7 @@ from tests.faults.table import WORLD
 from tests.world import write_set
 
 LIMIT = 30.0  # seconds; an idle machine needs one or two
-LINES = 16  # argparse tells the usage first
+LINES = 16  # of an error; argparse tells the usage first
 MEMORY = 6 << 30  # bytes of address space: an endless file must not fill the machine
 STRANGER = "stranger"  # beside the run; links point at it
 
@@ -138,7 +138,7 @@ class Case:
 
 
 # What a person names may be a pipe, as in `evaluate <(make-a-set)`; these are then waited for.
-NAMED = ("set.jsonl", "run.toml", "program.json")
+NAMED = ("set.jsonl", "program.json")
 ENDLESS = ("is a pipe", "is an endless device", "is a full device")
 CASES = [
     Case(name, file, damage)
@@ -214,7 +214,7 @@ def judge(case: Case, ended: Ended, folder: Path) -> list[str]:
         wrong.append("a file's bytes reach the terminal")
     if ended.code and not ended.err.strip():
         wrong.append("no word of what went wrong")
-    if len(ended.err.splitlines()) > LINES:
+    if ended.code and len(ended.err.splitlines()) > LINES:
         wrong.append(f"{len(ended.err.splitlines())} lines on standard error")
     if ended.left:
         wrong.append(f"left behind: {', '.join(ended.left)}")
