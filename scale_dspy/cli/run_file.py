@@ -14,8 +14,6 @@ from typing import Any
 
 import tomli
 
-from scale_dspy.utils.files import read_file
-
 RUN_JSON = "run.json"
 SETTINGS = "settings"  # the key of run.json under which they stand
 PRIVATE = frozenset({"api_key", "api_base", "system_1_api_base"})  # never written
@@ -76,6 +74,8 @@ def find_commands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.Argu
 
 
 def _read_settings(path: Path, command: str) -> dict[str, Any]:
+    from scale_dspy.utils.files import read_file  # imports a library that --help can do without
+
     try:
         text = read_file(path).decode("utf-8")
         told = json.loads(text)[SETTINGS] if path.name == RUN_JSON else tomli.loads(text)
