@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from scale_dspy.utils.files import hold_folder, write_whole
+from scale_dspy.utils.files import hold_folder, open_file, write_whole
+from tests.command import run
 
 WRITE_OFTEN = """
 import sys
@@ -73,3 +75,29 @@ def test_a_second_process_is_kept_out_of_a_folder_until_the_first_is_done(tmp_pa
         refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert f"ValueError: {folder} is in use by another run" in refused.stderr
     assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == "held\n"
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
+def test_what_is_no_regular_file_is_one_line(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pipe would be waited for, and some devices have no end."""
+    for name in ("run.json", "rollouts.jsonl"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "run.json").write_text("{}")
+        path = folder / name
+        path.unlink(missing_ok=True)
+        {
+            "a pipe": lambda path: os.mkfifo(path),
+            "a device": lambda path: path.symlink_to("/dev/zero"),
+            "a folder": lambda path: path.mkdir(),
+        }[kind](path)
+        with pytest.raises(OSError, match=r"regular|directory"):
+            open_file(path)
+        for command in ("regrade", "report"):
+            code, out, err = run(capsys, command, str(folder))
+            assert (code, out) == (2, "")
+            assert len(err.splitlines()) == 1, err
+    with pytest.raises(FileNotFoundError):
+        open_file(tmp_path / "nothing")
