@@ -50,7 +50,7 @@ from scale_dspy.lm.redact import hide_server
 from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import track
 from scale_dspy.method import Solver
-from scale_dspy.utils.files import hold_folder, open_file, read_file, write_whole
+from scale_dspy.utils.files import hold_folder, make_folder, open_file, read_file, write_whole
 from scale_dspy.utils.records import parse_json, write_record
 
 logger = logging.getLogger(__name__)
@@ -233,7 +233,7 @@ def name_draws(out: Path, *, reuse: bool = False) -> str:
     path = out / DRAWS
     if not path.exists():
         new = not (out / ROLLOUTS).exists()
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         path.write_text("" if reuse or not new else secrets.token_hex(8), encoding="ascii")
     return read_file(path).decode(errors="replace").strip()
 

@@ -67,6 +67,19 @@ def write_whole(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder where it is missing, and those around it.
+
+    Raises:
+        ValueError: a file has its name, or that of one around it.
+        OSError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{folder} cannot be a folder: there is a file of that name") from None
+
+
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
     """Make a folder where it is missing, and keep out every other process that would hold it.
@@ -74,7 +87,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: another one is in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     try:
         with FileLock(folder / LOCK, timeout=GLANCE):
             yield
