@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NEEDED = (
     *("apscheduler", "backoff", "expression", "fastapi", "fastapi_sso"),
-    *("mcp", "multipart", "redis", "uvicorn", "websockets"),
+    *("mcp", "multipart", "redis", "soundfile", "uvicorn", "websockets"),
 )
 
 
