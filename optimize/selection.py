@@ -2,7 +2,7 @@
 
     python optimize/selection.py record gsm8k --limit 120 --cap 512 --out passes.jsonl \
         --model M --api-base http://127.0.0.1:8000/v1 --modes prompt
-    python optimize/selection.py replay passes.jsonl --cap 512 --out selection.json
+    python optimize/selection.py replay passes.jsonl --cap 512 --table X.md --picture X.png
 
 `record` sends ChainOfThought's own request with n and log-probabilities, and System 1's on the
 problem as a whole; run again, it goes on. `replay` asks no model.
@@ -15,6 +15,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO, get_args
@@ -24,7 +25,9 @@ import httpx
 
 from scale_dspy.baselines import ChainOfThought
 from scale_dspy.data.load import load
-from scale_dspy.evaluation.selection import list_signals, read_passes, replay_rules
+from scale_dspy.evaluation.passes import read_passes
+from scale_dspy.evaluation.selection import list_signals
+from scale_dspy.evaluation.selection import replay as replay_ways
 from scale_dspy.lm.modes import Style, modes
 from scale_dspy.program import SCALE
 from scale_dspy.stages.ask import PlainAdapter
@@ -48,13 +51,15 @@ def main() -> None:
     draw.add_argument("--seed", type=int, default=0)
     draw.add_argument("--out", type=Path, required=True)
     draw.set_defaults(run=record)
-    show = commands.add_parser("replay", help="signals and rules on recorded passes")
-    show.add_argument("passes", type=Path)
-    show.add_argument("--cap", type=int, help="response tokens a pass could have")
-    show.add_argument("--cap-1", type=int, help="response tokens a draft of System 1 could have")
-    show.add_argument("--set", help="only problems of this set")
-    show.add_argument("--out", type=Path, help="the same as JSON")
-    show.set_defaults(run=replay)
+    again = commands.add_parser("replay", help="signals and ways to vote on recorded passes")
+    again.add_argument("passes", type=Path, nargs="+", help="files; what comes again is skipped")
+    again.add_argument("--cap", type=int, help="response tokens a pass could have")
+    again.add_argument("--cap-1", type=int, help="response tokens a draft of System 1 could have")
+    again.add_argument("--set", action="append", help="only this set; may be given again")
+    again.add_argument("--table", type=Path, help="a Markdown file for what is shown")
+    again.add_argument("--picture", type=Path, help="a PNG of accuracy against tokens")
+    again.add_argument("--out", type=Path, help="a JSON file with every figure")
+    again.set_defaults(run=replay)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments.run(arguments)
@@ -133,31 +138,98 @@ def tidy(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 def replay(arguments: argparse.Namespace) -> None:
-    drawn = read_passes(arguments.passes, arguments.cap, arguments.cap_1)
-    drawn = [each for each in drawn if arguments.set in (None, each.group)]
-    signals, rules = list_signals(drawn), replay_rules(drawn)
-    lines = [f"{len(drawn)} problems, {len(drawn[0].passes)} passes each", "AUROC of a wrong pass"]
-    for name, told in signals.items():
-        lines.append(f"  {name:<42} {show(told['auroc'])} {show_ends(told['auroc_interval'])}")
-    lines.append("accuracy, response tokens, passes, accuracy against the vote of all")
-    for told in sorted(rules, key=lambda told: told["tok"]):
-        lines.append(
-            f"  {told['rule']:<28} {told['accuracy']:.3f} {show_ends(told['accuracy_interval'])}"
-            f" {told['tok']:7.0f} {told['passes']:5.2f}   {told['to_full_vote']:+.3f}"
-            f" {show_ends(told['to_full_vote_interval'])}"
-        )
-    logging.info("\n".join(lines))
+    sets = read_passes(arguments.passes, arguments.cap, arguments.cap_1)
+    if arguments.set:
+        sets = {name: drawn for name, drawn in sets.items() if name in arguments.set}
+    found = {
+        name: {"problems": len(drawn), "signals": list_signals(drawn), "ways": replay_ways(drawn)}
+        for name, drawn in sets.items()
+    }
+    table = "\n".join(write_tables(name, told) for name, told in found.items())
+    logging.info(table)
+    if arguments.table:
+        arguments.table.write_text(table, encoding="utf-8")
+    if arguments.picture:
+        draw_picture(found, arguments.picture)
     if arguments.out:
-        found = {"problems": len(drawn), "signals": signals, "rules": rules}
         arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def show(value: float | None) -> str:
-    return "  -  " if value is None else f"{value:.3f}"
+def write_tables(name: str, told: dict[str, Any]) -> str:
+    """What was found on one set, as Markdown."""
+    signals, kinds = told["signals"], list(told["signals"])
+    heads = {"pass": "a pass of chain of thought", "draft": "System 1's draft"}
+    counts = {kind: next(iter(signals[kind].values())) for kind in kinds}
+    share = "; ".join(
+        f"{heads[kind]}: {one['share_right']:.1%} of {one['passes']} right"
+        for kind, one in counts.items()
+    )
+    lines = [
+        f"## {name or 'Passes'}: {told['problems']} problems\n",
+        f"AUROC of being wrong, with its 95 % interval over problems ({share}).\n",
+        f"| signal | {' | '.join(heads[kind] for kind in kinds)} |",
+        f"|---|{'---|' * len(kinds)}",
+    ]
+    for signal in signals["pass"]:
+        cells = [signals[kind].get(signal, {}) for kind in kinds]
+        shown = (show(one.get("auroc"), one.get("auroc_interval")) for one in cells)
+        lines.append(f"| {signal} | {' | '.join(shown)} |")
+    lines += [
+        "\nAccuracy against response tokens. Settings were chosen on other problems than those "
+        "scored, within the tokens of a fixed vote of as many as `within` says. Differences are in "
+        "points, with paired 95 % bootstrap intervals; `fixed` is a fixed vote of equal tokens.\n",
+        "| way | within | accuracy | tokens | passes | to cot | to fixed | to the vote of all |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    before = None
+    for one in told["ways"]:
+        if (one["way"], one["accuracy"], one["tok"]) != before:
+            lines.append(f"| {' | '.join(list_cells(one))} |")
+        before = one["way"], one["accuracy"], one["tok"]
+    return "\n".join(lines) + "\n"
 
 
-def show_ends(ends: list[float] | None) -> str:
-    return " " * 16 if ends is None else f"[{ends[0]:+.3f}, {ends[1]:+.3f}]"
+def list_cells(one: dict[str, Any]) -> list[str]:
+    differences = (
+        show(100 * one[key], [100 * end for end in one[f"{key}_interval"]], "+.1f")
+        for key in ("to_cot", "to_fixed", "to_all")
+    )
+    ends = [100 * end for end in one["accuracy_interval"]]
+    accuracy = show(100 * one["accuracy"], ends, ".1f")
+    within = "" if one["given"] is None else str(one["given"])
+    return [one["way"], within, accuracy, f"{one['tok']:.0f}", f"{one['passes']:.2f}", *differences]
+
+
+def show(value: float | None, ends: list[float] | None, how: str = ".3f") -> str:
+    """A value and its interval; nothing where it has no width, as against itself."""
+    if value is None or (ends and ends[0] == ends[1]):
+        return ""
+    return f"{value:{how}}" if ends is None else f"{value:{how}} [{ends[0]:{how}}, {ends[1]:{how}}]"
+
+
+def draw_picture(found: dict[str, Any], path: Path) -> None:
+    """Accuracy against response tokens, a panel a set; fixed votes are the grey line."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.4, 0.6 + 3.8 * len(found)), dpi=180, layout="constrained")
+    panels = figure.subplots(len(found), 1, squeeze=False)[:, 0]
+    for axes, (name, told) in zip(panels, found.items(), strict=True):
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for one in told["ways"]:
+            way = re.sub(r"(vote)( at)? [\d.]+$", r"\1", one["way"]).replace("cot", "vote")
+            lines.setdefault(way, []).append((one["tok"], 100 * one["accuracy"]))
+        for number, (way, points) in enumerate(lines.items()):
+            label = {"vote": "fixed votes, 1 to all", "adaptive vote": "adaptive, each stop"}
+            style: dict[str, Any] = {"marker": "osD^vPX*"[number % 8], "markersize": 4}
+            if way == "vote":
+                style |= {"color": "#74777f", "linewidth": 2}
+            axes.plot(*zip(*sorted(set(points)), strict=True), label=label.get(way, way), **style)
+        axes.set_title(f"{name}, {told['problems']} problems")
+        axes.set_ylabel("right, %")
+        axes.grid(alpha=0.3)
+    panels[-1].set_xlabel("response tokens a problem")
+    panels[0].legend(fontsize=8)
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

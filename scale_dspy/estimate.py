@@ -1,4 +1,4 @@
-"""Estimate: how likely a draft is to be wrong, from what is seen of it, as a part of the program.
+"""Estimate: how likely a draft is to be wrong, from features of it, as a part of the program.
 
 Measures of a draft's tokens follow DeepConf (arXiv 2508.15260): besides their mean, the least sure
 window and the end. Which of them tell depends on the model, so their weights are a Parameter: they
@@ -22,7 +22,7 @@ FEATURES = ("length", "cut_off", "unreadable", "mean", "window", "last", "disagr
 token, over the whole draft, its least sure WINDOW and its LAST tokens. disagreement: the share of
 drafts that found something else, in [0, 1]."""
 
-# What a draft is taken to show where one of these is not known.
+# The value that stands in for a feature that is not known: then it has no weight.
 TYPICAL = {
     "length": 0.85,
     "cut_off": 0.0,

@@ -21,7 +21,7 @@ class Method:
 
     Attributes:
         home: MODULE:CLASS of its program, which takes `budget` and `modes`.
-        takes: which of `threshold`, `split`, `assess` and `candidates` it takes besides.
+        takes: the arguments of SCALE that it takes besides.
         preset: arguments that make this method of the class.
         joinable: whether its steps, joined, are one solution to learn from.
         in_table: whether it stands in the paper's Table 1.
@@ -34,13 +34,14 @@ class Method:
     in_table: bool = False
 
 
-_SCALE = ("threshold", "split", "assess", "candidates")
+_VOTES = ("votes", "stop")
+_SCALE = ("threshold", "split", "assess", "candidates", "probes", *_VOTES)
 
 METHODS: Mapping[str, Method] = {
     "scale": Method("scale_dspy.program:SCALE", _SCALE, joinable=True, in_table=True),
     "last_step": Method(  # rates nothing: only the question itself is thought over
         "scale_dspy.program:SCALE",
-        ("threshold", "split", "candidates"),
+        ("threshold", "split", "candidates", *_VOTES),
         {"assess": "none"},
         joinable=True,
         in_table=True,
@@ -55,23 +56,19 @@ METHODS: Mapping[str, Method] = {
 def make_program(
     method: str,
     *,
-    threshold: float | None = None,
-    split: float | None = None,
-    assess: str | None = None,
     candidates: int = 8,
     budget: int | None = None,
     modes: Modes | str = "hybrid",
+    **arguments: Any,
 ) -> Solver:
     """The program of a method.
 
     Args:
         method: one of METHODS.
-        threshold: tau in [0, 1]; None for the method's own, as for the next two.
-        split: in [0, 1]; a problem rated up to it is solved whole.
-        assess: how a difficulty is found; see SCALE.
         candidates: decompositions to choose from, for a method that decomposes.
         budget: see Solver.
         modes: request parameters by stage, or the name of a style.
+        arguments: others of SCALE, such as `threshold` or `votes`; None for the method's own.
 
     Raises:
         ValueError: an unknown method, or an argument for one that has none of the kind.
@@ -82,12 +79,10 @@ def make_program(
     options: dict[str, Any] = {"budget": budget, "modes": modes, **chosen.preset}
     if "candidates" in chosen.takes:
         options["candidates"] = candidates
-    for name, value in (("threshold", threshold), ("split", split), ("assess", assess)):
-        if value is None:
-            continue
+    given = {name: value for name, value in arguments.items() if value is not None}
+    for name in given:
         if name not in chosen.takes:
             raise ValueError(f"method {method} has no {name}")
-        options[name] = value
     module, _, name = chosen.home.partition(":")
-    program: Solver = getattr(import_module(module), name)(**options)
+    program: Solver = getattr(import_module(module), name)(**options, **given)
     return program

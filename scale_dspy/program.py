@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -25,8 +24,8 @@ from scale_dspy.method import Solver
 from scale_dspy.stages.ask import gather_all
 from scale_dspy.stages.assess import Assess
 from scale_dspy.stages.decompose import Decompose, check_candidates
-from scale_dspy.stages.drafts import Draft, draw_draft, keep_draft
-from scale_dspy.stages.solve import Solve
+from scale_dspy.stages.drafts import Score, draw_draft, keep_draft, score_draft
+from scale_dspy.stages.solve import Solve, pass_on_prompt
 from scale_dspy.stages.votes import read_result
 from scale_dspy.step import Step, render_context
 from scale_dspy.threshold import Threshold
@@ -214,12 +213,14 @@ class SCALE(Solver):
     def load_state(self, state: dict[str, Any], **how: Any) -> None:
         """Take a saved program: its prompts, thresholds, options and record, all or nothing.
 
+        In a file from before `solve.whole` the tuned prompt of System 2 is that one's too.
+
         Raises:
             ValueError: an option is unknown or none that this version takes.
         """
         held = state.get("scale_dspy") or {}
         options = {} if "scale_dspy" not in state else read_options(held)
-        super().load_state(state, **how)
+        super().load_state(pass_on_prompt(state, self.dump_state()), **how)
         for name, value in options.items():
             setattr(self, name, value)
         if held:
@@ -283,7 +284,7 @@ class SCALE(Solver):
         with track(reserve or None):
             plan = await self.decompose.acall(problem=problem)
         notes += plan.replaced
-        # As in the released code: whatever the last item asks, what is solved is the question.
+        # As in the released code, the question itself takes the last item's place.
         subproblems = [*plan.subproblems[:-1], problem]
         scores: list[Score | None] = [None] * len(subproblems)
         if self.final_difficulty is not None:
@@ -340,11 +341,12 @@ class SCALE(Solver):
             keep=keep,
         )
         if self.timing == "draft":
-            return Score(self.estimate(draft.features), draft)
+            return score_draft(draft, self.estimate(draft.features))
         if self.timing == "agreement":
-            return Score(round(draft.features.get("disagreement", 0.0), 6), draft)
+            return score_draft(draft, round(draft.features.get("disagreement", 0.0), 6))
         text = draft.reply.text
-        return Score(await self._rate(place, notes, problem, context, subproblem, text), draft)
+        rated = await self._rate(place, notes, problem, context, subproblem, text)
+        return score_draft(draft, rated)
 
     async def _rate(
         self,
@@ -364,16 +366,6 @@ class SCALE(Solver):
     def _choose_system(self, difficulty: float | None) -> int:
         """Eq. 4. A sub-problem that is not rated at all counts as easy."""
         return 2 if difficulty is not None and difficulty > self.threshold.value else 1
-
-
-@dataclass(frozen=True)
-class Score:
-    """A sub-problem's difficulty, the draft that it was found on, and the system, where that is
-    settled whatever the difficulty."""
-
-    difficulty: float | None
-    draft: Draft | None = None
-    system: int | None = None
 
 
 def read_options(held: Any) -> dict[str, Any]:

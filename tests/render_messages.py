@@ -12,6 +12,7 @@ should it ever need a look into scale_dspy, the export lacks something.
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import urllib.request
@@ -26,6 +27,14 @@ class Reply(NamedTuple):
     content: str
     reasoning: str
     cut_off: bool
+    logprobs: tuple[float, ...] = ()
+
+
+class Draft(NamedTuple):
+    """A solution that is known before the system is chosen."""
+
+    solution: str
+    difficulty: float
 
 
 # ---- from inputs to a request --------------------------------------------------------------------
@@ -83,7 +92,10 @@ def read_reply(export: Export, choice: dict[str, Any]) -> Reply:
             inside, rest = (inside, rest) if closed else (after, "")
             content, reasoning = before + rest, reasoning or inside.strip()
             break
-    return Reply(content.strip(), reasoning, choice.get("finish_reason") == told["cut_off"])
+    tokens = (choice.get("logprobs") or {}).get("content") or []
+    logprobs = tuple(token["logprob"] for token in tokens)
+    cut_off = choice.get("finish_reason") == told["cut_off"]
+    return Reply(content.strip(), reasoning, cut_off, logprobs)
 
 
 def read(export: Export, stage: str, text: str, count: int = 0) -> Any:
@@ -200,6 +212,73 @@ def read_answer(export: Export, text: str) -> str | None:
     return found
 
 
+# ---- drafts and votes ----------------------------------------------------------------------------
+
+
+def read_result(export: Export, reply: Reply) -> str | None:
+    boxed = any(each in reply.content for each in export["answer"]["read"]["commands"])
+    return None if reply.cut_off and not boxed else read_answer(export, reply.content)
+
+
+def group(results: list[str | None]) -> list[list[int]]:
+    """Places of equal results, the largest group first. What is equal is simpler here than in the
+    program: texts that are the same."""
+    groups: dict[str, list[int]] = {}
+    for place, result in enumerate(results):
+        if result is not None:
+            groups.setdefault(result, []).append(place)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def pick(results: list[str | None]) -> int:
+    return next((members[0] for members in group(results)), 0)
+
+
+def measure_lead(results: list[str | None]) -> float:
+    """1 - I(v1 + 1, v2 + 1) at one half, by Simpson's rule."""
+    first, second, *_ = [*map(len, group(results)), 0, 0]
+    if not first:
+        return 0.0
+    steps = 2000
+
+    def density(x: float) -> float:
+        return float(x**first * (1 - x) ** second)
+
+    def integrate(end: float) -> float:
+        ys = [density(end * k / steps) for k in range(steps + 1)]
+        inner = 4 * sum(ys[1:-1:2]) + 2 * sum(ys[2:-1:2])
+        return end / steps / 3 * (ys[0] + ys[-1] + inner)
+
+    return 1 - integrate(0.5) / integrate(1.0)
+
+
+def estimate(export: Export, reply: Reply, tokens: int, disagreement: float | None) -> float:
+    """How likely a draft is to be wrong, by the features that are known of it."""
+    told = export["routing"]["drafts"]
+    sizes = told["features"]
+    cap = export["stages"]["solve_1"]["body"].get("max_tokens") or sizes["cap"]
+    known = {
+        "length": math.log(1 + tokens) / math.log(1 + cap),
+        "cut_off": float(reply.cut_off),
+        "unreadable": float(read_result(export, reply) is None),
+    }
+    if reply.logprobs:
+        surprises = [-value for value in reply.logprobs]
+        window = min(sizes["window_tokens"], len(surprises))
+        runs = [surprises[k : k + window] for k in range(len(surprises) - window + 1)]
+        known["mean"] = sum(surprises) / len(surprises)
+        known["window"] = max(sum(run) / window for run in runs)
+        last = surprises[-sizes["last_tokens"] :]
+        known["last"] = sum(last) / len(last)
+    if disagreement is not None:
+        known["disagreement"] = disagreement
+    odds = told["bias"] + sum(
+        weight * (known.get(name, told["typical"][name]) - told["typical"][name])
+        for name, weight in told["weights"].items()
+    )
+    return float(round(1 / (1 + math.exp(-odds)), told["decimals"]))
+
+
 # ---- the whole flow ------------------------------------------------------------------------------
 
 
@@ -210,19 +289,24 @@ class Runner:
         self.export = export
         self.servers = list(zip(places[::2], places[1::2], strict=True))
         self.routing = export["routing"]
+        self.tokens = 0  # of the last request
 
     def solve(self, problem: str) -> dict[str, Any]:
         problem = problem.strip()
         steps: list[dict[str, Any]] = []
         planned = self.plan(problem)
-        for subproblem, difficulty in planned:
+        for subproblem, known in planned:
             context = write_items(self.export, "context", steps)
             inputs = {"problem": problem, "context": context, "subproblem": subproblem}
-            if difficulty is None and self.routing["assess"] == "in_context":
-                difficulty = self.rate(inputs)
+            if known is None and self.routing["assess"] not in ("upfront", "none"):
+                known = self.find_difficulty(inputs)
+            difficulty = known.difficulty if isinstance(known, Draft) else known
             hard = difficulty is not None and difficulty > self.routing["threshold"]
-            stage = "whole" if len(planned) == 1 else "solve_2"
-            solution = self.think(stage, inputs) if hard else self.say("solve_1", inputs)
+            if hard:
+                solution = self.think("whole" if len(planned) == 1 else "solve_2", inputs)
+            else:
+                drafted = isinstance(known, Draft)
+                solution = known.solution if drafted else self.say("solve_1", inputs)
             steps.append(
                 {
                     "subproblem": subproblem,
@@ -233,22 +317,53 @@ class Runner:
             )
         return {"answer": read_answer(self.export, steps[-1]["solution"]), "steps": steps}
 
-    def plan(self, problem: str) -> list[tuple[str, float | None]]:
+    def plan(self, problem: str) -> list[tuple[str, float | Draft | None]]:
         split = self.routing["split"]["value"]
         if split > 0:
-            difficulty = self.rate({"problem": problem, "context": "", "subproblem": problem})
-            if difficulty <= split:
-                return [(problem, difficulty)]
+            found = self.find_difficulty({"problem": problem, "context": "", "subproblem": problem})
+            if (found.difficulty if isinstance(found, Draft) else found) <= split:
+                return [(problem, found)]
         subproblems = [*self.decompose(problem)[:-1], problem]
-        known: list[float | None] = [None] * len(subproblems)
+        known: list[float | Draft | None] = [None] * len(subproblems)
         known[-1] = self.routing["final_difficulty"]
         for k, subproblem in enumerate(subproblems if self.routing["assess"] == "upfront" else []):
             if known[k] is None:
                 context = write_list(self.export, subproblems[:k])
                 known[k] = self.rate(
-                    {"problem": problem, "context": context, "subproblem": subproblem}
+                    "assess", {"problem": problem, "context": context, "subproblem": subproblem}
                 )
         return list(zip(subproblems, known, strict=True))
+
+    def find_difficulty(self, inputs: dict[str, str]) -> float | Draft:
+        how = self.routing["assess"]
+        if how not in ("draft", "agreement", "review"):
+            return self.rate("assess", inputs)
+        replies, tokens = self.draw_drafts(inputs, logprobs=how == "draft")
+        results = [read_result(self.export, reply) for reply in replies]
+        reply = replies[pick(results)]
+        groups = group(results)
+        apart = 1 - len(groups[0]) / len(results) if groups else 1.0
+        solution = self.take(reply)
+        if how == "review":
+            return Draft(solution, self.rate("review", {**inputs, "draft": reply.content}))
+        if how == "agreement":
+            places = self.routing["drafts"]["decimals"]
+            return Draft(solution, round(apart, places) if len(replies) > 1 else 0.0)
+        disagreement = apart if len(replies) > 1 else None
+        length = len(reply.logprobs) or tokens
+        return Draft(solution, estimate(self.export, reply, length, disagreement))
+
+    def draw_drafts(self, inputs: dict[str, str], logprobs: bool) -> tuple[list[Reply], int]:
+        """The drafts, and the response tokens of the last request for them."""
+        probes = self.routing["drafts"]["probes"]
+        fields = {"logprobs": True} if logprobs else {}
+        inputs = {**inputs, "draft": ""}
+        if probes == 1:
+            return [self.hear("solve_1", inputs, **fields)], self.tokens
+        replies = self.ask("solve_1", inputs, n=probes, **fields)
+        while len(replies) < probes:
+            replies += self.ask("solve_1", inputs, **fields)
+        return replies, self.tokens
 
     def decompose(self, problem: str) -> list[str]:
         told = self.export["stages"]["decompose"]
@@ -284,21 +399,35 @@ class Runner:
         )
         return lists[number - 1]
 
-    def rate(self, inputs: dict[str, str]) -> float:
-        default = self.export["stages"]["assess"]["default"]["difficulty"]
+    def rate(self, stage: str, inputs: dict[str, str]) -> float:
+        default = self.export["stages"][stage]["default"]["difficulty"]
         return float(
-            self.ask_until(
-                "assess", inputs, lambda text: read(self.export, "assess", text), default
-            )
+            self.ask_until(stage, inputs, lambda text: read(self.export, stage, text), default)
         )
 
     def think(self, stage: str, inputs: dict[str, str]) -> str:
+        votes = self.routing["votes"]
+        if votes["most"] == 1:
+            return self.take(self.conclude(self.hear(stage, inputs), inputs))
+        replies: list[Reply] = []
+        wave = votes["first"] if votes["stop"] < 1 else votes["most"]
+        while len(replies) < votes["most"]:
+            wanted = min(wave, votes["most"] - len(replies))
+            drawn = self.ask(stage, inputs, n=wanted if wanted > 1 else None)
+            replies += [self.conclude(reply, inputs) for reply in drawn]
+            results = [read_result(self.export, reply) for reply in replies]
+            if votes["stop"] < 1 and measure_lead(results) > votes["stop"]:
+                break
+            wave = len(replies)
+        return self.take(replies[pick(results)])
+
+    def conclude(self, reply: Reply, inputs: dict[str, str]) -> Reply:
         told = self.routing["draft"]
-        reply = self.hear(stage, inputs)
         if not reply.cut_off or told["unless"] in reply.content:
-            return self.take(reply)
+            return reply
         draft = (reply.reasoning + told["join"] + reply.content).strip()[-told["characters"] :]
-        return self.hear("solve_1", {**inputs, "draft": draft}).content or reply.content or draft
+        end = self.hear("solve_1", {**inputs, "draft": draft})
+        return Reply(end.content or reply.content, draft, end.cut_off or not end.content)
 
     def say(self, stage: str, inputs: dict[str, str]) -> str:
         return self.take(self.hear(stage, {**inputs, "draft": ""}))
@@ -307,8 +436,8 @@ class Runner:
         characters = self.export["stages"]["solve_1"]["default"]["characters"]
         return reply.content or reply.reasoning[-characters:]
 
-    def hear(self, stage: str, inputs: dict[str, str]) -> Reply:
-        for reply in self.ask_again(stage, inputs):
+    def hear(self, stage: str, inputs: dict[str, str], **fields: Any) -> Reply:
+        for reply in self.ask_again(stage, inputs, **fields):
             if reply.content or reply.cut_off:
                 break
         return reply
@@ -319,9 +448,9 @@ class Runner:
         values = (reader(reply.content) for reply in self.ask_again(stage, inputs))
         return next((value for value in values if value is not None), default)
 
-    def ask_again(self, stage: str, inputs: dict[str, str]) -> Iterator[Reply]:
+    def ask_again(self, stage: str, inputs: dict[str, str], **fields: Any) -> Iterator[Reply]:
         for _ in range(self.export["stages"][stage]["attempts"]):
-            yield self.ask(stage, inputs)[0]
+            yield self.ask(stage, inputs, **fields)[0]
 
     def ask(self, stage: str, inputs: dict[str, str], **fields: Any) -> list[Reply]:
         api_base, model = self.servers[self.export["stages"][stage]["partner"]]
@@ -331,8 +460,9 @@ class Runner:
             f"{api_base}/chat/completions", data.encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=30) as reply:
-            choices = json.load(reply)["choices"]
-        return [read_reply(self.export, choice) for choice in choices]
+            told = json.load(reply)
+        self.tokens = int(told["usage"]["completion_tokens"])
+        return [read_reply(self.export, choice) for choice in told["choices"]]
 
 
 def main(command: str, path: str, *rest: str) -> None:

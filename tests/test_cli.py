@@ -419,3 +419,45 @@ def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
     both = options(candidates=[8, 1], caps=[2048, 8192])
     assert both[0] == {"candidates": 8, "system_2_cap": 2048}
     assert len(both) == 4
+
+
+ABSURD = ("9" * 20, "-" + "9" * 20, "9" * 400, "9" * 5000, "1e400", "nan")
+# Counts, budgets and seeds of every command that asks a model.
+NUMBERS = {
+    "solve": "budget candidates threads seed timeout threshold split",
+    "evaluate": "samples limit budget candidates threads seed timeout threshold split",
+    "frontier": "samples limit budget margin candidates votes caps threads seed timeout",
+    "compile": "samples limit rollouts cost-limit budget margin candidates votes caps threads seed",
+    "traces": "samples limit threads seed timeout",
+    "serve": "port threads waiting seed timeout",
+    "doctor": "threads seed",
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [(name, flag) for name, flags in NUMBERS.items() for flag in flags.split()]
+)
+def test_absurd_digits_are_refused_before_anything_is_asked(
+    server: FakeVLLM,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    flag: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_set(Path("set.jsonl"), World().problems(2))
+    start = {
+        "solve": ["What is 1 + 1?"],
+        "compile": ["set.jsonl", "--optimizer", "none", "--out", "p.json"],
+        "traces": ["set.jsonl", "--against", "none", "--out", "t.jsonl"],
+        "serve": [],
+        "doctor": [],
+    }.get(command, ["set.jsonl", "--out", "out"])
+    for value in ABSURD[1:] if flag == "timeout" else ABSURD:  # 10^20 seconds are long, no more
+        code, _, said = run(capsys, command, *start, *backend(server)[:-2], f"--{flag}={value}")
+        assert code == 2, (value, said)
+        word = "threshold" if flag == "split" else flag.replace("-", " ")  # a split is one too
+        assert word in said.replace("-", " "), (value, said)
+        assert "Traceback" not in said
+    assert not server.chats()

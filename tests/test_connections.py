@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from scale_dspy.serve import connections, gateway
+from scale_dspy.utils.files import MOST_FILES
 from tests.command import backend
 from tests.fake_vllm import spawn_fake_vllm
 from tests.raw import open_raw, read_all
@@ -140,6 +142,68 @@ def test_good_clients_keep_their_connection(url: str) -> None:
         assert big.status_code in (400, 413)
 
 
+# Clients that ask whether to send their body
+
+
+def ask_first(content: bytes, *lines: str) -> bytes:
+    """The head of a request that announces its body."""
+    head = [
+        "POST /v1/chat/completions HTTP/1.1",
+        f"Content-Length: {len(content)}",
+        "Expect: 100-continue",
+        *(["Host: localhost"] if not any(line.startswith("Host:") for line in lines) else []),
+        *lines,
+    ]
+    return "\r\n".join([*head, "", ""]).encode()
+
+
+AUTHORISED = (f"Authorization: Bearer {KEY}", "Content-Type: application/json")
+
+
+def test_a_client_that_asks_first_is_told_to_go_on(url: str) -> None:
+    content = json.dumps(make_body()).encode()
+    with open_raw(url) as connection:
+        connection.sendall(ask_first(content, *AUTHORISED, "Connection: close"))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(content)
+        assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("size", [10, 20_000_000])
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ((AUTHORISED[0], "Content-Type: text/plain"), 415),
+        ((AUTHORISED[1],), 401),
+        ((*AUTHORISED, "Host: evil.example"), 403),
+        ((*AUTHORISED, "Connection: close", "Origin: http://evil.example"), 403),
+    ],
+)
+def test_a_client_that_asks_first_gets_the_refusal_whole_whatever_it_does_then(
+    url: str, lines: tuple[str, ...], status: int, size: int
+) -> None:
+    """It is not told to go on; where it sends its body all the same, it can read the reply."""
+    content = b"x" * size
+    for goes_on in (False, True):
+        with open_raw(url) as connection:
+            connection.sendall(ask_first(content, *lines))
+            if goes_on:
+                connection.sendall(content)
+            reply = read_all(connection)
+        head, _, body = reply.partition(b"\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {status} ".encode())
+        assert b"connection: close" in head.lower()
+        assert json.loads(body)["error"]["message"]
+
+
+def test_what_is_no_http_can_read_its_reply_too(url: str) -> None:
+    with open_raw(url) as connection:
+        connection.sendall(b"\x00 nonsense\r\n\r\n" + b"x" * 3_000_000)
+        reply = read_all(connection)
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == "400"
+
+
 def test_the_limit_of_files_is_raised_as_far_as_it_goes() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, {hard}));"
@@ -150,7 +214,7 @@ def test_the_limit_of_files_is_raised_as_far_as_it_goes() -> None:
     for hard in (100, 1024, most):
         command = [sys.executable, "-c", code.format(hard=hard)]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-        files = min(hard, connections.MOST_FILES)
+        files = min(hard, MOST_FILES)
         assert told == [str(files // 2), str(files)]
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scale_dspy import SCALE
+from scale_dspy.tuning.choice import choose, describe_point
 from scale_dspy.tuning.decision import CAME, CURVE, compare_points, decide, summarise_frontier
-from scale_dspy.tuning.frontier import Frontier, choose, describe_point
+from scale_dspy.tuning.frontier import Frontier
 from scale_dspy.tuning.joint import compile_program
 from scale_dspy.tuning.prompt_optimizers import Plan
 from scale_dspy.tuning.threshold_sweep import walk_all

@@ -34,6 +34,7 @@ def test_a_good_server_has_no_fault() -> None:
         ("thinking", False, "--reasoning-parser qwen3", {"reasoning_field": None}),
         ("n", False, "concurrent requests", {"ignore_n": True}),
         ("usage of n", False, "decompose={'n': 1}", {"usage": "one"}),
+        ("logprobs", False, "length and result alone", {"logprobs": False}),
         ("usage", False, "does not count tokens", {"usage": "none"}),
         ("context", False, "--max-model-len 40960", {"max_model_len": 8192}),
         ("prefix cache", None, "--enable-prompt-tokens-details", {}),

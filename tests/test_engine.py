@@ -2,87 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from dataclasses import dataclass
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import dspy
 import pytest
-from dspy.utils.exceptions import LMConfigurationError, LMError, LMTimeoutError
+from dspy import lm15
+from dspy.utils.exceptions import (
+    LMConfigurationError,
+    LMError,
+    LMRateLimitError,
+    LMTimeoutError,
+    LMUnexpectedError,
+)
 
 from scale_dspy import SCALE, connect, track
 from scale_dspy.cli.main import main
-from scale_dspy.lm.cache import FILE, Store, use
+from scale_dspy.lm import cache
+from scale_dspy.lm.cache import FILE, Keys, Store, make_keys, use
 from scale_dspy.lm.client import read_retry_after
 from scale_dspy.lm.cost_limit import CostLimitError, limit_cost
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
+from tests.plain_server import reply, serve
 from tests.world import World, write_set
-
-USAGE = {"prompt_tokens": 3, "completion_tokens": 5}
-
-
-def reply(content: Any = "7", usage: Any = USAGE) -> dict[str, Any]:
-    message = {"role": "assistant", "content": content}
-    return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
-
-
-class Plain(ThreadingHTTPServer):
-    """A server that gives its answers in order, the last one for ever: (status, headers, body)."""
-
-    daemon_threads = True
-    answers: list[tuple[int, dict[str, str], Any]]
-    seen: list[dict[str, str]]
-
-    @property
-    def api_base(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Plain
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.append(dict(self.headers))
-        answers = self.server.answers
-        status, headers, body = answers.pop(0) if len(answers) > 1 else answers[0]
-        if body is Ellipsis:  # a blank at a time, for ever
-            self.send_response(200)
-            self.end_headers()
-            for _ in range(100):
-                self.wfile.write(b" ")
-                self.wfile.flush()
-                time.sleep(0.1)
-            return
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None: ...
-
-
-@contextmanager
-def serve(*answers: Any) -> Iterator[Plain]:
-    """Serve answers; one that is no tuple is the body of a success."""
-    server = Plain(("127.0.0.1", 0), _Handler)
-    server.answers = [each if isinstance(each, tuple) else (200, {}, each) for each in answers]
-    server.seen = []
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -286,3 +235,164 @@ def test_a_plain_lm_works_and_its_settings_hold(server: FakeVLLM) -> None:
     bodies = [chat.body for chat in server.chats()]
     assert {(body["temperature"], body["max_tokens"]) for body in bodies} == {(0.3, 900)}
     assert all(body["top_k"] == 20 and "extra_body" not in body for body in bodies)
+
+
+def keep(store: Store, number: int, size: int = 10) -> Keys:
+    keys = make_keys("server", "run", number, {})
+    store.put(keys, "x" * size)
+    return keys
+
+
+def test_a_cache_that_another_process_holds_is_waited_for_once_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "PATIENCE", 0.5)
+    store = Store(tmp_path / FILE)
+    first = keep(store, 0)
+    other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    for number in range(1, 20):
+        keep(store, number)
+    assert store.get(first) == "x" * 10  # reading goes on
+    assert time.monotonic() - began < 5
+    assert caplog.text.count("another process holds it locked") == 1
+    with pytest.raises(OSError, match="was not cleared"):
+        store.clear()
+    other.execute("COMMIT")
+    assert store.get(keep(store, 20)) == "x" * 10
+    assert not store.broken
+    other.execute("BEGIN IMMEDIATE")
+    keep(store, 21)
+    assert caplog.text.count("another process holds it locked") == 2
+
+
+def test_a_cache_that_is_locked_from_the_start_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(cache, "PATIENCE", 0.2)
+    monkeypatch.setattr("scale_dspy.lm.cache._chosen", [])
+    monkeypatch.setenv("SCALE_CACHE", str(tmp_path))
+    other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    began = time.monotonic()
+    assert main(["cache"]) == 1
+    assert time.monotonic() - began < 5
+    said = capsys.readouterr().err
+    assert "another process holds it locked" in said
+    assert said.count("\n") == 1
+    other.close()
+
+
+def test_a_cache_file_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    Store(tmp_path / "theirs").connection.close()
+    before = (tmp_path / "theirs").read_bytes()
+    (tmp_path / FILE).symlink_to(tmp_path / "theirs")
+    with pytest.raises(OSError, match="is a link"):
+        Store(tmp_path / FILE)
+    assert (tmp_path / "theirs").read_bytes() == before
+
+
+def test_the_oldest_replies_of_a_large_cache_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path / FILE)
+    keys = [keep(store, number, 5000) for number in range(200)]
+    monkeypatch.setattr(cache, "MOST_BYTES", 400_000)
+    monkeypatch.setattr(cache, "FRESH", -1.0)
+    again = Store(tmp_path / FILE)
+    there = [again.get(each) is not None for each in keys]
+    assert there == sorted(there)  # the older ones are gone
+    assert 30 < sum(there) < 80
+    assert again._count_bytes() <= 300_000
+    assert f"its {200 - sum(there)} oldest replies were dropped" in caplog.text
+    monkeypatch.setattr(cache, "MOST_BYTES", 1000)
+    monkeypatch.setattr(cache, "FRESH", 60.0)
+    assert Store(tmp_path / FILE).measure()[0] == sum(there)  # what is fresh stays in any case
+
+
+# What DSPy does and does not promise; see docs/dspy_3_5.md
+
+
+@dataclass(frozen=True)
+class Failing:
+    """An engine of DSPy's contract that fails."""
+
+    error: Exception
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        raise self.error
+
+    def stream(self, request: lm15.Request) -> Any:
+        raise self.error
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class FailingAsync(Failing):
+    """The same, asynchronous."""
+
+    async def complete(self, request: lm15.Request) -> lm15.Response:  # type: ignore[override]
+        raise self.error
+
+    async def aclose(self) -> None: ...
+
+
+def fail_with(error: Exception) -> list[Exception]:
+    """What dspy.LM raises where its engine raises `error`, called either way."""
+    engines = {"engine": Failing(error), "async_engine": FailingAsync(error)}
+    lm = dspy.LM("x/y", num_retries=0, cache=False, **engines)
+    request = lm15.Request(model="x/y", messages=(lm15.Message.user("hi"),))
+    raised: list[Exception] = []
+    for call in (lambda: lm(request), lambda: asyncio.run(lm.acall(request))):
+        with pytest.raises(Exception, match="hidden") as caught:
+            call()
+        raised.append(caught.value)
+    return raised
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LMRateLimitError("hidden", status=429, retry_after=7.0),
+        LMTimeoutError("hidden"),
+        LMConfigurationError("hidden"),
+    ],
+)
+def test_an_engines_lm_error_comes_through_dspy_unchanged(error: LMError) -> None:
+    assert all(each is error for each in fail_with(error))
+
+
+@pytest.mark.parametrize("error", [CostLimitError("hidden"), ValueError("hidden")])
+def test_dspy_keeps_the_cause_of_any_other_error(error: Exception) -> None:
+    for raised in fail_with(error):
+        assert isinstance(raised, LMUnexpectedError)
+        assert raised.__cause__ is error
+
+
+def test_our_lm_raises_what_its_engine_raised(server: FakeVLLM) -> None:
+    lm = connect(server.model, server.api_base, max_tokens=100, cache=False)
+    with limit_cost(10), pytest.raises(CostLimitError):
+        lm("hi")
+    with limit_cost(10), pytest.raises(CostLimitError):
+        asyncio.run(lm.acall("hi"))
+
+
+def test_what_dspy_is_to_remove_is_an_error_in_the_tests() -> None:
+    """So a call of ours that 3.5 removes fails the fast tests."""
+    with pytest.raises(DeprecationWarning, match=r"removal in DSPy 3\.5"):
+        dspy.LM("x/y")(messages=[{"role": "user", "content": "hi"}])
+
+
+@pytest.mark.parametrize(("module", "counts"), [("dspy.clients.lm", True), ("other.module", False)])
+def test_any_deprecation_of_dspys_own_is_one_and_no_strangers(module: str, counts: bool) -> None:
+    def warn() -> None:
+        warnings.warn_explicit("old", DeprecationWarning, "lm.py", 1, module=module)
+
+    if counts:
+        with pytest.raises(DeprecationWarning, match="old"):
+            warn()
+    else:
+        with pytest.warns(DeprecationWarning, match="old"):
+            warn()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scale_dspy import SCALE, connect
 from scale_dspy.grading.labels import Label
 from scale_dspy.grading.metrics import make_metric
-from scale_dspy.step import Step
+from scale_dspy.step import Step, Vote
 from tests.fake_vllm import fake_vllm
 from tests.predictions import GOLD, make_prediction
 from tests.world import World
@@ -292,7 +292,7 @@ predictions = st.fixed_dictionaries(
 @settings(max_examples=300)
 @given(predictions | junk, st.sampled_from(NAMES), junk | st.lists(calls, max_size=1))
 def test_feedback_never_fails(prediction: Any, name: str | None, pred_trace: Any) -> None:
-    gold = dspy.Example(**{**GOLD, "kind": "integer"})  # or odd answers would start math-verify
+    gold = dspy.Example(**{**GOLD, "kind": "integer"})  # or odd answers would start the worker
     result = make_metric(budget=50, feedback=True)(gold, prediction, None, name, pred_trace)
     assert 0 <= result.score <= 1
     assert result.feedback.strip()
@@ -343,3 +343,75 @@ def _others(name: str) -> list[str]:
 
 def _read_prompt(request: Any) -> str:
     return "\n".join(str(message["content"]) for message in request.body["messages"])
+
+
+def make_reviewed(system: int, drafted: str | None, result: str, text: str = "Find $x$.") -> Step:
+    solution = rf"So \boxed{{{result}}}."
+    return Step(text, 0.7, system, solution, "", 40, draft={"length": 0.5, "result": drafted})
+
+
+@pytest.mark.parametrize(
+    ("system", "drafted", "result", "said"),
+    [
+        (2, "3", "4", "System 2 found 4. A high doubt is right."),
+        (2, "3", "3.0", "found the same. The doubt should have been near 0"),
+        (1, "3", "3", "Nothing shows whether that was wrong."),
+        (1, None, "3", "A draft without a result is wrong. The doubt should have been near 1"),
+    ],
+)
+def test_a_review_is_told_what_became_of_the_draft(
+    system: int, drafted: str | None, result: str, said: str
+) -> None:
+    steps = [make_reviewed(system, drafted, result), STEPS[-1]]
+    call = {"subproblem": "Find $x$.", "context": "", "draft": "So 3.", "doubt": "0.7"}
+    words = " ".join(speak(make_prediction("8", steps=steps), "assess.review", call).split())
+    kept = "System 2 solved it anew" if system == 2 else "the draft was kept"
+    found = "no result that can be read" if drafted is None else "the result 3"
+    assert f"the draft had {found}, the doubt was 0.7, so {kept}." in words
+    assert said in words
+    assert "The final answer 8 is wrong; right is 7." in words
+    unread = speak(make_prediction("8", steps=steps), "assess.review", {**call, "doubt": "high"})
+    assert "reply with one number from 0 to 1 and nothing else" in unread
+
+
+@pytest.mark.parametrize(
+    ("system", "drafted", "said"),
+    [
+        (1, "7", "That is right. A low doubt is right."),
+        (2, "7", "That is right. The doubt should have been near 0"),
+        (1, "8", "Right is 7. The doubt should have been near 1"),
+        (2, "8", "Right is 7. A high doubt is right."),
+    ],
+)
+def test_a_review_of_the_whole_problem_is_judged_by_its_answer(
+    system: int, drafted: str, said: str
+) -> None:
+    steps = [make_reviewed(system, drafted, "9", str(GOLD.problem))]
+    call = {"problem": GOLD.problem, "subproblem": GOLD.problem, "draft": "x", "doubt": "0.7"}
+    words = " ".join(speak(make_prediction("9", steps=steps), "assess.review", call).split())
+    assert said in words
+
+
+def test_a_review_hears_what_earlier_runs_showed() -> None:
+    steps = [make_reviewed(1, "3", "3"), STEPS[-1]]
+    label = Label(str(GOLD.problem), "Find $x$.", 0.5, False, "3", "2")
+    call = {"subproblem": "Find $x$.", "draft": "So 3.", "doubt": "0.7"}
+    labels = {(str(GOLD.problem), "Find $x$."): label}
+    words = speak(make_prediction("8", steps=steps), "assess.review", call, labels=labels)
+    assert "do not agree here" in words
+    assert "should have been near 1" in words
+
+
+def test_a_problem_solved_whole_hears_of_its_passes() -> None:
+    found = ("8", "7", "8.0", None)
+    votes = tuple(Vote(each, 30, 2, 0) for each in found)
+    step = Step(str(GOLD.problem), None, 2, r"So \boxed{8}.", "", 120, votes=votes)
+    call = {"problem": GOLD.problem, "solution": r"So \boxed{8}."}
+    words = speak(make_prediction("8", steps=[step]), "solve.whole", call)
+    assert "The problem, solved whole: System 2 gave the result 8 after 120 tokens" in words
+    assert "Its 4 passes found 8 (2 of them), 7 (1 of them), nothing that can be read" in words
+    assert "right is 7" in words
+    alone = Step(str(GOLD.problem), None, 2, r"So \boxed{8}.", "", 120)
+    assert "passes" not in speak(make_prediction("8", steps=[alone]), "solve.whole", call)
+    cut = {**call, "solution": "so", "cut_off": True}
+    assert "cut off" in speak(make_prediction("8", steps=[alone]), "solve.whole", cut)

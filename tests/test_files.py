@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from scale_dspy.utils.files import hold_folder, open_file, write_whole
-from tests.command import run
+from scale_dspy.utils.files import append_lines, hold_folder, open_file, write_whole
+from tests.command import backend, run
+from tests.fake_vllm import FakeVLLM, fake_vllm
+from tests.world import World, write_set
 
 WRITE_OFTEN = """
 import sys
@@ -101,3 +106,109 @@ def test_what_is_no_regular_file_is_one_line(
             assert len(err.splitlines()) == 1, err
     with pytest.raises(FileNotFoundError):
         open_file(tmp_path / "nothing")
+
+
+# Links that somebody planted
+
+
+def plant(path: Path, victim: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(victim)
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_is_replaced_and_not_written_through(tmp_path: Path, dangling: bool) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "summary.json"
+    if not dangling:
+        victim.write_text("dear")
+    plant(path, victim)
+    with write_whole(path) as draft:
+        draft.write_text("new")
+    assert path.read_text() == "new"
+    assert not path.is_symlink()
+    assert (victim.read_text() if victim.exists() else "") == ("" if dangling else "dear")
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_nothing_is_appended_through_a_link(tmp_path: Path, dangling: bool) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "rollouts.jsonl"
+    if not dangling:
+        victim.write_text("dear")
+    plant(path, victim)
+    with pytest.raises(OSError, match=r"rollouts\.jsonl"), append_lines(path) as file:
+        file.write("more")
+    assert (victim.read_text() if victim.exists() else "") == ("" if dangling else "dear")
+
+
+def test_a_lock_that_is_a_link_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("dear")
+    plant(tmp_path / "out" / ".lock", tmp_path / "victim")
+    with pytest.raises(OSError, match=r"\.lock"), hold_folder(tmp_path / "out"):
+        pass
+    assert (tmp_path / "victim").read_text() == "dear"
+
+
+WRITERS = {
+    "evaluate set.jsonl --samples 1 --out out": (
+        "run.json", "rollouts.jsonl", "summary.json", "draws.txt", ".lock", "process.json",
+    ),
+    "evaluate set.jsonl --samples 1 --out out --detach": ("log.txt",),
+    "frontier set.jsonl --candidates 1 --out out": ("walks.jsonl", "frontier.json"),
+    "compile set.jsonl --candidates 1 --optimizer none --out out/p.json": (
+        "p.json", "p.compile/optimizer.log", "p.compile/costs.json", "p.compile/run.json",
+    ),
+    "traces set.jsonl --against none --samples 1 --out out/t.jsonl": ("t.jsonl", "t.card.md"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [(command, name) for command, names in WRITERS.items() for name in names]
+)
+def test_no_command_writes_through_a_link(
+    server: FakeVLLM,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    name: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_set(Path("set.jsonl"), World().problems(2))
+    for there in (True, False):
+        victim = tmp_path / f"victim-{there}"
+        if there:
+            victim.write_text("dear\n")
+        shutil.rmtree("out", ignore_errors=True)
+        plant(Path("out") / name, victim)
+        code, _, said = run(capsys, *command.split(), *backend(server))
+        assert (victim.read_text() if victim.exists() else "") == ("dear\n" if there else "")
+        assert code in (0, 1, 2)
+        assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", ["evaluate", "frontier"])
+def test_a_folder_that_is_deleted_midway_ends_the_run_at_once(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    """Else everything was asked, and then there were no problems."""
+    monkeypatch.chdir(tmp_path)
+    write_set(Path("set.jsonl"), World().problems(60))
+    with fake_vllm(World(), delay=0.05) as slow:
+
+        def delete() -> None:
+            while len(slow.chats()) < 40:
+                time.sleep(0.01)
+            shutil.rmtree("out")
+
+        thread = threading.Thread(target=delete)
+        thread.start()
+        flags = ["--samples", "1", "--threads", "2", "--out", "out", *backend(slow)]
+        code, _, said = run(capsys, command, "set.jsonl", *flags)
+        thread.join()
+        asked = len(slow.chats())
+    assert code == 1
+    assert "was removed while it was written" in said.splitlines()[-1]
+    assert asked < 200

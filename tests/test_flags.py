@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from scale_dspy.evaluation.rollout import Rollout
-from scale_dspy.report.flags import find_flags, read_caps
+from scale_dspy.evaluation.summary import summarise
+from scale_dspy.report.run_reader import read_caps
 from scale_dspy.step import Step
 
 
@@ -27,27 +28,30 @@ def make(solution: str, gold: str = "72", **changed: Any) -> Rollout:
         ("It is 1,234 then.", "1234", True),
         (r"We get $\left( 3, \frac{\pi}{2} \right)$.", r"(3, \frac{\pi}{2})", True),
         (r"We get $\dfrac{1}{2}$.", r"\frac{1}{2}", True),
+        ("It is 3} then", "3}", False),
         ("72" + " " * 1300 + "later", "72", False),
         ("no value", "", False),
     ],
 )
 def test_the_right_value_stands_by_itself(solution: str, gold: str, there: bool) -> None:
-    assert find_flags(make(solution, gold), {}).unread is there
+    one = make(solution, gold)
+    assert one.unread is there
+    assert one.drop_texts().unread is there
 
 
 def test_only_wrong_rollouts_are_unread() -> None:
-    assert not find_flags(make("72", correct=True), {}).unread
-    assert not find_flags(make("72", error="late"), {}).unread
-    assert not find_flags(make("72", answer="72"), {}).unread
-    assert not find_flags(make("", steps=()), {}).unread
+    assert not make("72", correct=True).unread
+    assert not make("72", error="late").unread
+    assert not make("72", answer="72").unread
+    assert not make("", steps=()).unread
 
 
-def test_a_solution_hits_its_systems_limit() -> None:
-    assert find_flags(make("x", tokens=100), {2: 100}).cut_off
-    assert not find_flags(make("x", tokens=99), {2: 100}).cut_off
-    assert not find_flags(make("x", tokens=100), {1: 100}).cut_off
+def test_a_reply_that_hit_the_limit_is_noted() -> None:
+    assert not make("x", tokens=100).cut_off
     said = ("solve: the solution was cut off after 9 tokens",)
-    assert find_flags(make("x", replaced=said), {}).cut_off
+    for one in (make("x", replaced=said), make("x", replaced=said).drop_texts()):
+        assert one.cut_off
+        assert summarise([one])["cut_off"] == 1
 
 
 def test_limits_are_read_from_any_description() -> None:

@@ -19,15 +19,10 @@ from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.cost_limit import CostLimitError, limit_cost
 from scale_dspy.lm.event_loop import run
 from scale_dspy.program import Timing
+from scale_dspy.tuning.choice import choose, settle
 from scale_dspy.tuning.decision import summarise_frontier
-from scale_dspy.tuning.frontier import (
-    Frontier,
-    choose,
-    draw_frontier,
-    list_curve,
-    list_points,
-    settle,
-)
+from scale_dspy.tuning.frontier import Frontier, draw_frontier, list_curve, list_points
+from scale_dspy.tuning.threshold_search import change
 from scale_dspy.tuning.threshold_sweep import read_labels, walk_all
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World
@@ -136,6 +131,52 @@ def test_frontier_over_split_tau_and_stop_is_exact_in_any_world(
             expected = tuple(np.mean(outcomes, axis=0))
             assert frontier.read(tau, split, stop) == pytest.approx(expected), (split, tau, stop)
         assert len(server.requests) == sent  # the walks had asked all there is to ask
+
+
+@pytest.mark.slow
+@settings(max_examples=5, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 10_000),
+    assess=st.sampled_from(["in_context", "draft", "agreement", "review"]),
+    budget=st.sampled_from([None, None, 900]),
+)
+def test_every_point_of_a_frontier_is_what_a_run_there_shows(
+    seed: int, assess: Timing, budget: int | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Every cell, between its edges too; and of whole problems every smaller vote, from the draws
+    of the largest. No cell costs a request, and none is above the budget."""
+    world = World.noisy(seed, parts=(1, 2), softness=0.3, tokens_2=40)
+    examples = world.problems(1)
+    made = SCALE(candidates=1, assess=assess, final_difficulty=None, budget=budget, votes=8)
+    with fake_vllm(world) as server:
+        lm = join(server, seed)
+        sent = 0
+        for votes in (8, 4, 2):
+            program = change(made, {"votes": votes})
+            found = walk_all(program, examples, lm, tmp_path_factory.mktemp("walks"))
+            if budget is None and votes < 8:
+                assert len(server.chats("whole")) == sent
+            sent = len(server.chats("whole"))
+            frontier = draw_frontier(found)
+            asked = len(server.requests)
+            for split, tau, stop in list_cells(frontier):
+                outcomes = [solve(program.at(tau, split, stop), each, 0, lm) for each in examples]
+                expected = tuple(np.mean(outcomes, axis=0))
+                assert frontier.read(tau, split, stop) == pytest.approx(expected), (split, tau)
+                assert all(tokens <= (budget or tokens) for _, tokens in outcomes)
+            assert len(server.requests) == asked
+
+
+def list_cells(frontier: Frontier) -> list[tuple[float, float, float]]:
+    """A point in each cell, and its first one: (split, tau, stop)."""
+
+    def spread(starts: np.ndarray) -> list[float]:
+        ends = [*starts[1:], 1.0]
+        inner = [(low + high) / 2 for low, high in zip(starts, ends, strict=True)]
+        return sorted({*map(float, starts), *map(float, inner)})
+
+    splits, taus, stops = map(spread, (frontier.splits, frontier.taus, frontier.stops))
+    return [(split, tau, stop) for split in splits for tau in taus for stop in stops]
 
 
 def test_a_vote_is_replayed_from_its_own_draws(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import dspy
+import litellm
 import pytest
 
 from scale_dspy import SCALE, connect
-from scale_dspy.lm.hosted import find_hosted, price_tokens
+from scale_dspy.lm.hosted import find_hosted, find_price
+from scale_dspy.lm.tally import Tally
 from tests.command import run
 from tests.fake_vllm import fake_vllm
 from tests.world import World
@@ -75,12 +79,20 @@ def test_the_command_line_says_it_and_asks_nothing(
 
 
 def test_prices() -> None:
-    million = {"prompt_tokens": 1_000_000, "completion_tokens": 1_000_000}
-    whole = price_tokens("deepseek/deepseek-chat", million)
-    assert whole is not None
-    assert 0.1 < whole < 10
-    stages = {"solve_1": million, "solve_2": {**million, "calls": 3}}
-    assert price_tokens("deepseek/deepseek-chat", stages) == pytest.approx(2 * whole)
-    assert price_tokens("deepseek/deepseek-chat", {}) == 0
-    assert price_tokens("hosted_vllm/mine", million) is None
-    assert price_tokens("no-such-model", million) is None
+    million = Tally(prompt_tokens=1_000_000, completion_tokens=1_000_000)
+    price = find_price("deepseek/deepseek-chat")
+    assert price is not None
+    assert 0.1 < price.charge(million) < 10
+    assert price.charge(million) == pytest.approx(price.prompt + price.response)
+    assert price.charge(Tally()) == 0
+    told = litellm.cost_per_token("openai/gpt-4o-mini", prompt_tokens=7000, completion_tokens=300)
+    mini = find_price("openai/gpt-4o-mini")
+    assert mini is not None
+    seven = Tally(prompt_tokens=7000, completion_tokens=300)
+    assert mini.charge(seven) == pytest.approx(sum(told))
+    assert mini.cached is not None
+    assert 0 < mini.cached < mini.prompt
+    saved = mini.charge(seven) - mini.charge(replace(seven, cached_tokens=7000))
+    assert saved == pytest.approx(0.007 * (mini.prompt - mini.cached))
+    assert find_price("hosted_vllm/mine") is None
+    assert find_price("no-such-model") is None

@@ -34,7 +34,7 @@ def run(folder: Path, hub: FakeHub | None, content: bytes, code: str, **env: str
     wants `content`. The hub's library reads its settings when it is imported."""
     place = hub.url if hub else "http://127.0.0.1:9"
     program = f"""
-        import dataclasses, sys
+        import dataclasses, os, sys
         from scale_dspy.lm.embedded import hub
         from scale_dspy.lm.embedded.weights import EmbeddedError
         from scale_dspy.cli.main import main
@@ -57,8 +57,8 @@ def run(folder: Path, hub: FakeHub | None, content: bytes, code: str, **env: str
 FETCH = """
     seen = []
     try:
-        path = hub.fetch(wanted, lambda done, total: seen.append((done, total)))
-        print("fetched", path.name, path.stat().st_size, seen[-1:])
+        file = hub.open_fetched(wanted, lambda done, total: seen.append((done, total)))
+        print("fetched", hub.name_fetched(wanted).name, os.fstat(file).st_size, seen[-1:])
     except EmbeddedError as error:
         print(error)
 """
@@ -116,6 +116,32 @@ def test_without_a_hub_there_is_one_clear_line(
     assert "is not on this machine and the hub cannot be reached" in done.stdout, done
     assert done.stdout.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_bytes_changed_after_fetching_are_not_served(tmp_path: Path, tiny: bytes) -> None:
+    path = tmp_path / "cache" / "weights" / f"{NAME}.gguf"
+    with fake_hub(PATH, tiny) as hub:
+        for _ in range(2):
+            done = run(tmp_path, hub, tiny, FETCH)
+            assert "fetched qwen3" in done.stdout, done
+            assert path.read_bytes() == tiny
+            path.write_bytes(tiny[:-1] + b"!")  # of the same size: only the digest tells
+        assert hub.ranges == [None, None]
+
+
+@pytest.mark.parametrize("suffix", [".gguf", ".gguf.part", ".gguf.sha256", ".lock"])
+def test_a_planted_link_is_not_followed(tmp_path: Path, tiny: bytes, suffix: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"dear")
+    folder = tmp_path / "cache" / "weights"
+    folder.mkdir(parents=True)
+    (folder / f"{NAME}{suffix}").symlink_to(victim)
+    with fake_hub(PATH, tiny) as hub:
+        done = run(tmp_path, hub, tiny, FETCH)
+    assert ("fetched qwen3" in done.stdout) == (suffix != ".lock"), done
+    assert "Traceback" not in done.stderr
+    assert victim.read_bytes() == b"dear"
+    assert not (folder / f"{NAME}.gguf").is_symlink()
 
 
 def test_a_file_that_the_hub_does_not_have(tmp_path: Path, tiny: bytes) -> None:

@@ -15,12 +15,13 @@ import dspy
 import pytest
 
 from scale_dspy import SCALE, connect, modes
+from scale_dspy.evaluation.costs import read_costs
+from scale_dspy.evaluation.paying import NOTED
 from scale_dspy.lm.cache import Store, use
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.cost_limit import CostLimitError
 from scale_dspy.program import load_program
 from scale_dspy.tuning import OPTIMIZERS
-from scale_dspy.tuning.costs import NOTED, read_costs
 from scale_dspy.tuning.joint import compile_program
 from scale_dspy.tuning.prompt_optimizers import Plan, check_optimizer, tune_prompts
 from scale_dspy.tuning.threshold_search import change

@@ -50,7 +50,7 @@ def test_no_other_gold_passes(name: str) -> None:
 
 @pytest.mark.slow
 def test_no_other_gold_passes_as_mathematics() -> None:
-    check_pairs(load_or_skip("math500"), step=25)  # math-verify takes milliseconds a pair
+    check_pairs(load_or_skip("math500"), step=25)  # the worker takes milliseconds a pair
 
 
 def test_both_answers_of_2022_ii_8_pass() -> None:

@@ -134,6 +134,13 @@ FLOWS: dict[str, tuple[dict[str, Any], list[Fault]]] = {
     "split": ({"split": 0.7, "final_difficulty": None}, []),
     "drafts": ({"modes": modes(solve_2={"max_tokens": 120})}, []),
     "one": ({"candidates": 1, "modes": "prompt"}, []),
+    "draft": ({"assess": "draft", "threshold": 0.02, "final_difficulty": None}, []),
+    "probes": ({"assess": "draft", "probes": 3, "split": 0.01, "threshold": 0.004}, []),
+    "agreement": ({"assess": "agreement", "threshold": 0.3, "final_difficulty": None}, []),
+    "review": ({"assess": "review", "final_difficulty": None, "candidates": 1}, []),
+    "votes": ({"votes": 7, "stop": 0.9, "candidates": 1}, []),
+    "votes at once": ({"votes": 3, "stop": 1.0, "assess": "agreement", "split": 0.8}, []),
+    "votes cut off": ({"votes": 4, "modes": modes(solve_2={"max_tokens": 120})}, []),
     "unreadable": (
         {},
         [
@@ -157,7 +164,8 @@ def test_a_runtime_without_dspy_does_what_the_program_does(flow: str, tmp_path: 
         lm = connect(server.model, server.api_base, cache=False)  # no seed: samples by arrival
         predictions = [solve(program, lm, problem)[0] for problem in problems]
         sent = [chat.body for chat in server.chats()]
-        assert ("Unfinished work" in json.dumps(sent)) == (flow == "drafts")
+        cut_off = flow in ("drafts", "votes cut off")
+        assert ("Unfinished work" in json.dumps(sent)) == cut_off
         server.clear()
         server.play(*faults)
         export = dump(program, tmp_path)

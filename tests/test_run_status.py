@@ -102,6 +102,47 @@ def test_a_detached_run_is_watched_stopped_and_goes_on(
     assert "32 of 32" in out
 
 
+def test_a_compile_is_watched_as_a_whole_and_goes_on_with_other_limits(
+    slow_server: Spawned,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(ENV, str(tmp_path / "cache"))
+    write_set(tmp_path / "set.jsonl", World().problems(8))
+    folder = tmp_path / "p.compile"
+    flags = [
+        "compile", str(tmp_path / "set.jsonl"), "--optimizer", "none", "--candidates", "1",
+        "--threads", "1", "--cost-limit", "5000000", "--out", str(tmp_path / "p.json"),
+        *backend(slow_server),
+    ]  # fmt: skip
+    code, _, err = run(capsys, *flags, "--detach")
+    assert code == 0, err
+    wait_for(lambda: find_worker(folder) is not None and (read_status(folder).done or 0) > 0)
+    wait_for(lambda: bool(read_status(folder).sent_tokens))
+    at_work = read_status(folder)
+    assert (at_work.state, at_work.stage, at_work.total) == ("running", "threshold", 4)
+    assert at_work.worker
+    assert at_work.calls
+    wait_for(lambda: bool(read_status(folder).rate))
+    assert at_work.tokens_left == 5_000_000 - (at_work.sent_tokens or 0)
+    code, out, _ = run(capsys, "status", str(tmp_path), "--json")
+    assert code == 0
+    assert [each["folder"] for each in json.loads(out)] == [str(folder)]
+    assert run(capsys, "stop", str(folder))[0] == 0
+    assert read_status(folder).state == "stopped"
+    for flag, value in (("--threads", "8"), ("--cost-limit", "6000000")):
+        flags[flags.index(flag) + 1] = value
+    code, _, err = run(capsys, *flags, "--samples", "2", "--timeout", "600")
+    assert code == 0, err
+    done = read_status(folder)
+    assert (done.state, done.done, done.total) == ("finished", 8, 8)
+    assert done.tokens_left == 6_000_000 - (done.sent_tokens or 0)
+    code, out, _ = run(capsys, "status", str(folder))
+    assert "finished" in out
+    assert "left" in out
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_command_in_one_line(number: int, flags: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -146,6 +187,25 @@ def test_a_detached_run_that_ends_at_once_says_why(
     assert "--modes pair needs" in err
 
 
+def test_a_compile_that_looks_for_prompts_tells_its_calls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "p.compile"
+    (folder / "threshold").mkdir(parents=True)
+    (folder / "compile.json").write_text('{"plan": {}, "data": {}, "cost_limit": 900}')
+    (folder / "threshold" / "run.json").write_text("{}")
+    spent = {"calls": 7, "prompt_tokens": 70, "completion_tokens": 100}
+    (folder / "costs.json").write_text(json.dumps({"threshold": spent, "prompts": spent}))
+    status = read_status(folder)
+    assert (status.stage, status.state, status.calls) == ("prompts", "stopped", 7)
+    assert (status.sent_tokens, status.tokens_left, status.total) == (200, 700, None)
+    code, out, _ = run(capsys, "status", str(folder))
+    assert code == 0
+    assert "7 calls" in out
+    (folder / "costs.json").write_text("[")
+    assert read_status(folder).sent_tokens is None
+
+
 def test_folders_and_damage_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "status", str(tmp_path / "none"))[0] == 2
     code, _, err = run(capsys, "status", str(tmp_path))
@@ -156,7 +216,8 @@ def test_folders_and_damage_are_named(tmp_path: Path, capsys: pytest.CaptureFixt
     (folder / "rollouts.jsonl").write_text(
         '{"id": "a", "sample": 0, "correct": true, "error": null, '
         '"usage": {"x": {"completion_tokens": 5}}}\n'
-        '{"id": "b", "sample": 0, "correct": false, "error": "LMError: gone", "usage": 7}\n'
+        '{"id": "b", "sample": 0, "correct": false, "error": "LMError: gone", "usage": {}}\n'
+        '{"id": "d", "sample": 0, "correct": false, "error": null, "usage": 7}\n'
         '[1]\nnonsense\n{"id": "c", "sample"'
     )
     assert find_runs([tmp_path, folder]) == [folder]

@@ -21,15 +21,15 @@ import pytest
 
 from scale_dspy import SCALE, connect, track
 from scale_dspy.baselines import ChainOfThought, make_program
+from scale_dspy.evaluation.rollout import name_error
+from scale_dspy.evaluation.run_status import read_status
 from scale_dspy.evaluation.runner import (
     GIVE_UP,
     Progress,
     describe_run,
     evaluate,
-    price_rollouts,
     read_rollouts,
 )
-from scale_dspy.lm.hosted import price_tokens
 from scale_dspy.utils.files import hold_folder
 from tests.fake.orders import Request
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
@@ -47,6 +47,39 @@ def run(server: FakeVLLM, out: Path, count: int = 5, **options: Any) -> dict[str
 
 def read_pairs(out: Path) -> list[tuple[str, int]]:
     return [(each.id, each.sample) for each in read_rollouts(out / "rollouts.jsonl")]
+
+
+def test_errors_are_done_again_by_kind(tmp_path: Path) -> None:
+    """Each problem but the first fails in a way of its own; what is named is done again alone."""
+    problems = WORLD.problems(3)
+    refused, broken = (
+        Fault(when=lambda body, it=each.problem: it in body["messages"][-1]["content"], **what)
+        for each, what in zip(problems[1:], ({"status": 400}, {"cut_json": True}), strict=True)
+    )
+
+    def read_errors() -> dict[str, str | None]:
+        return {each.id: each.error for each in read_rollouts(tmp_path / "rollouts.jsonl")}
+
+    with fake_vllm(WORLD, faults=[refused, broken]) as server:
+        lm = connect(server.model, server.api_base, seed=0, num_retries=0)
+
+        def go_on(retry: bool | list[str]) -> int:
+            server.clear()
+            effort: Any = {"samples": 1, "retry_errors": retry}
+            evaluate(ChainOfThought(), problems, lm, tmp_path, **effort)
+            return len(server.chats())
+
+        assert go_on(False) == 3
+        kinds = {name: name_error(error) for name, error in read_errors().items() if error}
+        assert len(set(kinds.values())) == 2
+        assert read_status(tmp_path).errors == dict.fromkeys(kinds.values(), 1)
+        assert go_on(["LMNoSuchError"]) == 0
+        server.play()
+        assert go_on([kinds[problems[1].id]]) == 1
+        assert [name for name, error in read_errors().items() if error] == [problems[2].id]
+        assert go_on([kinds[problems[1].id]]) == 0  # the same command again
+        assert go_on(True) == 1
+        assert not any(read_errors().values())
 
 
 def test_cot_sends_240_requests_for_30_problems_and_8_samples(tmp_path: Path) -> None:
@@ -378,18 +411,3 @@ def test_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
         sent = len(server.requests)
         time.sleep(0.5)
         assert len(server.requests) == sent
-
-
-def test_rollouts_cost_what_their_tokens_cost(tmp_path: Path, server: FakeVLLM) -> None:
-    summary = run(server, tmp_path, 2, samples=2)
-    assert "dollars" not in summary  # a server of one's own
-    rollouts = list(read_rollouts(tmp_path / "rollouts.jsonl"))
-    totals = server.totals()
-    spent = {
-        "prompt_tokens": totals.prompt_tokens,
-        "completion_tokens": totals.completion_tokens,
-    }
-    paid = price_rollouts(rollouts, "openai/gpt-4o-mini")
-    assert paid == pytest.approx(price_tokens("openai/gpt-4o-mini", spent))
-    assert paid
-    assert price_rollouts(rollouts, "nobody/knows-this") is None

@@ -7,6 +7,7 @@ searched. To add a command, add a line to COMMANDS.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -20,7 +21,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fake_vllm import Fault, spawn_fake_vllm
+from tests.canary import run_canary
+from tests.command import run
+from tests.fake_vllm import Fault, fake_vllm, spawn_fake_vllm
 from tests.world import World, write_set
 
 KEY = "sk-MARKED-0123456789abcdef"
@@ -111,9 +114,14 @@ def make_environment(folder: Path, api_base: str, model: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def run_serve(folder: Path, api_base: str, model: str) -> Iterator[str]:
-    """Run `serve` in `folder`, its output in files there too; its address."""
+def run_serve(folder: Path, api_base: str, model: str, **more: str) -> Iterator[str]:
+    """Run `serve` in `folder`, its output in files there too; its address.
+
+    Args:
+        more: of its environment.
+    """
     environment = make_environment(folder, api_base, model) | {"SCALE_SERVE_KEY": CLIENT_KEY}
+    environment |= more
     (folder / "stdin").write_text(json.dumps([HOST, "", ["serve --port 0 --json --modes hybrid"]]))
     with (folder / "stdin").open() as stdin, (folder / "stderr").open("w") as stderr:
         process = subprocess.Popen(
@@ -147,6 +155,8 @@ def ask_serve(url: str, key: str) -> list[httpx.Response]:
         body | {"model": "scale@tokens=1"},
         body | {"budget": "much"},
         body | {"api_base": "http://127.0.0.1:1"},
+        body | {"model": "openai/gpt-4o", "custom_llm_provider": "openai"},
+        body | {"metadata": {"api_base": "http://127.0.0.1:1"}, "fallbacks": ["gpt-4o"]},
     )
     headers = {"Authorization": f"Bearer {key}"}
     with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
@@ -202,15 +212,20 @@ def test_a_server_that_echoes_the_key_has_it_written_nowhere(tmp_path: Path) -> 
 def test_serve_tells_no_key_and_no_address(tmp_path: Path, trouble: str) -> None:
     said = f"bad request: Authorization: Bearer {KEY} to http://{HOST}/v1\nkey {KEY}"
     faults = [Fault(first=2, status=400, message=said)] if trouble == "echo" else []
-    with spawn_fake_vllm(WORLD, api_key=KEY, faults=faults) as server:
+    with (
+        run_canary() as (owners, canary),
+        spawn_fake_vllm(WORLD, api_key=KEY, faults=faults) as server,
+    ):
         port = 9 if trouble == "unreachable" else server.port
-        secrets = (KEY, CLIENT_KEY, WRONG_KEY, HOST, f":{port}/v1", f"127.0.0.1:{port}")
-        with run_serve(tmp_path, f"http://{HOST}:{port}/v1", server.model) as url:
+        others = (owners["OPENAI_API_KEY"], owners["OPENAI_BASE_URL"])
+        secrets = (KEY, CLIENT_KEY, WRONG_KEY, HOST, f":{port}/v1", f"127.0.0.1:{port}", *others)
+        with run_serve(tmp_path, f"http://{HOST}:{port}/v1", server.model, **owners) as url:
             asked, refused = ask_serve(url, CLIENT_KEY), ask_serve(url, WRONG_KEY)
             leaks = find_leaks(tmp_path, *secrets)
+        assert canary == []
     codes = [reply.status_code for reply in asked]
     expected = 200 if trouble == "none" else 503
-    assert (codes[0], codes[2:]) == (expected, [expected, 400, 400, 400, 200, 404])
+    assert (codes[0], codes[2:]) == (expected, [expected, 400, 400, 400, 400, 400, 200, 404])
     assert {reply.status_code for reply in refused} == {401, 404}
     for reply in asked + refused:
         seen = reply.text + str(reply.headers)
@@ -219,3 +234,48 @@ def test_serve_tells_no_key_and_no_address(tmp_path: Path, trouble: str) -> None
     assert not (tmp_path / "tracebacks.txt").exists()
     assert find_leaks(tmp_path, "## serve"), "standard error is not searched"
     assert bool(find_leaks(tmp_path, "the model server failed")) == (trouble != "none")
+
+
+PASSWORD = "MARKED-password"
+WITH_A_PASSWORD = (
+    "doctor",
+    "doctor --json",
+    "doctor --api-base {address},{other}",
+    "doctor --api-base {gone}",
+    "solve PROBLEM --method cot",
+    "solve PROBLEM --method cot --api-base {gone}",
+    "solve PROBLEM --method cot --api-key another",
+    "evaluate set.jsonl --samples 1 --method cot --out out",
+    "evaluate set.jsonl --samples 1 --method cot --out none --modes hybrid --api-base {gone}",
+    "evaluate set.jsonl --samples 1 --method cot --out far --detach",
+    "frontier set.jsonl --candidates 1 --out walks",
+    "status out none far walks",
+    "status out none far walks --json",
+    "report out none --out page.html",  # a run with no tokens at all is compared too
+)
+
+
+def test_a_password_in_an_address_is_shown_and_written_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor its spelling in a header; by `doctor` and `status` neither."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCALE_CACHE", str(tmp_path / "cache"))
+    write_set(tmp_path / "set.jsonl", WORLD.problems(2))
+    spelled = base64.b64encode(f"me:{PASSWORD}".encode()).decode()
+    problem = WORLD.problems(3)[2].problem
+    with fake_vllm(WORLD) as server, fake_vllm(WORLD) as second:
+        places = {"address": server.api_base, "other": second.api_base}
+        places["gone"] = "http://127.0.0.1:9/v1"
+        places = {k: v.replace("//", f"//me:{PASSWORD}@") for k, v in places.items()}
+        monkeypatch.setenv("SCALE_API_BASE", places["address"])
+        monkeypatch.setenv("SCALE_MODEL", server.model)
+        for command in WITH_A_PASSWORD:
+            words = command.format(**places).split()
+            words = [problem if word == "PROBLEM" else word for word in words]
+            code, out, said = run(capsys, *words)
+            assert code == (2 if "another" in command else int("{gone}" in command)), said
+            for secret in (PASSWORD, spelled):
+                assert secret not in out + said, command
+    assert find_leaks(tmp_path, PASSWORD, spelled) == []
+    assert find_leaks(tmp_path, "boxed"), "the search finds nothing at all"

@@ -16,12 +16,15 @@ from scale_dspy.baselines import ChainOfThought, MajorityVote
 from scale_dspy.lm.cache import Store, use
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.program import DRAFTED, load_program
+from scale_dspy.serve.chat_format import Narrator
 from scale_dspy.stages.drafts import _warn_no_logprobs
 from scale_dspy.stages.solve import SolveThoroughly
 from scale_dspy.threshold import Threshold
+from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
-from tests.world import World
+from tests.world import World, write_set
 
+SHIPPED = Path(__file__).parents[1] / "optimize" / "programs"
 EASY = World(ability_1=1.0, whole_1=1.0, whole_2=1.0)
 SPLIT = World(parts=(3, 3), hard_share=0.5)
 DOUBTFUL = World(parts=(2, 2), whole_1=0.4, whole_2=0.6, tokens_2=60)
@@ -255,6 +258,11 @@ def test_load_takes_the_whole_program(tmp_path: Path) -> None:
 def test_files_from_before_drafts_and_votes_still_load(tmp_path: Path) -> None:
     saved = SCALE(0.3, 2, split=0.4)
     saved.solve.system_2.signature = SolveThoroughly.with_instructions("Solve it well.")
+    saved.solve.system_2.demos = [
+        {"problem": "P", "subproblem": "P", "solution": "whole"},
+        {"problem": "P", "subproblem": "Q", "solution": "a part"},
+        {"subproblem": "Q", "solution": "a part"},
+    ]
     saved.save(tmp_path / "new.json")
     state = json.loads((tmp_path / "new.json").read_text())
     for name in ("stop", "estimate", "solve.whole", "assess.review"):
@@ -265,7 +273,13 @@ def test_files_from_before_drafts_and_votes_still_load(tmp_path: Path) -> None:
     for program in (load_program(tmp_path / "old.json"), SCALE()):
         program.load(tmp_path / "old.json")
         assert (program.threshold.value, program.split.value, program.candidates) == (0.3, 0.4, 2)
-        assert program.solve.system_2.signature.instructions == "Solve it well."
+        for predictor in (program.solve.system_2, program.solve.whole):
+            assert predictor.signature.instructions == "Solve it well."
+        assert len(program.solve.system_2.demos) == 3
+        assert [dict(demo) for demo in program.solve.whole.demos] == [
+            {"problem": "P", "solution": "whole"}
+        ]
+        assert list(program.solve.whole.signature.input_fields) == ["problem"]
         assert (program.votes, program.timing) == (1, "in_context")
     state["scale_dspy"]["options"]["votes"] = 0
     (tmp_path / "bad.json").write_text(json.dumps(state))
@@ -275,12 +289,90 @@ def test_files_from_before_drafts_and_votes_still_load(tmp_path: Path) -> None:
     assert repr(program) == before
 
 
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*/*.json")), ids=lambda path: path.name)
+def test_shipped_programs_load_and_run(path: Path) -> None:
+    """They are of a model that gains nothing by splitting, and their prompts are the plain ones."""
+    if path.name.endswith(".messages.json"):
+        assert json.loads(path.read_text())["format"] == "scale_dspy/messages/1"
+        return
+    program = load_program(path)
+    (example,) = DOUBTFUL.problems(1)
+    with fake_vllm(DOUBTFUL) as server:
+        prediction = solve(program, server, example.problem)
+        assert [step.system for step in prediction.steps] == [2]
+        assert [chat.stage for chat in server.chats()] == ["whole"]
+    whole, cot = program.solve.whole, ChainOfThought().solve
+    assert (whole.signature.instructions, whole.demos) == (cot.signature.instructions, [])
+
+
 def test_predictions_are_plain_data(server: FakeVLLM, lm: MeteredLM) -> None:
     (example,) = World().problems(1)
     with dspy.context(lm=lm):
         prediction = SCALE(0, split=0.9, assess="draft", votes=2)(problem=example.problem)
     plain = json.loads(json.dumps(prediction.toDict()))
     assert plain["steps"][0]["subproblem"] == prediction.steps[0].subproblem
+
+
+FLAGS = ["--assess", "draft", "--split", "0.99", "--threshold", "0", "--votes", "4", "--stop", "1"]
+
+
+def test_solve_and_evaluate_take_drafts_and_votes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    SCALE(0.5, 1).save(tmp_path / "plain.json")
+    for start in ([], ["--program", str(tmp_path / "plain.json")]):
+        with fake_vllm(DOUBTFUL) as server:
+            asked = [*FLAGS, "--probes", "3", *start, *backend(server)]
+            code, out, _ = run(capsys, "solve", DOUBTFUL.problem(1).text, *asked, "--json")
+            assert code == 0
+            assert len(json.loads(out)["steps"]) == 1
+            sent = [(chat.stage, chat.body.get("n")) for chat in server.chats()]
+            assert sent == [("solve_1", 3), ("whole", 4)]
+            write_set(tmp_path / "set.jsonl", DOUBTFUL.problems(4))
+            out_dir = tmp_path / f"run{len(start)}"
+            code, *_ = run(
+                capsys, "evaluate", str(tmp_path / "set.jsonl"), "--samples", "1", *asked,
+                "--out", str(out_dir),
+            )  # fmt: skip
+            assert code == 0
+        told = json.loads((out_dir / "run.json").read_text())
+        assert (told["stop"], told["options"]["votes"], told["options"]["probes"]) == (1, 4, 3)
+        lines = (out_dir / "rollouts.jsonl").read_text().splitlines()
+        votes = [vote for line in lines for vote in json.loads(line)["steps"][0]["votes"]]
+        assert [vote["system"] for vote in votes] == 4 * [1, 1, 1, 2, 2, 2, 2]
+
+
+def test_terminal_and_server_tell_of_drafts_and_votes(capsys: pytest.CaptureFixture[str]) -> None:
+    problem = DOUBTFUL.problem(1).text
+    with fake_vllm(DOUBTFUL) as server:
+        _, _, err = run(capsys, "solve", problem, *FLAGS, *backend(server))
+        told: list[str] = []
+        program = SCALE(0, 1, "draft", split=0.99, votes=4, stop=1)
+        with dspy.context(callbacks=[Narrator(told.append)]):
+            (step,) = solve(program, server, problem).steps
+    text = "".join(told)
+    assert f"difficulty {step.difficulty:.2f}, System 2, 4 passes, {step.tokens:,} tokens" in err
+    assert f"(difficulty {step.difficulty:.2f}, System 2)" in text
+    assert f"[4 passes, {step.tokens:,} tokens]" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--votes", "0"], "votes is a whole number from 1 to 256, not 0"),
+        (["--probes", "0"], "probes is a whole number from 1 to 256, not 0"),
+        (["--stop", "2"], "a threshold is a number from 0 to 1, not 2"),
+        (["--votes", "2", "--method", "cot"], "method cot has no votes"),
+        (["--assess", "guess"], "invalid choice: 'guess'"),
+    ],
+)
+def test_bad_drafts_and_votes_are_one_line(
+    server: FakeVLLM, capsys: pytest.CaptureFixture[str], flags: list[str], complaint: str
+) -> None:
+    code, out, err = run(capsys, "solve", "1 + 1", *flags, *backend(server))
+    assert (code, out) == (2, "")
+    assert complaint in err.splitlines()[-1]
+    assert not server.requests
 
 
 class Shouting(dspy.Module):

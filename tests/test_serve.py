@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from scale_dspy import SCALE
 from tests.command import backend, run
 from tests.fake_vllm import Fault, Spawned, spawn_fake_vllm
 from tests.proxy import proxy_of_litellm
+from tests.raw import send_raw
 from tests.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -275,6 +277,37 @@ def test_more_than_may_wait_get_429_and_are_told_when(served: Served) -> None:
     for number, reply in enumerate(replies):
         if not isinstance(reply, openai.RateLimitError):
             assert f"\\boxed{{{EXAMPLES[number % 8].answer}}}" in reply.choices[0].message.content
+
+
+def test_the_models_are_listed_at_once_whatever_is_queued() -> None:
+    """Two problems at work that do not end soon, as many as may wait, and clients sent away."""
+    with (
+        spawn_fake_vllm(delay=30.0) as fake,
+        start_serve(*backend(fake), "--threads", "2", "--waiting", "30") as (said, _),
+        ThreadPoolExecutor(64) as pool,
+        httpx.Client(base_url=said["url"], timeout=httpx.Timeout(90)) as client,
+    ):
+        request = {"model": "scale", "messages": ask(0)["messages"], "method": "cot"}
+
+        def go(number: int) -> int:
+            try:
+                body = {**request, "stream": number % 2 == 0}
+                return client.post("/chat/completions", json=body, timeout=15).status_code
+            except httpx.TimeoutException:
+                return 0  # still waiting: it is let go
+
+        asked = [pool.submit(go, 0)]
+        time.sleep(3)  # the first request of all imports what it needs
+        asked += [pool.submit(go, number) for number in range(1, 60)]
+        slowest, began = 0.0, time.monotonic()
+        while time.monotonic() - began < 8:
+            start = time.monotonic()
+            reply = send_raw(said["url"], b"", "", line="GET /v1/models HTTP/1.1")
+            assert b'"id": "scale"' in reply
+            slowest = max(slowest, time.monotonic() - start)
+        statuses = Counter(each.result() for each in asked)
+    assert slowest < 2
+    assert statuses == {0: 32, 429: 28}
 
 
 def test_no_file_keeps_a_key_or_an_address(served: Served) -> None:

@@ -66,6 +66,10 @@ def test_summary_by_hand():
         "replayed": 0,
         "drawn": 13,
         "unknown": 0,
+        "prompt_tokens": 9000,
+        "cached_tokens": 0,
+        "response_tokens": 440,
+        "reasoning_tokens": 0,
     }
     assert intervals[0][0] < 1 / 3 < intervals[0][1]
     assert intervals[1] is None
@@ -88,6 +92,7 @@ def test_failed_rollouts_are_wrong_and_their_known_tokens_count():
 def test_what_rollouts_do_not_give_is_none():
     found = summarise([rollout(error="refused", steps=[], usage=None, seconds=None)])
     unknown = {"tok", "tok_interval", "tpi", "hard_percent", "calls", "drawn", "seconds"}
+    unknown |= {"prompt_tokens", "cached_tokens", "response_tokens", "reasoning_tokens"}
     assert {field for field, value in found.items() if value is None} == unknown
     assert found["accuracy"] == found["maj_at_k"] == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from scale_dspy.cli import main as cli
 from scale_dspy.report.report import read_report, write_report
 from scale_dspy.tuning.decision import summarise_frontier
-from scale_dspy.tuning.threshold_sweep import Piece, Walk
+from scale_dspy.tuning.threshold_sweep import Known, Piece, Walk, report_signals
 from tests.command import run
 from tests.test_report import check_harmless, make_run
 
@@ -52,6 +53,43 @@ def test_a_frontier_stands_beside_runs_of_its_data(tmp_path: Path) -> None:
     assert [point["tokens"] for point in told["curve"]] == [900, 500, 200]
     text = written.page.read_text() if written.page else ""
     assert "curve: a curve of 3 points" in text
+
+
+def test_signals_are_compared_on_the_same_drafts(tmp_path: Path) -> None:
+    """The difficulty tells, the length misleads, and the mean tells nothing."""
+    folder = make_sweep(tmp_path / "drafted")
+    walks = []
+    for number in range(24):
+        wrong = number % 3 == 0
+        features = {"length": 0.9 - 0.5 * wrong, "mean": 0.1}
+        drafts = (Known(features, wrong, 0.2 + 0.6 * wrong),)
+        walks.append(replace(make_walk(number, right=not wrong), drafts=drafts))
+    found = summarise_frontier(walks)
+    assert {name: told["auroc"] for name, told in found["signals"].items()} == {
+        "difficulty": 1.0, "length": 0.0, "mean": 0.5,
+    }  # fmt: skip
+    (folder / "frontier.json").write_text(json.dumps(found))
+    plain = make_sweep(tmp_path / "asked")
+    page = tmp_path / "page.html"
+    write_report([folder, plain], page)
+    text = page.read_text()
+    check_harmless(text)
+    section = text.partition('id="signals"')[2].partition("</section>")[0]
+    assert "drafted: 24 drafts, 33 % wrong" in section
+    assert "asked" not in section
+    for name, value in (("difficulty", "1.00"), ("length", "0.00"), ("mean", "0.50")):
+        assert f"{name}</th><td>{value}" in section
+    write_report([plain], page)
+    assert 'id="signals"' not in page.read_text()
+
+
+def test_signals_need_all_drafts_and_may_lack_a_difficulty() -> None:
+    """Walks of an earlier version do not tell the difficulty of a draft."""
+    told = {"length": 0.5}
+    drafts = Known(told, True), Known({**told, "mean": 1}, False)
+    walk = replace(make_walk(0, True), drafts=drafts)
+    assert set(report_signals([walk])) == {"length"}
+    assert report_signals([make_walk(0, True)]) == {}
 
 
 @pytest.mark.parametrize(

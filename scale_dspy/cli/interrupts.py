@@ -1,9 +1,9 @@
 """What a press of Ctrl-C does, and SIGTERM with it.
 
-While a run is at work, the first press winds it up: what is on its way is cancelled, and it is told
-what is kept. Before that and after it, and at a second press, the process ends at once: there is
-nothing to save, and an exception that is raised in the middle of an import, or while Python shuts
-down, is printed by whoever meets it.
+While a run is at work, the first press ends it in order: requests on their way are cancelled, and a
+line says what is kept. Before that and after it, and at a second press, the process ends at once:
+there is nothing to save, and an exception that is raised in the middle of an import, or while
+Python shuts down, would be printed as a traceback.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def run_until_interrupted(make_main: Callable[[], Callable[[], int]]) -> None:
     """Run a program in this process, and end the process with its exit code.
 
     Args:
-        make_main: imports it, which takes a while, in which a press counts too.
+        make_main: imports the program; a press during the import, which takes a while, counts too.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # a shell may have it ignored
@@ -43,7 +43,7 @@ def run_until_interrupted(make_main: Callable[[], Callable[[], int]]) -> None:
 
 @contextmanager
 def winding_up() -> Iterator[None]:
-    """The first press inside the block raises KeyboardInterrupt, and work is wound up."""
+    """Inside the block the first press raises KeyboardInterrupt, so that work can end in order."""
     global _at_work
     _at_work = True
     try:

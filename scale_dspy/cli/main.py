@@ -1,4 +1,4 @@
-"""The command line: its arguments, and what becomes of an error; its neighbours do the work."""
+"""The command line: parses the arguments, runs the command, and turns errors into one line."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _end_on_sigterm() -> None:
         raise KeyboardInterrupt
 
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return  # it is met as Ctrl-C is already, where this is a program
+        return  # the program itself handles it already, as it does Ctrl-C
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, interrupt)
 
@@ -103,7 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments. A problem that begins with a minus is none of the flags it may look like."""
+    """The arguments. A problem may begin with a minus, and is then not taken for a flag."""
     arguments, rest = parser.parse_known_args(argv)
     if rest and getattr(arguments, "problem", "") is None and not rest[0].startswith("--"):
         arguments.problem = rest.pop(0)

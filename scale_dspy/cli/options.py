@@ -1,12 +1,12 @@
-"""What the flags of several commands stand for: program, backend, counts, exit code."""
+"""What several commands make of their flags: the program, the backend, limits, the exit code."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,22 +14,59 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from scale_dspy.utils.validation import check_seed, check_whole
 
 if TYPE_CHECKING:
+    import dspy
     from rich.console import Console
 
+    from scale_dspy.evaluation.costs import Terms
+    from scale_dspy.evaluation.forecast import Forecast
     from scale_dspy.evaluation.runner import Engine
     from scale_dspy.lm.backend import Resolved
     from scale_dspy.lm.connect import MeteredLM
     from scale_dspy.lm.detect import UndetectableError
     from scale_dspy.method import Solver
     from scale_dspy.program import SCALE
+    from scale_dspy.tuning.forecast import CompileForecast
 
 DONE, FAILED = 0, 1
+_NUMBERS = ("threshold", "split", "stop")  # a program's own, from 0 to 1
 
 P = TypeVar("P")
 
 
+def read_terms(arguments: argparse.Namespace) -> Terms:
+    """The price, the number of GPUs and the limits that the flags give; LiteLLM's price is looked
+    up later, when the model is known."""
+    from scale_dspy.evaluation.costs import Terms
+    from scale_dspy.lm.price import read_price
+
+    return Terms(
+        price=None if arguments.price is None else read_price(arguments.price),
+        gpus=arguments.gpus,
+        cost_limit=arguments.cost_limit,
+        dollar_limit=arguments.dollar_limit,
+    )
+
+
+def add_price(terms: Terms, settled: Resolved) -> Terms:
+    """Terms for a forecast: with LiteLLM's price, where none is given and it knows the model."""
+    backend = settled.backend
+    local = settled.embedded or backend.api_base or not backend.model or backend.system_1
+    if local or terms.price is not None:
+        return terms
+    from scale_dspy.lm.hosted import find_price
+
+    return replace(terms, price=find_price(str(backend.model)))
+
+
+def read_retry(arguments: argparse.Namespace) -> bool | list[str]:
+    """Which failed records are made again: none, all, or those with errors of some kinds."""
+    if arguments.retry is None:
+        return bool(arguments.retry_errors)
+    return [kind for kind in arguments.retry.split(",") if kind]
+
+
 def settle_backend(arguments: argparse.Namespace) -> Resolved:
-    """The backend that the flags name, with all that follows from it; nothing is asked yet.
+    """The backend that the flags name, and the defaults that depend on it; nothing is asked yet.
 
     Raises:
         ValueError: a flag's value cannot be used.
@@ -152,26 +189,23 @@ def read_program(arguments: argparse.Namespace, settled: Resolved) -> Solver:
             raise ValueError(f"method {arguments.method} has no candidates")
         return make_program(
             arguments.method,
-            threshold=arguments.threshold,
-            split=arguments.split,
-            assess=arguments.assess,
             candidates=settled.candidates if arguments.candidates is None else arguments.candidates,
             budget=arguments.budget,
             modes=settled.style,
+            **{name: getattr(arguments, name) for name in ("assess", "votes", "probes", *_NUMBERS)},
         )
     if arguments.method != "scale":
         raise ValueError(f"--program is a SCALE program, and --method is {arguments.method}")
     program = load_program(arguments.program, settled.style)
-    flags = {"candidates": arguments.candidates, "assess": arguments.assess}
+    flags = {name: getattr(arguments, name) for name in ("candidates", "assess", "votes", "probes")}
     given = {name: value for name, value in flags.items() if value is not None}
     if given:
         from scale_dspy.tuning.threshold_search import change
 
         program = change(program, given)
-    if arguments.threshold is not None:
-        program.threshold.set(arguments.threshold)
-    if arguments.split is not None:
-        program.split.set(arguments.split)
+    for name in _NUMBERS:
+        if getattr(arguments, name) is not None:
+            setattr(program, name, getattr(arguments, name))
     if arguments.budget is not None:
         program.budget = check_budget(arguments.budget)
     return program
@@ -232,7 +266,7 @@ def check_counts(arguments: argparse.Namespace, *flags: str) -> None:
 
 
 def open_cache() -> None:
-    """The cache of replies is what a resumed run lives on.
+    """Open the cache of replies, from which a run that is continued takes finished calls.
 
     Raises:
         OSError: its folder cannot be used.
@@ -251,6 +285,43 @@ def end_run(console: Console, errors: int) -> int:
         style="yellow",
     )
     return FAILED
+
+
+def forecast_run(
+    bounds: tuple[int, int],
+    examples: Sequence[dspy.Example],
+    out: Path,
+    settled: Resolved,
+    console: Console,
+    arguments: argparse.Namespace,
+) -> int:
+    """Do what --dry-run asks of a command that makes rollouts or walks.
+
+    Args:
+        bounds: requests of one of them, at least and at most.
+        out: the folder that the command would work in.
+    """
+    from scale_dspy.evaluation.forecast import forecast
+
+    terms = add_price(read_terms(arguments), settled)
+    like = Path(arguments.like) if arguments.like else None
+    planned = forecast(bounds, examples, arguments.samples, out, like, terms)
+    return show_plan(planned, console, out, arguments)
+
+
+def show_plan(
+    planned: Forecast | CompileForecast,
+    console: Console,
+    out: Path,
+    arguments: argparse.Namespace,
+) -> int:
+    """Print the forecast of --dry-run, with --json also as JSON."""
+    from scale_dspy.cli.figures import show_forecast
+
+    show_forecast(console, planned, out)
+    if arguments.json:
+        print_json(asdict(planned))
+    return DONE
 
 
 def print_json(value: Any) -> None:

@@ -1,7 +1,7 @@
-"""A run as a file: the flags of a command as the keys of a TOML file, or of a run's run.json.
+"""A run as a file: the flags of a command as the keys of a TOML file, or the run.json of a run.
 
-The file becomes arguments that stand before those of the command line, so that argparse reads both
-alike and the later ones, which a person typed, win.
+The file is turned into arguments that are put before those of the command line, so that argparse
+reads both alike, and the later ones, which the user typed, win.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any
 
 import tomli
 
-RUN_JSON = "run.json"
-SETTINGS = "settings"  # the key of run.json under which they stand
+WRITTEN = ("run.json", "compile.json")  # by a run, by a compile
+SETTINGS = "settings"  # the key of these files under which they stand
 PRIVATE = frozenset({"api_key", "api_base", "system_1_api_base"})  # never written
-PASSING = frozenset({"out", "json", "detach", "dry_run", "retry_errors", "reuse", "run", "command"})
+PASSING = frozenset(
+    {"out", "json", "detach", "dry_run", "like", "retry_errors", "retry", "reuse", "run", "command"}
+)  # what belongs to one call
 
 
 def expand(argv: Sequence[str], commands: Mapping[str, argparse.ArgumentParser]) -> list[str]:
@@ -25,7 +27,7 @@ def expand(argv: Sequence[str], commands: Mapping[str, argparse.ArgumentParser])
 
     Args:
         argv: the arguments as typed; the file is the first one after the command that is no
-            flag's value and ends in .toml or is called run.json.
+            flag's value and ends in .toml or is one of WRITTEN.
         commands: the parsers of all commands; those that may run long take such a file.
 
     Raises:
@@ -37,7 +39,7 @@ def expand(argv: Sequence[str], commands: Mapping[str, argparse.ArgumentParser])
     flags = {flag: action for action in parser._actions for flag in action.option_strings}
     for place, each in enumerate(argv[1:], 1):
         takes_value = argv[place - 1] in flags and flags[argv[place - 1]].nargs != 0
-        if (each.endswith(".toml") or Path(each).name == RUN_JSON) and not takes_value:
+        if (each.endswith(".toml") or Path(each).name in WRITTEN) and not takes_value:
             told = _read_settings(Path(each), argv[0])
             return [
                 argv[0],
@@ -78,7 +80,7 @@ def _read_settings(path: Path, command: str) -> dict[str, Any]:
 
     try:
         text = read_file(path).decode("utf-8")
-        told = json.loads(text)[SETTINGS] if path.name == RUN_JSON else tomli.loads(text)
+        told = json.loads(text)[SETTINGS] if path.name in WRITTEN else tomli.loads(text)
         told = dict(told)
     except KeyError:
         raise ValueError(

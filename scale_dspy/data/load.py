@@ -1,7 +1,7 @@
 """Turn named math sets, sets of the Hugging Face hub and JSON Lines files into `dspy.Example`s.
 
 Whatever a set calls its columns and however it writes its answers, the examples come out alike.
-The known sets are in `sources.py`.
+The known sets are in `registry.py`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def digest(examples: Iterable[dspy.Example]) -> str:
 
 
 def drop_folder(name: str) -> str:
-    """The name of a set without the folder of its file, which is nobody's business.
+    """The name of a set without the folder of its file, which may tell who a user is.
 
     >>> drop_folder("home/me/mine.jsonl"), drop_folder("owner/set:test")
     ('mine.jsonl', 'owner/set:test')
@@ -151,7 +151,7 @@ def _find_local_copy(source: Source) -> Path | None:
 
 
 def _load_dataset(hub: str, config: str | None, split: str | None) -> Any:
-    """Call `datasets.load_dataset`; the one place that does, and that imports it."""
+    """Call `datasets.load_dataset`. Only this function imports `datasets`."""
     reached = reach_hub()
     import datasets
     import huggingface_hub
@@ -170,7 +170,7 @@ def _load_dataset(hub: str, config: str | None, split: str | None) -> Any:
 
 @cache
 def reach_hub() -> bool:
-    """Whether the hub answers at all, asked once a process; its own client asks for minutes."""
+    """Whether the hub answers at all, asked once a process; its own client tries for minutes."""
     address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
         httpx.head(address, timeout=PATIENCE)
@@ -329,13 +329,13 @@ def _read_published_answer(row: Row) -> str:
 
 
 def _require_answer(row: Row, value: Any, answer: str) -> str:
-    r"""A gold that holds something: neither `\boxed{}` nor `####` alone."""
+    r"""The gold answer, which must not be empty: neither `\boxed{}` nor `####` alone."""
     if normalise(answer) in ("", _GSM8K_MARK) or _HOLLOW.fullmatch(answer):
         raise _refuse(row, "answer", "an answer", value)
     return answer
 
 
-def _read_extras(row: Row) -> dict[str, str]:
+def _read_extras(row: Row) -> dict[str, Any]:
     """Read what a set may have besides; a value that is no text is left out."""
     solution = _pick(row, _SOLUTION_NAMES)
     if solution is None:
@@ -443,5 +443,5 @@ def _refuse(row: Row, name: str, must: str, value: Any) -> DataError:
 
 
 def _shorten(text: str) -> str:
-    """Quote a stranger's text for a message: escaped, and never long."""
+    """Quote a text of unknown content in a message: escaped, and shortened."""
     return repr(text if len(text) <= 60 else f"{text[:57]}...")

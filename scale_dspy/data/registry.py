@@ -1,4 +1,4 @@
-"""The sets of problems known by name: where each is, and what is wrong with it.
+"""The sets of problems known by name: where each can be found, and which errors it has.
 
 Each owner's licence goes with their set; only `mini` ships with this package.
 """

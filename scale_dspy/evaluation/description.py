@@ -1,4 +1,5 @@
-"""What a run is, for its run.json: enough to repeat it, and to know it again when it goes on."""
+"""The description of a run, for its run.json: enough to repeat it, and to recognise it when it is
+continued."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def describe_run(
     samples: int,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What run.json says of a run, enough to repeat it; no key and no URL among it.
+    """What run.json says of a run: enough to repeat it, but no key and no URL.
 
     Args:
         settings: the flags of the command line, as a run file holds them.
@@ -63,6 +64,6 @@ def _digest_instructions(program: Solver) -> str:
 
 
 def read_versions() -> dict[str, str]:
-    """The versions of what a run rests on."""
+    """The versions of the software that a run depends on."""
     packages = {name: version(name) for name in ("scale-dspy", "dspy", "litellm")}
     return {**packages, "grader": str(GRADER)}

@@ -1,4 +1,4 @@
-"""The folder of a run: its name, and its run.json, which says what is done there."""
+"""The folder of a run: its name, and its run.json, which describes the run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from scale_dspy.utils.records import parse_json
 logger = logging.getLogger(__name__)
 
 RUN = "run.json"
+COMPILE = "compile.json"  # of a compile's folder, what run.json is of a run's
+RECORD = "record.json"  # of a compile's folder, what came of it
+LIMITS = frozenset({"price", "gpus", "cost_limit", "dollar_limit"})
+FREE = LIMITS | {"versions", "samples", "settings", "modes"}
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = 80
 
@@ -31,20 +35,21 @@ def name_folder(data: str, name: str) -> str:
 
 
 def match_description(path: Path, description: dict[str, Any]) -> None:
-    """Write the description of some work, or make sure that what the file tells of is the same.
+    """Write the description of a run, or make sure that the file there describes the same run.
 
-    More samples may be added to a run; other versions of the software are logged. How its modes
-    were found may differ, as long as the requests are the same.
+    What is in FREE may differ from session to session: more samples, other limits, the flags as
+    they were typed; how the modes were found, as long as the requests are the same; and versions of
+    the software, which are logged.
 
     Raises:
-        ValueError: the file cannot be read, or tells of other work.
+        ValueError: the file cannot be read, or describes another run.
     """
     if path.exists():
         there = read_description(path)
         differing = {
             key for key in {*there, *description} if there.get(key) != description.get(key)
         }
-        for key in sorted(differing - {"versions", "samples", "settings", "modes"})[:1]:
+        for key in sorted(differing - FREE)[:1]:
             raise ValueError(
                 f"{path.parent} holds another run: its {key} is {_BRIEF.repr(there.get(key))}, "
                 f"not {_BRIEF.repr(description.get(key))}; choose another --out"
@@ -63,7 +68,7 @@ def read_description(path: Path) -> dict[str, Any]:
     """A description as it was written.
 
     Raises:
-        ValueError: the file cannot be read, or is none.
+        ValueError: the file cannot be read, or is no description.
     """
     try:
         there = parse_json(read_file(path))
@@ -77,7 +82,8 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def read_graders(description: Mapping[str, Any]) -> list[str]:
-    """The versions of the grader that a run's description names; several where it went on later.
+    """The versions of the grader that a run's description names: several if it was continued with
+    another version.
 
     >>> read_graders({"versions": {"grader": "1, 2"}}), read_graders({})
     (['1', '2'], ['1'])

@@ -1,4 +1,4 @@
-"""What a run would ask of a server, before it asks anything."""
+"""A forecast of a run before its first request: how many requests and tokens it needs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from pathlib import Path
 import dspy
 
 from scale_dspy.baselines import ChainOfThought, InftyThink, MajorityVote
-from scale_dspy.evaluation.run_status import count_tokens, read_finished
+from scale_dspy.evaluation.costs import Terms
+from scale_dspy.evaluation.rollout import sum_usage
+from scale_dspy.evaluation.run_status import read_finished
+from scale_dspy.lm.tally import Tally
 from scale_dspy.method import Solver
-from scale_dspy.program import SCALE
+from scale_dspy.program import DRAFTED, SCALE
 from scale_dspy.utils.lists import MAX_SUBPROBLEMS
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is left to do, and what it takes.
+    """What is left to do, and how many requests, tokens and dollars it takes.
 
     Attributes:
         problems, samples: of the whole run.
-        done: rollouts that are there already.
-        missing: rollouts to be made.
+        done: rollouts, or walks, that are there already.
+        missing: those to be made.
         requests: at least and at most for these, where every reply can be read at once.
         tokens: response tokens to expect for these; None where nothing tells.
-        measured: rollouts that the expectation is the mean of.
+        measured: records that the expectation is the mean of.
+        dollars: to expect for these tokens and their prompts; None where nothing tells, or no
+            price is known.
     """
 
     problems: int
@@ -35,36 +40,52 @@ class Forecast:
     requests: tuple[int, int]
     tokens: float | None
     measured: int
+    dollars: float | None = None
 
 
 def forecast(
-    program: Solver, examples: Sequence[dspy.Example], samples: int, out: Path, like: Path | None
+    bounds: tuple[int, int],
+    examples: Sequence[dspy.Example],
+    samples: int,
+    out: Path,
+    like: Path | None = None,
+    terms: Terms | None = None,
 ) -> Forecast:
-    """What `evaluate` with these arguments would do.
+    """Forecast a run with these arguments.
 
     Args:
+        bounds: requests of one rollout, or walk, at least and at most.
         out: the folder it would work in.
         like: the folder of another run, whose tokens tell what to expect; by default `out`.
 
     Raises:
-        ValueError: `like` holds no rollouts.
+        ValueError: `like` holds no records with known tokens.
     """
     wanted = {(str(example.id), sample) for example in examples for sample in range(samples)}
-    done = {(str(each.get("id")), each.get("sample")) for each in read_finished(out)} & wanted
+    done = {(each.id, each.sample) for each in read_finished(out)} & wanted
     missing = len(wanted) - len(done)
-    counts = [tokens for each in read_finished(like or out) if (tokens := count_tokens(each))]
-    if like and not counts:
+    measured, spent = measure_records(like or out)
+    if like and not measured:
         raise ValueError(f"{like} holds no rollouts whose tokens are known")
-    least, most = bound_requests(program)
+    least, most = bounds
+    share = missing / measured if measured else 0.0
+    price = terms.price if terms else None
     return Forecast(
         problems=len(examples),
         samples=samples,
         done=len(done),
         missing=missing,
         requests=(least * missing, most * missing),
-        tokens=missing * sum(counts) / len(counts) if counts else None,
-        measured=len(counts),
+        tokens=share * spent.completion_tokens if measured else None,
+        measured=measured,
+        dollars=share * price.charge(spent) if measured and price else None,
     )
+
+
+def measure_records(folder: Path) -> tuple[int, Tally]:
+    """(how many records of a folder tell their tokens, what they cost together)."""
+    costs = [sum_usage(each.usage) for each in read_finished(folder) if each.tokens]
+    return len(costs), sum(costs, Tally())
 
 
 def bound_requests(program: Solver) -> tuple[int, int]:
@@ -73,6 +94,8 @@ def bound_requests(program: Solver) -> tuple[int, int]:
         rated_last = program.final_difficulty is None
         rates = program.timing != "none"
         least = 2 + (rates and rated_last and program.split.value == 0)
+        if _may_be_one_request(program):
+            least = 1
         ratings = (MAX_SUBPROBLEMS - (not rated_last)) * rates + (program.split.value > 0)
         plan = 1 + (program.decompose.candidates > 1)
         # Drafts and passes one by one, where the server ignores `n`; each pass may be concluded.
@@ -85,3 +108,9 @@ def bound_requests(program: Solver) -> tuple[int, int]:
     if isinstance(program, ChainOfThought):
         return 1, 2
     raise ValueError(f"nothing is known of the requests of {type(program).__name__}")
+
+
+def _may_be_one_request(program: SCALE) -> bool:
+    """Whether a problem may be solved whole without being rated, or by the draft it is rated on."""
+    unrated = program.split.value == 1 and program.threshold.value in (0, 1)
+    return unrated or (program.split.value > 0 and program.timing in DRAFTED)

@@ -1,8 +1,8 @@
-"""Rollouts on several client machines, with Ray Data: the same ones as in one process.
+"""Rollouts on several client machines, with Ray Data; they are the same as in one process.
 
 One process of Python can keep about a hundred rollouts going; where the servers take more, Ray
 spreads the pairs over worker processes, on one machine or many. Each rollout comes back as it ends,
-and the driver alone writes files. Where RAY_ADDRESS is set its cluster is used, otherwise Ray is
+and only the driver writes files. If RAY_ADDRESS is set, the cluster there is used; otherwise Ray is
 started here and ended again. Each machine needs scale_dspy installed, and keeps a cache of its own.
 """
 
@@ -72,7 +72,7 @@ class Worker:
 def _stream(
     ray: Any, program: Solver, backend: Backend, draws: Sequence[Draw], threads: int
 ) -> Generator[Rollout, None, None]:
-    """The rollouts as they end. A row is a block of its own, or it would wait for its block."""
+    """The rollouts as they end. Each row is a Ray block of its own, or it would wait for others."""
     from ray.data import ActorPoolStrategy
 
     rows = [

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scale_dspy.data.load import DataError, digest, load_local
+from scale_dspy.evaluation.costs import add_cost, read_terms
 from scale_dspy.evaluation.folder import RUN, read_description, read_graders, write_json
 from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout, read_rollouts
 from scale_dspy.evaluation.summary import Summary, summarise
@@ -104,6 +105,7 @@ def regrade_run(folder: Path) -> Regraded:
             versions = {**(description.get("versions") or {}), "grader": after}
             write_json(folder / RUN, {**description, "versions": versions})
         summary = _summarise(path, description)
+        add_cost(summary, folder, read_terms(description))
         write_json(folder / "summary.json", dict(summary))
         return Regraded(
             folder=str(folder),

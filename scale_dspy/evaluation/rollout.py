@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from scale_dspy.grading.flags import CUT_OFF, hit_limit, stands_unread
+from scale_dspy.grading.flags import CUT_OFF, END, hit_limit, stands_unread
 from scale_dspy.lm.tally import Tally
 from scale_dspy.step import Step
 from scale_dspy.utils.files import open_file
@@ -20,7 +20,7 @@ ROLLOUTS = "rollouts.jsonl"  # of a run's folder, a rollout a line
 
 
 class Finished(Protocol):
-    """A (problem, sample) pair that is done: a rollout, or a walk of a threshold sweep."""
+    """The record of a finished (problem, sample) pair: a rollout, or a walk of a sweep."""
 
     @property
     def id(self) -> str:
@@ -86,14 +86,19 @@ class Rollout:
         return self.correct and self.error is None
 
     @property
+    def cost(self) -> Tally | None:
+        """Over all stages; None where it is unknown."""
+        return sum_usage(self.usage) if self.usage else None
+
+    @property
     def tokens(self) -> int | None:
         """Response tokens over all stages; None where the cost is unknown."""
-        return sum_usage(self.usage).completion_tokens if self.usage else None
+        return self.cost.completion_tokens if self.cost else None
 
     @property
     def calls(self) -> int | None:
         """Model calls; None where the cost is unknown."""
-        return sum_usage(self.usage).calls if self.usage else None
+        return self.cost.calls if self.cost else None
 
     @property
     def hard(self) -> int:
@@ -101,16 +106,24 @@ class Rollout:
         return sum(step.system == 2 for step in self.steps)
 
     @property
+    def cut_off(self) -> bool:
+        """Whether the token limit ended a reply of it."""
+        return hit_limit(self.replaced)
+
+    @property
     def unread(self) -> bool:
-        """Whether it is wrong though its gold stands at the end of its last step."""
+        """Whether it is wrong though its gold stands at the end of its last step, and was not read
+        as the answer."""
         if self.correct or self.error is not None or not self.steps or not self.gold:
+            return False
+        if self.answer == self.gold:
             return False
         return stands_unread(self.steps[-1].solution, [self.gold], right=self.right)
 
     def drop_texts(self) -> Rollout:
-        """The same in numbers: what a run of any length may keep in memory.
+        """The rollout without its texts, so that the rollouts of a long run fit in memory.
 
-        Of the texts as much stays as `unread` and `flags.hit_limit` are told by.
+        Only what `unread` and `cut_off` need of the texts stays.
         """
         unread = self.unread
         return replace(
@@ -123,12 +136,12 @@ class Rollout:
                 replace(
                     step,
                     subproblem="",
-                    solution=f"\\boxed{{{self.gold}}}" if unread else "",
+                    solution=step.solution[-END:] if unread else "",
                     reasoning="",
                 )
                 for step in self.steps
             ),
-            replaced=(CUT_OFF,) if hit_limit(self.replaced) else (),
+            replaced=(CUT_OFF,) if self.cut_off else (),
         )
 
 
@@ -137,13 +150,54 @@ def sum_usage(usage: dict[str, Tally]) -> Tally:
     return sum(usage.values(), Tally())
 
 
-def read_lines(kind: type[F], path: Path) -> Iterator[F]:
+@dataclass(frozen=True)
+class Glance:
+    """The part of a rollout or a walk that `status` reads, also while a run is writing others.
+
+    Attributes:
+        correct: of a rollout; None for a walk.
+        usage: the cost by stage; empty where it is unknown.
+        error: what ended it early; None where nothing did.
+    """
+
+    id: str
+    sample: int
+    correct: bool | None = None
+    usage: dict[str, Tally] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def right(self) -> bool:
+        """Whether it counts as right; one that an error ended never does."""
+        return bool(self.correct) and self.error is None
+
+    @property
+    def tokens(self) -> int | None:
+        """Response tokens over all stages; None where unknown."""
+        return sum_usage(self.usage).completion_tokens if self.usage else None
+
+
+def name_error(error: str) -> str:
+    """The kind of an error, by which errors are counted and run again.
+
+    >>> name_error("LMTimeoutError: no whole reply within 3600 seconds")
+    'LMTimeoutError'
+    """
+    return error.partition(":")[0]
+
+
+def read_lines(kind: type[F], path: Path, *, lenient: bool = False) -> Iterator[F]:
     """The records of a JSON Lines file, one at a time; none where there is no file.
+
+    Args:
+        lenient: skip lines that are no such record: the last one may be only half written.
 
     Raises:
         ValueError: the file cannot be read, or a line is no such record; the message says which
             and why.
     """
+    if lenient and not path.is_file():
+        return
     try:
         file = open_file(path)
     except FileNotFoundError:
@@ -152,7 +206,11 @@ def read_lines(kind: type[F], path: Path) -> Iterator[F]:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     with file:
         for number, line in enumerate(file, 1):
-            yield parse_record(kind, line, f"{path}:{number}", kind.__name__.lower())
+            try:
+                yield parse_record(kind, line, f"{path}:{number}", kind.__name__.lower())
+            except ValueError:
+                if not lenient:
+                    raise
 
 
 def read_rollouts(path: Path) -> Iterator[Rollout]:

@@ -1,12 +1,11 @@
-"""A run's folder seen from outside: how far it is, which process works in it, and ending that one.
+"""The state of a run or a compile, read from its folder by another process, which can also stop it.
 
-The runner announces itself in `process.json`, which goes when it ends; whether it is still alive is
-told by the lock it holds, so that a file left by a kill -9 deceives nobody.
+The runner writes `process.json` and deletes it at its end. Whether it is still alive shows in the
+lock that it holds, so that a file left behind by kill -9 does not mislead.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -14,15 +13,22 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from scale_dspy.utils.files import is_held, open_file, read_file, write_whole
+from scale_dspy.evaluation.costs import COSTS, read_costs, read_terms, sum_costs
+from scale_dspy.evaluation.folder import COMPILE, RECORD, RUN, read_description, write_json
+from scale_dspy.evaluation.rollout import Glance, name_error, read_lines
+from scale_dspy.lm.tally import Tally
+from scale_dspy.utils.files import is_held
+from scale_dspy.utils.records import read_record
 from scale_dspy.utils.statistics import bound_accuracy
 
 PROCESS = "process.json"
 RECORDS = ("rollouts.jsonl", "walks.jsonl")
+MARKS = (RUN, COMPILE)
+SEARCHES = ("threshold", "joint")  # the stages of a compile that walk, each in its folder
 STOP_WAIT = 60.0  # seconds that a run gets to end; its requests are cancelled at once
 
 State = Literal["running", "finished", "stopped"]
@@ -45,17 +51,22 @@ class Worker:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run stands.
+    """How far a run is.
 
     Attributes:
-        folder: its name, as a person would call the run.
-        done, total: records written and wanted; total is None where run.json does not tell.
+        folder: its path, as it was given.
+        done, total: records written and wanted; total is None where it is not known.
         accuracy: share of rollouts that are right so far, with its 95 % interval; None for walks.
         tokens: response tokens of a record, on average.
         errors: failed records by the name of their error.
         rate: records a minute since its process began; None where none is at work.
         seconds_left: at this rate; None where it is not known.
         worker: the process at work; None where there is none.
+        stage: the stage of a compile that `done` and `total` refer to; None for a run.
+        calls: requests that reached a server, of a compile those of its stage; None where unknown.
+        sent_tokens: response tokens that reached a server, over all sessions; None where unknown.
+        dollars: what these and their prompts cost; None without a price.
+        tokens_left, dollars_left: what the cost limits leave; None without a limit.
     """
 
     folder: str
@@ -69,15 +80,19 @@ class RunStatus:
     rate: float | None
     seconds_left: float | None
     worker: Worker | None
+    stage: str | None = None
+    calls: int | None = None
+    sent_tokens: int | None = None
+    dollars: float | None = None
+    tokens_left: int | None = None
+    dollars_left: float | None = None
 
 
 @contextmanager
 def announce(folder: Path, done: int) -> Iterator[None]:
-    """Say in the folder that this process is at work there, until the block ends."""
+    """Note in the folder that this process works there, until the block ends."""
     path = folder / PROCESS
-    worker = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
-    with write_whole(path) as draft:
-        draft.write_text(json.dumps({**worker, "done": done}) + "\n", encoding="utf-8")
+    write_json(path, asdict(Worker(os.getpid(), socket.gethostname(), time.time(), done)))
     try:
         yield
     finally:
@@ -85,7 +100,9 @@ def announce(folder: Path, done: int) -> Iterator[None]:
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
-    """The folders of runs among these and directly inside them, in the order given.
+    """The folders of runs and compiles among these and directly inside them, in the order given.
+
+    A compile counts as one, although the searches in its folder are runs too.
 
     Raises:
         ValueError: a folder is missing, or there is no run in it.
@@ -94,8 +111,11 @@ def find_runs(folders: list[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{folder} is no folder")
-        inside = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-        runs = [path for path in inside if (path / "run.json").is_file()]
+        if (folder / COMPILE).is_file():
+            runs = [folder]
+        else:
+            inside = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+            runs = [path for path in inside if any((path / name).is_file() for name in MARKS)]
         if not runs:
             raise ValueError(f"{folder} holds no run: there is no run.json in it")
         found += [path for path in runs if path not in found]
@@ -103,56 +123,164 @@ def find_runs(folders: list[Path]) -> list[Path]:
 
 
 def read_status(folder: Path) -> RunStatus:
-    """Where the run in `folder` stands at this moment, also while it is being written.
+    """How far the run or the compile in `folder` is at this moment, also while it works.
 
     Raises:
-        ValueError: its run.json cannot be read.
+        ValueError: its description cannot be read.
     """
-    described = _read_object(folder / "run.json")
+    if (folder / COMPILE).is_file():
+        return _read_compile(folder)
+    described = read_description(folder / RUN)
     worker = find_worker(folder)
+    seen = _look_at(folder)
+    total = _multiply(described.get("problems"), described.get("samples"))
+    rate = _measure_rate(worker, seen.done)
+    complete = total is not None and seen.done >= total
+    return RunStatus(
+        folder=str(folder),
+        state="running" if worker else "finished" if complete else "stopped",
+        **_describe_progress(seen, total, rate),
+        worker=worker,
+        **_describe_spending(folder, described),
+    )
+
+
+def _read_compile(folder: Path) -> RunStatus:
+    """As `read_status`. The progress is of the stage at work, or else of the one begun last; the
+    cost is of the whole compile."""
+    described = read_description(folder / COMPILE)
+    worker = find_worker(folder)
+    stage = _find_stage(folder)
+    seen, total, rate = Seen(), None, None
+    if stage in SEARCHES:
+        parts = {path.parent: _look_at(path.parent) for path in (folder / stage).rglob(RUN)}
+        seen = sum(parts.values(), Seen())
+        total = _count_walks(described, len(parts))
+        rates = [_measure_rate(find_worker(part), each.done) for part, each in parts.items()]
+        rate = next(filter(None, rates), None)
+    complete = (folder / RECORD).is_file()
+    return RunStatus(
+        folder=str(folder),
+        state="running" if worker else "finished" if complete else "stopped",
+        **_describe_progress(seen, total, rate),
+        worker=worker,
+        stage=stage,
+        **_describe_spending(folder, described, stage),
+    )
+
+
+def _find_stage(folder: Path) -> str:
+    """The stage of a compile that is at work, or was begun last."""
+    first, last = SEARCHES
+    for stage in SEARCHES:
+        if any(is_held(path.parent) for path in (folder / stage).rglob(RUN)):
+            return stage
+    if (folder / last).is_dir():
+        return last
+    with suppress(ValueError):
+        if "prompts" in read_costs(folder / COSTS):
+            return "prompts"
+    return first
+
+
+def _count_walks(described: Mapping[str, Any], parts: int) -> int | None:
+    """How many walks a search makes over all variants, of which `parts` have begun."""
+    data, plan = described.get("data"), described.get("plan")
+    if not isinstance(data, dict) or not isinstance(plan, dict):
+        return None
+    val, variants = data.get("val"), plan.get("variants")
+    samples = described.get("samples", plan.get("samples"))
+    each = _multiply(val.get("problems") if isinstance(val, dict) else None, samples)
+    count = 1 + len(variants) if isinstance(variants, list) else 1
+    return each * max(count, parts) if each else None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the records in a folder add up to at this moment.
+
+    Attributes:
+        right: by problem, whether each rollout is right; empty for walks.
+        errors: by kind.
+    """
+
+    done: int = 0
+    tokens: int = 0
+    right: Mapping[str, list[int]] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def __add__(self, other: Seen) -> Seen:
+        """The sum over two folders of walks; folders of rollouts are never added up."""
+        errors = self.errors + other.errors
+        return Seen(self.done + other.done, self.tokens + other.tokens, {}, errors)
+
+
+def read_finished(folder: Path) -> Iterator[Glance]:
+    """The records in a folder that a run may be writing to; damaged ones are skipped."""
+    for name in RECORDS:
+        yield from read_lines(Glance, folder / name, lenient=True)
+
+
+def _look_at(folder: Path) -> Seen:
     right: dict[str, list[int]] = {}
     errors: Counter[str] = Counter()
     done = tokens = 0
     for record in read_finished(folder):
         done += 1
-        tokens += count_tokens(record)
-        error = record.get("error")
-        if error:
-            errors[str(error).partition(":")[0]] += 1
-        if "correct" in record:
-            right.setdefault(str(record.get("id")), []).append(int(bool(record["correct"])))
-    total = _multiply(described.get("problems"), described.get("samples"))
-    interval = bound_accuracy(right) if right else None
-    rate = _measure_rate(worker, done)
-    complete = total is not None and done >= total
-    return RunStatus(
-        folder=str(folder),
-        state="running" if worker else "finished" if complete else "stopped",
-        done=done,
-        total=total,
-        accuracy=interval.estimate if interval else None,
-        accuracy_interval=(interval.low, interval.high) if interval else None,
-        tokens=tokens / done if done else None,
-        errors=dict(errors.most_common()),
-        rate=rate,
-        seconds_left=60 * (total - done) / rate if rate and total is not None else None,
-        worker=worker,
-    )
+        tokens += record.tokens or 0
+        if record.error:
+            errors[name_error(record.error)] += 1
+        if record.correct is not None:
+            right.setdefault(record.id, []).append(int(record.right))
+    return Seen(done, tokens, right, errors)
+
+
+def _describe_progress(seen: Seen, total: int | None, rate: float | None) -> dict[str, Any]:
+    interval = bound_accuracy(seen.right) if seen.right else None
+    return {
+        "done": seen.done,
+        "total": total,
+        "accuracy": interval.estimate if interval else None,
+        "accuracy_interval": (interval.low, interval.high) if interval else None,
+        "tokens": seen.tokens / seen.done if seen.done else None,
+        "errors": dict(seen.errors.most_common()),
+        "rate": rate,
+        "seconds_left": 60 * (total - seen.done) / rate if rate and total is not None else None,
+    }
+
+
+def _describe_spending(
+    folder: Path, described: Mapping[str, Any], stage: str | None = None
+) -> dict[str, Any]:
+    """What was sent and what the limits leave, from a folder's costs.json and its description."""
+    if not (folder / COSTS).is_file():  # a run of an earlier version, or one that has not begun
+        return {}
+    terms = read_terms(described)
+    try:
+        costs = read_costs(folder / COSTS)
+    except ValueError:
+        return {}
+    spent = sum_costs(costs)
+    left: tuple[int | None, float | None] = (None, None)
+    with suppress(ValueError):
+        left = terms.leave(spent)
+    return {
+        "calls": costs.get(stage, Tally()).calls if stage else spent.calls,
+        "sent_tokens": spent.completion_tokens,
+        "dollars": terms.price.charge(spent) if terms.price else None,
+        "tokens_left": left[0],
+        "dollars_left": left[1],
+    }
 
 
 def find_worker(folder: Path) -> Worker | None:
     """The process that works in `folder` now; None where nothing holds its lock."""
     if not is_held(folder):
         return None
-    told: dict[str, Any] = {}
-    with suppress(ValueError):
-        told = _read_object(folder / PROCESS)
     try:
-        worker = Worker(
-            int(told["pid"]), str(told["host"]), float(told["started"]), int(told["done"])
-        )
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None  # it holds the lock and has not announced itself yet
+        worker = read_record(Worker, read_description(folder / PROCESS))
+    except ValueError:
+        return None  # it holds the lock but has not written process.json yet
     # A signal to a number below 1 goes to a whole group of processes, or to all of a user's.
     return worker if worker.pid > 1 else None
 
@@ -180,32 +308,6 @@ def stop_run(folder: Path, wait: float = STOP_WAIT) -> RunStatus:
             raise RuntimeError(f"process {worker.pid} has not ended within {wait:g} seconds")
         time.sleep(0.1)
     return read_status(folder)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(read_file(path)))
-    except (OSError, ValueError, TypeError, RecursionError):
-        raise ValueError(f"{path} cannot be read") from None
-
-
-def read_finished(folder: Path) -> Iterator[dict[str, Any]]:
-    """The records in a folder that may be written to at this moment; damaged ones are left out."""
-    for path in (folder / name for name in RECORDS if (folder / name).is_file()):
-        with open_file(path) as file:
-            for line in file:
-                with suppress(ValueError, RecursionError):
-                    record = json.loads(line) if line.endswith(b"\n") else None
-                    if isinstance(record, dict):
-                        yield record
-
-
-def count_tokens(record: Mapping[str, Any]) -> int:
-    """Response tokens of a record, over all stages; 0 where they are not known."""
-    usage = record.get("usage")
-    stages = usage.values() if isinstance(usage, dict) else ()
-    counts = [stage.get("completion_tokens") for stage in stages if isinstance(stage, dict)]
-    return sum(count for count in counts if isinstance(count, int))
 
 
 def _multiply(problems: Any, samples: Any) -> int | None:

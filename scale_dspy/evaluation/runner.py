@@ -1,4 +1,4 @@
-"""Run a program on many problems, several samples each; lose nothing that is finished.
+"""Run a program on many problems, several samples each, and never lose a finished one.
 
 Every (problem, sample) pair ends as one line of `rollouts.jsonl`, written as it ends. Running again
 does what is missing. Finished model calls of unfinished pairs come from the cache of replies.
@@ -10,10 +10,10 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import dspy
 from dspy.utils.exceptions import (
@@ -25,18 +25,20 @@ from dspy.utils.exceptions import (
 from typing_extensions import Unpack
 
 from scale_dspy.data.registry import GROUPS
+from scale_dspy.evaluation.costs import COSTS, Terms, add_cost
 from scale_dspy.evaluation.description import describe_run as describe_run
 from scale_dspy.evaluation.description import read_versions
 from scale_dspy.evaluation.folder import RUN, match_description, write_json
 from scale_dspy.evaluation.folder import name_folder as name_folder
+from scale_dspy.evaluation.paying import complete_terms, pay
 from scale_dspy.evaluation.rollout import (
     ROLLOUTS,
     F,
     Finished,
     Rollout,
+    name_error,
     read_lines,
     read_pairs,
-    sum_usage,
 )
 from scale_dspy.evaluation.rollout import read_rollouts as read_rollouts
 from scale_dspy.evaluation.run_status import announce
@@ -45,12 +47,19 @@ from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.cost_limit import CostLimitError
 from scale_dspy.lm.event_loop import run
-from scale_dspy.lm.hosted import price_tokens
 from scale_dspy.lm.redact import hide_server
 from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import track
 from scale_dspy.method import Solver
-from scale_dspy.utils.files import hold_folder, make_folder, open_file, read_file, write_whole
+from scale_dspy.utils.files import (
+    append_lines,
+    check_in_place,
+    hold_folder,
+    make_folder,
+    open_file,
+    read_file,
+    write_whole,
+)
 from scale_dspy.utils.records import parse_json, write_record
 
 logger = logging.getLogger(__name__)
@@ -68,7 +77,7 @@ HOPELESS = (LMAuthError, LMConfigurationError, LMUnsupportedModelError)
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, counted in rollouts; `tokens` are response tokens."""
+    """How far a run is, counted in rollouts; `tokens` are response tokens."""
 
     total: int
     done: int = 0
@@ -93,14 +102,18 @@ class Effort(TypedDict, total=False):
     Keys:
         samples: rollouts of each problem.
         threads: rollouts at work at once.
-        retry_errors: run those again that ended in an error.
+        retry_errors: whether rollouts that ended in an error run again; or the kinds of errors,
+            named as by `name_error`, for which they do.
+        terms: the price of tokens, the number of GPUs, and cost limits; see costs.py. Without a
+            price, that of LiteLLM's table is taken.
         engine: where rollouts are made; None for this process. See ray_engine.py.
         report: called after each rollout.
     """
 
     samples: int
     threads: int
-    retry_errors: bool
+    retry_errors: bool | Collection[str]
+    terms: Terms
     engine: Engine | None
     report: Callable[[Progress], None] | None
 
@@ -130,30 +143,20 @@ def evaluate(
     Raises:
         ValueError: `out` holds another run, is in use by another process, or a file in it is
             damaged.
-        RuntimeError: the server is gone; what is finished is kept.
+        RuntimeError: the server is gone, or a cost limit is reached; what is finished is kept.
     """
 
     async def solve(example: dspy.Example, sample: int) -> Rollout:
         return await solve_once(program, example, sample, lm)
 
     path = out / ROLLOUTS
+    terms = effort["terms"] = complete_terms(effort.get("terms"), lm, out / RUN)
     finish_pairs(Rollout, solve, examples, path, description or {}, effort)
     samples = effort.get("samples", SAMPLES)
     summary = summarise(read_pairs(Rollout, path, examples, samples))
-    if lm.partner is None:
-        dollars = price_rollouts(read_pairs(Rollout, path, examples, samples), lm.model)
-        if dollars is not None:
-            summary["dollars"] = dollars
+    add_cost(summary, out, terms)
     write_json(out / "summary.json", dict(summary))
     return summary
-
-
-def price_rollouts(rollouts: Iterable[Rollout], model: str) -> float | None:
-    """What rollouts cost in US dollars, by LiteLLM's table; None where it has no price."""
-    if price_tokens(model, {"prompt_tokens": 1}) is None:
-        return None
-    spent = (asdict(sum_usage(each.usage)) for each in rollouts if each.usage)
-    return sum(price_tokens(model, usage) or 0.0 for usage in spent)
 
 
 def finish_pairs(
@@ -176,36 +179,38 @@ def finish_pairs(
     Raises:
         ValueError: the folder holds other work, is in use by another process, or the file holds
             what is no such record.
-        RuntimeError: the server is gone; what is finished is kept.
+        RuntimeError: the server is gone, and what is finished is kept; or the file was removed.
     """
-    samples = effort.get("samples", SAMPLES)
+    samples, terms = effort.get("samples", SAMPLES), effort.get("terms", Terms())
     draws = {
         (str(example.id), sample): example for example in examples for sample in range(samples)
     }
     total = len(draws)
     enter = count_up(total, effort.get("report"))
     with hold_folder(path.parent):
-        match_description(path.parent / RUN, {**description, "versions": read_versions()})
-        _mend(path, drop_errors=effort.get("retry_errors", False))
+        told = {**description, **terms.describe(), "versions": read_versions()}
+        match_description(path.parent / RUN, told)
+        _mend(path, effort.get("retry_errors", False))
         for record in read_lines(kind, path):
             if draws.pop((record.id, record.sample), None) is not None:
                 enter(record)
-        # Half a character, which UTF-8 has no bytes for, then stands there as JSON's escape of it.
-        with (
-            announce(path.parent, total - len(draws)),
-            path.open("a", encoding="utf-8", errors="backslashreplace") as file,
-        ):
+        with announce(path.parent, total - len(draws)), append_lines(path) as file:
 
             def keep(record: Finished) -> None:
                 file.write(write_record(record))
                 file.flush()
+                check_in_place(path, file)
                 enter(record)
 
             pending = [(example, sample) for (_, sample), example in draws.items()]
-            if engine := effort.get("engine"):
-                engine(pending, keep)
-            else:
-                run(_work(work, iter(pending), effort.get("threads", THREADS), keep))
+            if not pending:
+                return
+            engine = effort.get("engine")
+            with pay(path.parent / COSTS, path.stem, terms, elsewhere=engine is not None):
+                if engine:
+                    engine(pending, keep)
+                else:
+                    run(_work(work, iter(pending), effort.get("threads", THREADS), keep))
 
 
 def count_up(total: int, report: Callable[[Progress], None] | None) -> Callable[[Finished], None]:
@@ -222,24 +227,25 @@ def count_up(total: int, report: Callable[[Progress], None] | None) -> Callable[
 
 
 def name_draws(out: Path, *, reuse: bool = False) -> str:
-    """What the replies of the run in a folder are kept under: with another name they are drawn
-    anew. A folder that has no name for them, from an earlier version or because it is to reuse
-    them, shares what any run has drawn.
+    """The name under which the cache keeps the replies of the run in a folder. A run with a name
+    draws its own replies. A folder without one, because it was written by an earlier version or is
+    to reuse replies, shares those that any run without a name has drawn.
 
     Args:
-        out: the run's folder; where it is new the name is made, and written there.
-        reuse: a new folder shares what any run has drawn.
+        out: the run's folder; for a new one a name is made up and written there.
+        reuse: whether a new folder shares replies instead.
     """
     path = out / DRAWS
     if not path.exists():
         new = not (out / ROLLOUTS).exists()
         make_folder(out)
-        path.write_text("" if reuse or not new else secrets.token_hex(8), encoding="ascii")
+        with write_whole(path) as draft:
+            draft.write_text("" if reuse or not new else secrets.token_hex(8), encoding="ascii")
     return read_file(path).decode(errors="replace").strip()
 
 
 async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: MeteredLM) -> Rollout:
-    """One rollout as its record. What goes wrong in it is recorded too, and counts as wrong.
+    """Make one rollout. An error in it is recorded, and the rollout counts as wrong.
 
     Raises:
         LMError: one that every other rollout would meet as well (key, model, configuration).
@@ -280,7 +286,8 @@ async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: Me
 
 
 def watch_failures() -> Callable[[Finished], None]:
-    """A function that takes each record as it ends; RuntimeError once GIVE_UP in a row failed."""
+    """A function that takes each record as it ends, and raises RuntimeError once GIVE_UP records in
+    a row have failed."""
     failures = 0
 
     def look(record: Finished) -> None:
@@ -312,7 +319,7 @@ async def _work(
                 return
             keep(record)
             if stopped:
-                return  # but what was on its way, and paid for, has ended and is kept
+                return  # the records that were on their way are kept: they are paid for
             look(record)
 
     workers = [asyncio.ensure_future(take_turns()) for _ in range(threads)]
@@ -326,27 +333,39 @@ async def _work(
         await asyncio.gather(*workers, return_exceptions=True)
 
 
-def _mend(path: Path, *, drop_errors: bool) -> None:
+def _mend(path: Path, retry: bool | Collection[str]) -> None:
     """Cut off a last line that a kill left unfinished; drop failed rollouts to run them again.
+
+    Args:
+        retry: whether all failed ones run again; or the kinds of errors for which they do.
 
     Raises:
         ValueError: what is there cannot be read.
     """
     if not path.exists():
         return
+    found: set[str] = set()
     try:
         there = open_file(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     with there as file, write_whole(path) as draft, draft.open("wb") as copy:
         for line in file:
-            if line.endswith(b"\n") and not (drop_errors and _has_error(line)):
+            kind = _read_error(line) if retry else None
+            found |= {kind} if kind else set()
+            again = kind is not None and (retry is True or kind in cast(Collection[str], retry))
+            if line.endswith(b"\n") and not again:
                 copy.write(line)
+    for kind in sorted(set() if isinstance(retry, bool) else set(retry) - found):
+        kinds = ", ".join(sorted(found)) or "none"
+        logger.warning("%s has no error of the kind %s; the kinds there: %s", path, kind, kinds)
 
 
-def _has_error(line: bytes) -> bool:
-    """Whether a rollout failed. What is no rollout stays, for `read_lines` to name."""
+def _read_error(line: bytes) -> str | None:
+    """The kind of a rollout's error; None where it has none. A damaged line has none either, so
+    that it stays and `read_lines` reports it."""
     try:
-        return bool(parse_json(line)["error"])
-    except (ValueError, KeyError, TypeError, IndexError):
-        return False
+        error = parse_json(line)["error"]
+        return name_error(error) if error else None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None

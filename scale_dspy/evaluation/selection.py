@@ -1,222 +1,348 @@
-"""What recorded passes show of selection: which signals tell, and what votes would have cost.
+"""Selection on recorded passes: which signals tell a wrong pass, and what every way to decide how
+many passes to draw costs and reaches.
 
-Several passes over each problem were drawn once; every rule that picks an answer among them, or
-decides how many to draw, is replayed on the same draws, in many random orders of them.
+All ways are replayed on the same passes in the same random orders. Where one has settings, they are
+chosen on other problems than those it is scored on, as are the weights of the estimate behind it.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from scale_dspy.estimate import measure_draft
-from scale_dspy.grading.answers import accepts
-from scale_dspy.grading.calibration import estimate_unseen
+from scale_dspy.estimate import Estimate
+from scale_dspy.evaluation.passes import Drawn, Pass
+from scale_dspy.grading.calibration import assign_folds, estimate_unseen, fit_estimate
 from scale_dspy.grading.labels import bound_auroc, measure_auroc
 from scale_dspy.stages.votes import (
-    count_passes,
     find_winner,
     group_results,
     measure_disagreement,
-    read_result,
+    measure_lead,
+    plan_waves,
 )
-from scale_dspy.utils.statistics import bound_accuracy, compare
+from scale_dspy.utils.statistics import TAIL, Numbers, bound_accuracy
 
-ORDERS = 40  # random orders of a problem's passes that a rule is replayed in
+ORDERS = 40  # random orders of a problem's passes that everything is replayed in
+RESAMPLES = 2_000
 STOPS = (0.75, 0.85, 0.9, 0.95, 0.98)
-GATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-PROBES = (2, 3, 4)
+GATES = tuple(round(0.05 * k, 2) for k in range(1, 20))
+FEW = 1e-9
+
+Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One pass: its result as text or None, whether that is right, its response tokens, and the
-    features of it that need no other pass (see `estimate.FEATURES`)."""
+class Outcome:
+    """What one way came to, for each problem and order: whether it was right, response tokens, and
+    requests' choices."""
 
-    result: str | None
-    right: bool
-    tokens: int
-    features: dict[str, float]
+    right: Numbers
+    tokens: Numbers
+    passes: Numbers
+
+    def take(self, problems: Places) -> Outcome:
+        """The same for some of the problems."""
+        return Outcome(self.right[problems], self.tokens[problems], self.passes[problems])
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A problem's passes, as many for each problem, and System 1's drafts of it, maybe none."""
+class Prefixes:
+    """What the first 1, 2, ... of a problem's passes show; arrays of (problem, order, count).
 
-    id: str
-    group: str
-    passes: tuple[Pass, ...]
-    drafts: tuple[Pass, ...]
+    Attributes:
+        orders: the places of the passes in the order in which they are drawn.
+        right: whether their most frequent result is right.
+        weighted: the same where each pass counts as much as it is sure to be right.
+        tokens: response tokens of all of them.
+        leads: how sure their leader is, see `votes.measure_lead`.
+        disagreement: see `votes.measure_disagreement`.
+        doubt: the estimate of the first one's being wrong; of (problem, order).
+    """
+
+    orders: Places
+    right: Numbers
+    weighted: Numbers
+    tokens: Numbers
+    leads: Numbers
+    disagreement: Numbers
+    doubt: Numbers
 
 
-Rule = Callable[[Sequence[Pass], Sequence[float]], tuple[int, int]]
-"""(the winning pass's place, how many passes it drew) for passes in an order and the estimate of
-each one's being wrong."""
+def list_signals(drawn: Sequence[Drawn]) -> dict[str, dict[str, dict[str, Any]]]:
+    """How well each signal tells wrong from right, for `pass` and, where there are any, `draft`.
+
+    Returns:
+        By kind and by name: `auroc` with its interval over problems, and of how many `passes` and
+        what `share_right`. Fitted estimates are by weights fitted without the pass's problem.
+    """
+    told = {"pass": _list_signals([(each.id, each.passes) for each in drawn])}
+    if all(each.drafts for each in drawn):
+        told["draft"] = _list_signals([(each.id, each.drafts) for each in drawn])
+    return told
 
 
-def read_passes(path: Path, cap: int | None = None, cap_1: int | None = None) -> list[Drawn]:
-    """Recorded passes: JSON Lines with `id`, `gold` and `passes`, each of these an object with
-    text, tokens, finish_reason and maybe logprobs; maybe `set`, and `system_1` like `passes`.
+def replay(drawn: Sequence[Drawn], seed: int = 0) -> list[dict[str, Any]]:
+    """Accuracy and response tokens of every way, all on the same passes in the same orders.
 
-    Args:
-        cap: the most tokens a pass could have; by default the longest cut-off one's.
-        cap_1: the same for System 1's drafts.
+    Ways without a setting are replayed as they are. The others are given as many tokens as a fixed
+    vote of 1, 2, ... spends: on the problems of the other folds the most accurate setting within
+    that is chosen, and it is scored on this fold's.
+
+    Returns:
+        For each: `way`, `given` (the fixed vote whose tokens it may spend, or None), accuracy with
+        its interval, tokens and passes a problem, and the difference of its accuracy to chain of
+        thought (`to_cot`), to a fixed vote of as many tokens (`to_fixed`) and to the vote of all
+        passes (`to_all`), each with its paired bootstrap interval over problems.
 
     Raises:
-        ValueError: a line is of another kind; or problems have different numbers of passes.
+        ValueError: there are fewer than two problems.
     """
-    lines = [
-        (number, line)
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if line.strip()
-    ]
-    try:
-        records = [json.loads(line) for _, line in lines]
-        cap = cap or _find_cap(records, "passes")
-        cap_1 = cap_1 or _find_cap(records, "system_1")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no recorded passes: {error!r}") from None
-    drawn = []
-    for (number, _), record in zip(lines, records, strict=True):
-        try:
-            drawn.append(_read_record(record, cap, cap_1))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}:{number} holds no recorded passes: {error!r}") from None
-    if len({len(each.passes) for each in drawn}) != 1:
-        raise ValueError(f"{path}: give every problem the same number of passes")
-    return drawn
-
-
-def list_signals(drawn: Sequence[Drawn]) -> dict[str, dict[str, Any]]:
-    """How well each signal tells a wrong pass from a right one, by its name.
-
-    Returns:
-        For each: `auroc` with its interval over problems, `drafts` and the `share_right` of them.
-        Signals of System 1's own drafts, where there are any, begin with "system 1: ".
-    """
-    told = _list_signals([(each.id, each.passes) for each in drawn])
-    drafts = [(each.id, each.drafts) for each in drawn if each.drafts]
-    return {**told, **{f"system 1: {k}": v for k, v in _list_signals(drafts).items()}}
-
-
-def replay_rules(drawn: Sequence[Drawn], seed: int = 0) -> list[dict[str, Any]]:
-    """Accuracy and response tokens of every rule, all on the same passes in the same orders.
-
-    Returns:
-        For each: its name, accuracy with its interval over problems, tokens and passes a problem,
-        and the difference of accuracy to the vote of all passes, with its interval.
-    """
-    wrong = _estimate_passes(drawn)
+    if len(drawn) < 2:
+        raise ValueError("a replay needs two problems: settings are chosen on others than scored")
+    names = [each.id for each in drawn]
+    folds = assign_folds(names)
+    kinds = [[each.passes for each in drawn]]
+    if all(each.drafts for each in drawn):
+        kinds.append([each.drafts for each in drawn])
+    shown = [(_look_at(some, seed), some) for some in kinds]
     count = len(drawn[0].passes)
-    rng = np.random.default_rng(seed)
-    orders = [[rng.permutation(count) for _ in range(ORDERS)] for _ in drawn]
-    played = {
-        name: [_play(rule, each, wrong[each.id], orders[n]) for n, each in enumerate(drawn)]
-        for name, rule in list_rules(count).items()
-    }
-    full = {
-        each.id: right for each, (right, _, _) in zip(drawn, played[f"vote {count}"], strict=True)
-    }
+    scored: dict[tuple[str, int | None], list[tuple[Places, Outcome]]] = {}
+    for number in np.unique(folds):
+        inside, outside = np.flatnonzero(folds == number), np.flatnonzero(folds != number)
+        ways = _replay_all([_weigh(each, some, names, outside) for each, some in shown])
+        for name, settings in ways.items():
+            for given in _list_budgets(settings, count):
+                chosen = _choose(ways, name, given, outside)
+                scored.setdefault((name, given), []).append((inside, chosen.take(inside)))
+    joined = {key: _join(parts) for key, parts in scored.items()}
+    fixed = [joined[_name_vote(votes), None] for votes in range(1, count + 1)]
     return [
-        _describe_rule(
-            name, {each.id: one for each, one in zip(drawn, outcomes, strict=True)}, full
-        )
-        for name, outcomes in played.items()
+        _describe(name, given, outcome, fixed, names) for (name, given), outcome in joined.items()
     ]
 
 
-def list_rules(count: int) -> dict[str, Rule]:
-    """The rules by name, for `count` passes a problem."""
-    rules: dict[str, Rule] = {"cot": lambda passes, wrong: (0, 1)}
+def _name_vote(votes: int) -> str:
+    return "cot" if votes == 1 else f"vote {votes}"
+
+
+def _replay_all(kinds: Sequence[Prefixes]) -> dict[str, list[Outcome]]:
+    """The outcome of every setting of every way, of passes and, where there are any, of drafts."""
+    passes, *more = kinds
+    count = passes.right.shape[2]
+    ways = {"cot": [_vote(passes, 1, 1.0)]}
     for votes in range(2, count + 1):
-        rules[f"vote {votes}"] = _vote(votes, 1.0)
-        rules[f"weighted vote {votes}"] = _vote(votes, 1.0, weighted=True)
+        ways[f"vote {votes}"] = [_vote(passes, votes, 1.0)]
+        ways[f"weighted vote {votes}"] = [_vote(passes, votes, 1.0, weighted=True)]
     for stop in STOPS:
-        rules[f"adaptive {stop:g}"] = _vote(count, stop)
-        rules[f"weighted adaptive {stop:g}"] = _vote(count, stop, weighted=True)
-    for gate in GATES:
-        for stop in (*STOPS, 1.0):
-            rules[f"draft {gate:g}, vote at {stop:g}"] = _gate_by_draft(gate, count, stop)
-    for probes in PROBES:
-        for gate in sorted({1 - size / probes for size in range(1, probes)} | {0.0}):
-            name = f"agreement of {probes} at {gate:.2f}"
-            rules[name] = _gate_by_agreement(gate, probes, count)
-    return rules
+        ways[f"adaptive vote at {stop:g}"] = [_vote(passes, count, stop)]
+    hard = list(_list_votes(passes))
+    ways["adaptive votes"] = hard
+    ways["first pass gates votes"] = [
+        _gate_first(passes, gate, votes) for gate in GATES for votes in hard
+    ]
+    for drafts in more:
+        ways["System 1"] = [_vote(drafts, 1, 1.0)]
+        ways["draft gates votes"] = [
+            _hand_over(_vote(drafts, 1, 1.0), drafts.doubt > gate, votes)
+            for gate in GATES
+            for votes in hard
+        ]
+        ways["agreement of drafts gates votes"] = [
+            _hand_over(_vote(drafts, probes, 1.0), apart > gate + FEW, votes)
+            for probes in range(2, drafts.right.shape[2] + 1)
+            for apart in [drafts.disagreement[:, :, probes - 1]]
+            for gate in _list_shares(probes)
+            for votes in hard
+        ]
+    return ways
 
 
-def _vote(votes: int, stop: float, weighted: bool = False) -> Rule:
-    def rule(passes: Sequence[Pass], wrong: Sequence[float]) -> tuple[int, int]:
-        results = [each.result for each in passes]
-        drawn = count_passes(results, votes, stop)
-        weights = [1 - chance for chance in wrong[:drawn]] if weighted else None
-        return find_winner(results[:drawn], weights), drawn
-
-    return rule
-
-
-def _gate_by_draft(gate: float, votes: int, stop: float) -> Rule:
-    """The first pass is the answer where its estimate of being wrong is at most `gate`; otherwise
-    it is the first of the votes."""
-
-    def rule(passes: Sequence[Pass], wrong: Sequence[float]) -> tuple[int, int]:
-        return (0, 1) if wrong[0] <= gate else _vote(votes, stop)(passes, wrong)
-
-    return rule
-
-
-def _gate_by_agreement(gate: float, probes: int, votes: int) -> Rule:
-    """The probes' leader is the answer where the others' share is at most `gate`."""
-
-    def rule(passes: Sequence[Pass], wrong: Sequence[float]) -> tuple[int, int]:
-        results = [each.result for each in passes]
-        if measure_disagreement(results[:probes]) <= gate + 1e-9:
-            return find_winner(results[:probes]), probes
-        return find_winner(results[:votes]), votes
-
-    return rule
+def _look_at(passes: Sequence[Sequence[Pass]], seed: int) -> Prefixes:
+    """What every prefix of the passes shows, in ORDERS random orders of each problem's."""
+    rng = np.random.default_rng(seed)
+    shape = (len(passes), ORDERS, len(passes[0]))
+    right, tokens, leads, disagreement = (np.zeros(shape) for _ in range(4))
+    orders = np.zeros(shape, dtype=np.int64)
+    for row, drawn in enumerate(passes):
+        spellings = _spell([each.result for each in drawn])
+        for turn in range(ORDERS):
+            order = rng.permutation(len(drawn))
+            orders[row, turn] = order
+            results = [spellings[k] for k in order]
+            tokens[row, turn] = np.cumsum([drawn[k].tokens for k in order])
+            for count in range(1, len(drawn) + 1):
+                seen, at = results[:count], (row, turn, count - 1)
+                right[at] = drawn[order[find_winner(seen)]].right
+                leads[at], disagreement[at] = measure_lead(seen), measure_disagreement(seen)
+    return Prefixes(orders, right, right, tokens, leads, disagreement, np.zeros(shape[:2]))
 
 
-def _play(
-    rule: Rule, drawn: Drawn, wrong: Sequence[float], orders: Sequence[Any]
-) -> tuple[list[int], list[int], list[int]]:
-    """(right or not, tokens, passes) of a rule in each order."""
-    right, tokens, counts = [], [], []
-    for order in orders:
-        passes = [drawn.passes[place] for place in order]
-        winner, count = rule(passes, [wrong[place] for place in order])
-        right.append(int(passes[winner].right))
-        tokens.append(sum(each.tokens for each in passes[:count]))
-        counts.append(count)
-    return right, tokens, counts
+def _weigh(
+    prefixes: Prefixes, passes: Sequence[Sequence[Pass]], names: Sequence[str], known: Places
+) -> Prefixes:
+    """The prefixes with what an estimate says of them that is fitted to the known problems."""
+    estimate = _fit([passes[k] for k in known], [names[k] for k in known])
+    weighted, doubt = np.zeros_like(prefixes.right), np.zeros_like(prefixes.doubt)
+    for row, drawn in enumerate(passes):
+        spellings = _spell([each.result for each in drawn])
+        wrong = [estimate(each.features) for each in drawn]
+        for turn, order in enumerate(prefixes.orders[row]):
+            results, sure = [spellings[k] for k in order], [1 - wrong[k] for k in order]
+            doubt[row, turn] = wrong[order[0]]
+            for count in range(1, len(drawn) + 1):
+                winner = find_winner(results[:count], sure[:count])
+                weighted[row, turn, count - 1] = drawn[order[winner]].right
+    return replace(prefixes, weighted=weighted, doubt=doubt)
 
 
-def _describe_rule(
+def _spell(results: Sequence[str | None]) -> list[str | None]:
+    """Results by the number of their group: equal ones are equal texts, and quick to compare."""
+    spelled: list[str | None] = [None] * len(results)
+    for number, group in enumerate(group_results(results)):
+        for place in group:
+            spelled[place] = str(number)
+    return spelled
+
+
+def _vote(passes: Prefixes, votes: int, stop: float, weighted: bool = False) -> Outcome:
+    """A vote of at most `votes` passes, see `passes.draw_passes`."""
+    drawn = np.full(passes.doubt.shape, votes)
+    for wave in reversed(list(plan_waves(votes, stop))[:-1]):
+        drawn = np.where(passes.leads[:, :, wave - 1] > stop, wave, drawn)
+    at = (drawn - 1)[:, :, None]
+    right = passes.weighted if weighted else passes.right
+    read = [np.take_along_axis(each, at, 2)[:, :, 0] for each in (right, passes.tokens)]
+    return Outcome(read[0], read[1], drawn.astype(np.float64))
+
+
+def _list_votes(passes: Prefixes) -> Iterator[Outcome]:
+    count = passes.right.shape[2]
+    for votes in sorted({1, 2, 3, 5, count} | {count // 2}):
+        if votes <= count:
+            for stop in (*STOPS, 1.0) if votes > 2 else (1.0,):
+                yield _vote(passes, votes, stop)
+
+
+def _gate_first(passes: Prefixes, gate: float, votes: Outcome) -> Outcome:
+    """The first pass is the answer where it is hardly in doubt, or else the first of the votes."""
+    return _pick(passes.doubt > gate, votes, _vote(passes, 1, 1.0))
+
+
+def _hand_over(drafts: Outcome, doubted: NDArray[np.bool_], votes: Outcome) -> Outcome:
+    """System 1's draft, and where it is in doubt the votes on top; a draft has no vote."""
+    both = Outcome(votes.right, drafts.tokens + votes.tokens, drafts.passes + votes.passes)
+    return _pick(doubted, both, drafts)
+
+
+def _pick(where: NDArray[np.bool_], one: Outcome, other: Outcome) -> Outcome:
+    return Outcome(
+        np.where(where, one.right, other.right),
+        np.where(where, one.tokens, other.tokens),
+        np.where(where, one.passes, other.passes),
+    )
+
+
+def _list_shares(probes: int) -> list[float]:
+    """The disagreements that so many probes may show, but for the largest."""
+    return [1 - size / probes for size in range(probes, 1, -1)]
+
+
+def _list_budgets(settings: Sequence[Outcome], count: int) -> list[int | None]:
+    """What a way may spend, as the fixed vote that spends as much; None where it has no choice."""
+    return [None] if len(settings) == 1 else list(range(1, count + 1))
+
+
+def _choose(
+    ways: Mapping[str, Sequence[Outcome]], name: str, given: int | None, known: Places
+) -> Outcome:
+    """The setting that is most accurate on the known problems within the budget, the cheapest of
+    several; the cheapest of all where none keeps to it."""
+    settings = ways[name]
+    if given is None:
+        return settings[0]
+    spends = ways[_name_vote(given)][0]
+    most = float(spends.tokens[known].mean()) + FEW
+    cost = np.array([each.tokens[known].mean() for each in settings])
+    accuracy = np.array([each.right[known].mean() for each in settings])
+    allowed = cost <= most if (cost <= most).any() else cost <= cost.min()
+    best = allowed & (accuracy >= accuracy[allowed].max() - FEW)
+    return settings[int(np.argmin(np.where(best, cost, np.inf)))]
+
+
+def _join(parts: Sequence[tuple[Places, Outcome]]) -> Outcome:
+    """The folds' outcomes in the order of the problems."""
+    order = np.argsort(np.concatenate([places for places, _ in parts]))
+    fields = ("right", "tokens", "passes")
+    joined = (np.concatenate([getattr(one, key) for _, one in parts])[order] for key in fields)
+    return Outcome(*joined)
+
+
+def _describe(
     name: str,
-    outcomes: Mapping[str, tuple[list[int], list[int], list[int]]],
-    full: Mapping[str, list[int]],
+    given: int | None,
+    outcome: Outcome,
+    fixed: Sequence[Outcome],
+    problems: Sequence[str],
 ) -> dict[str, Any]:
-    right = {key: outcome[0] for key, outcome in outcomes.items()}
-    accuracy, effect = bound_accuracy(right), compare(right, full).effect
-    return {
-        "rule": name,
+    graded = {
+        key: row.astype(int).tolist() for key, row in zip(problems, outcome.right, strict=True)
+    }
+    accuracy = bound_accuracy(graded)
+    told: dict[str, Any] = {
+        "way": name,
+        "given": given,
         "accuracy": accuracy.estimate,
         "accuracy_interval": [accuracy.low, accuracy.high],
-        "tok": float(np.mean([np.mean(tokens) for _, tokens, _ in outcomes.values()])),
-        "passes": float(np.mean([np.mean(counts) for _, _, counts in outcomes.values()])),
-        "to_full_vote": effect.estimate,
-        "to_full_vote_interval": [effect.low, effect.high],
+        "tok": float(outcome.tokens.mean()),
+        "passes": float(outcome.passes.mean()),
     }
+    for key, ends in _compare(outcome, fixed).items():
+        told[key], told[f"{key}_interval"] = ends[0], ends[1:]
+    return told
+
+
+def _compare(outcome: Outcome, fixed: Sequence[Outcome]) -> dict[str, list[float]]:
+    """[difference of accuracy, low, high] to chain of thought, to a fixed vote of as many tokens,
+    which lies between two votes as the tokens do, and to the vote of all passes.
+
+    The intervals are percentile ones of the bootstrap (Efron 1979) over problems; a resample has
+    its own tokens too. The settings that were chosen are not chosen again on it.
+    """
+    count = len(outcome.right)
+    rng = np.random.default_rng(0)
+    weights = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
+    weights = np.vstack([np.full(count, 1 / count), weights])  # the problems as they are come first
+    ours, cost = weights @ outcome.right.mean(axis=1), weights @ outcome.tokens.mean(axis=1)
+    rights = weights @ np.array([each.right.mean(axis=1) for each in fixed]).T
+    costs = weights @ np.array([each.tokens.mean(axis=1) for each in fixed]).T
+    rows = zip(cost, costs, rights, strict=True)
+    equal = np.array([np.interp(one, xs, ys) for one, xs, ys in rows])
+    others = {"to_cot": rights[:, 0], "to_fixed": equal, "to_all": rights[:, -1]}
+    return {key: _bound(ours - theirs) for key, theirs in others.items()}
+
+
+def _bound(values: Numbers) -> list[float]:
+    """[the first of them, low, high]."""
+    low, high = np.quantile(values, (TAIL, 1 - TAIL))
+    return [round(float(value), 6) for value in (values[0], low, high)]
+
+
+def _fit(passes: Sequence[Sequence[Pass]], names: Sequence[str]) -> Estimate:
+    flat = [(name, one) for name, some in zip(names, passes, strict=True) for one in some]
+    return fit_estimate(
+        [one.features for _, one in flat],
+        [not one.right for _, one in flat],
+        [name for name, _ in flat],
+    )
 
 
 def _list_signals(drafts: Sequence[tuple[str, Sequence[Pass]]]) -> dict[str, dict[str, Any]]:
     flat = [(name, one) for name, passes in drafts for one in passes]
-    if not flat:
-        return {}
     wrong = [not one.right for _, one in flat]
     groups = [name for name, _ in flat]
     agreeing = [value for _, passes in drafts for value in _count_agreeing(passes)]
@@ -228,6 +354,7 @@ def _list_signals(drafts: Sequence[tuple[str, Sequence[Pass]]]) -> dict[str, dic
     columns["disagreement with one other"] = [1 - one for one, _ in agreeing]
     columns["disagreement with all others"] = [1 - share for _, share in agreeing]
     alone = [one.features for _, one in flat]
+    columns["estimate, plain weights"] = [Estimate()(features) for features in alone]
     columns["estimate, fitted"] = estimate_unseen(alone, wrong, groups)
     paired = [
         {**one.features, "disagreement": 1 - other}
@@ -243,7 +370,7 @@ def _describe_signal(
     return {
         "auroc": measure_auroc(scores, wrong),
         "auroc_interval": bound_auroc(scores, wrong, groups),
-        "drafts": len(scores),
+        "passes": len(scores),
         "share_right": 1 - sum(wrong) / len(wrong),
     }
 
@@ -256,49 +383,3 @@ def _count_agreeing(passes: Sequence[Pass]) -> Iterator[tuple[float, float]]:
         mine = group.get(place, set())
         others = max(1, len(passes) - 1)
         yield float((place + 1) % len(passes) in mine - {place}), len(mine - {place}) / others
-
-
-def _estimate_passes(drawn: Sequence[Drawn]) -> dict[str, list[float]]:
-    """The estimate of each pass's being wrong, by weights fitted without its problem."""
-    flat = [(each.id, one) for each in drawn for one in each.passes]
-    scores = iter(
-        estimate_unseen(
-            [one.features for _, one in flat],
-            [not one.right for _, one in flat],
-            [name for name, _ in flat],
-        )
-    )
-    return {each.id: [next(scores) for _ in each.passes] for each in drawn}
-
-
-def _read_record(record: Mapping[str, Any], cap: int | None, cap_1: int | None) -> Drawn:
-    known: dict[str | None, bool] = {None: False}
-
-    def grade(result: str | None) -> bool:
-        if result not in known:
-            known[result] = accepts(result, [str(record["gold"])])
-        return known[result]
-
-    def read(one: Mapping[str, Any], most: int | None) -> Pass:
-        cut_off, text = one["finish_reason"] == "length", one["text"] or ""
-        result = read_result(text, cut_off)
-        features = measure_draft(
-            int(one["tokens"]),
-            most,
-            cut_off=cut_off,
-            readable=result is not None,
-            logprobs=one.get("logprobs"),
-        )
-        return Pass(result, grade(result), int(one["tokens"]), features)
-
-    return Drawn(
-        id=f"{record.get('set', '')}/{record['id']}",
-        group=str(record.get("set", "")),
-        passes=tuple(read(one, cap) for one in record["passes"]),
-        drafts=tuple(read(one, cap_1) for one in record.get("system_1") or ()),
-    )
-
-
-def _find_cap(records: Sequence[Mapping[str, Any]], key: str) -> int | None:
-    lengths = [int(one["tokens"]) for record in records for one in record.get(key) or ()]
-    return max(lengths, default=None)

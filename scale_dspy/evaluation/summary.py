@@ -10,7 +10,7 @@ from typing_extensions import NotRequired
 
 from scale_dspy.evaluation.rollout import Rollout
 from scale_dspy.grading.answers import vote
-from scale_dspy.grading.flags import hit_limit
+from scale_dspy.lm.tally import Tally
 from scale_dspy.utils.statistics import (
     bound_accuracy,
     bound_tokens,
@@ -35,6 +35,7 @@ class Outcome(NamedTuple):
         cut_off: whether the token limit ended a reply of it.
         replayed: calls that the cache answered.
         unknown: replies whose tokens the server did not tell.
+        cost: over all stages; None where unknown.
     """
 
     correct: int
@@ -49,6 +50,7 @@ class Outcome(NamedTuple):
     cut_off: bool = False
     replayed: int = 0
     unknown: int = 0
+    cost: Tally | None = None
 
 
 class Summary(TypedDict):
@@ -74,7 +76,12 @@ class Summary(TypedDict):
         replayed: calls of all rollouts that the cache answered.
         drawn: calls of all rollouts that a server answered; None where unknown.
         unknown: replies whose tokens the server did not tell, which count as 0 above.
-        dollars: what all rollouts cost by LiteLLM's table of prices; missing where it has none.
+        prompt_tokens, response_tokens: of all rollouts together; None where unknown.
+        cached_tokens: those of the prompt tokens that the server's prefix cache held.
+        reasoning_tokens: those of the response tokens that are reasoning.
+        wall_seconds: of all sessions that sent a request; missing where unknown.
+        gpu_seconds: wall_seconds times the number of GPUs; missing where that was not given.
+        dollars: what all these tokens cost; missing where no price was given and LiteLLM has none.
     """
 
     problems: int
@@ -96,6 +103,12 @@ class Summary(TypedDict):
     replayed: int
     drawn: int | None
     unknown: int
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    response_tokens: int | None
+    reasoning_tokens: int | None
+    wall_seconds: NotRequired[float]
+    gpu_seconds: NotRequired[float]
     dollars: NotRequired[float]
 
 
@@ -131,9 +144,10 @@ def _measure(rollout: Rollout) -> Outcome:
         seconds=rollout.seconds,
         failed=failed,
         unread=rollout.unread,
-        cut_off=hit_limit(rollout.replaced),
+        cut_off=rollout.cut_off,
         replayed=rollout.replayed,
         unknown=rollout.unknown,
+        cost=rollout.cost,
     )
 
 
@@ -171,6 +185,8 @@ def summarise(rollouts: Iterable[Rollout]) -> Summary:
     steps = sum(one.steps for one in outcomes)
     replayed = sum(one.replayed for one in outcomes)
     calls = [one.calls for one in outcomes if one.calls is not None]
+    costs = [one.cost for one in outcomes if one.cost is not None]
+    cost = sum(costs, Tally()) if costs else None
     return Summary(
         problems=len(run),
         samples=fewest,
@@ -191,6 +207,10 @@ def summarise(rollouts: Iterable[Rollout]) -> Summary:
         replayed=replayed,
         drawn=sum(calls) - replayed if calls else None,
         unknown=sum(one.unknown for one in outcomes),
+        prompt_tokens=cost.prompt_tokens if cost else None,
+        cached_tokens=cost.cached_tokens if cost else None,
+        response_tokens=cost.completion_tokens if cost else None,
+        reasoning_tokens=cost.reasoning_tokens if cost else None,
     )
 
 

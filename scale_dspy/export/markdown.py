@@ -79,7 +79,7 @@ def _title(record: Any) -> str:
 
 
 def _show_record(record: Any) -> list[str]:
-    """How the program was compiled, as far as the record tells."""
+    """How the program was compiled, as far as its record says."""
     if not isinstance(record, dict):
         return ["It has no record of a compile: nothing is known of its scores."]
     blocks = ["## Scores", _show_scores(record), _describe_compile(record)]
@@ -104,7 +104,7 @@ def _show_scores(record: dict[str, Any]) -> str:
 
 
 def _describe_compile(record: dict[str, Any]) -> str:
-    """One line a fact; those that are not known are left out."""
+    """A line for each known fact of the compile."""
     facts = [("Optimizer", show_text(dig(record, "optimizer")))]
     for title, part in (("Training set", "train"), ("Validation set", "val")):
         data = dig(record, "data", part)

@@ -37,7 +37,6 @@ from typing import Any
 import dspy
 
 from scale_dspy import __version__
-from scale_dspy.estimate import TYPICAL
 from scale_dspy.export.formatting import name_model
 from scale_dspy.export.protocol import (
     count_choices,
@@ -45,6 +44,7 @@ from scale_dspy.export.protocol import (
     find_predictor,
     make_body,
 )
+from scale_dspy.export.selection_json import describe_drafts, describe_votes
 from scale_dspy.lm.modes import PARTNER
 from scale_dspy.lm.switches import WORDS
 from scale_dspy.program import SCALE
@@ -205,26 +205,8 @@ def _export_routing(program: SCALE) -> dict[str, Any]:
             "or 1 the problem is not rated: one step, by System 2 at 0, by System 1 at 1",
         },
         "assess": program.timing,
-        "drafts": {
-            "about": "Where assess is `draft`, `agreement` or `review`, solve_1 is asked first, "
-            "with an empty `draft` and `probes` choices; its reply, of several the first of the "
-            "most frequent result, is the solution where the difficulty is not above the "
-            "threshold. `draft`: the difficulty is 1 / (1 + exp(-(bias + the sum of weight * "
-            "(feature - typical)))), a feature that is not known being typical. `agreement`: 1 "
-            "less the largest group's share of the drafts.",
-            "probes": program.count_probes(),
-            **program.estimate.dump_state(),
-            "typical": dict(TYPICAL),
-        },
-        "votes": {
-            "about": "System 2 is asked for `most` choices at most, in waves of 2, 2, 4, 8 and so "
-            "on, until its leading result is the most frequent one with a probability above "
-            "`stop`: 1 - I(v1 + 1, v2 + 1) at one half, of the two largest groups v1 and v2, I the "
-            "regularised incomplete beta function. At a stop of 1 all are asked for at once. The "
-            "solution is the first of the largest group.",
-            "most": program.votes,
-            "stop": program.stop.value,
-        },
+        "drafts": describe_drafts(program),
+        "votes": describe_votes(program),
         "steps": _describe_steps(),
         "texts": _export_texts(),
         "draft": {
@@ -248,8 +230,9 @@ def _export_routing(program: SCALE) -> dict[str, Any]:
 
 def _describe_steps() -> list[str]:
     return [
-        "1. Where split.value > 0, ask assess with the problem as `problem` and `subproblem` and "
-        "an empty `context`, and apply split.rule.",
+        "1. Where split.value > 0, find the difficulty of the problem as `problem` and "
+        "`subproblem` with an empty `context`, by its draft where assess is of drafts, or else by "
+        "asking assess, and apply split.rule.",
         "2. Ask decompose with `problem`, as its `draw` says. Where the lists differ, write them "
         "as texts.candidates and ask select with `problem` and `candidates`; where all are equal, "
         "take the first. Replace the last item by the problem.",
@@ -257,8 +240,9 @@ def _describe_steps() -> list[str]:
         "4. Where assess is `upfront`, ask assess for each sub-problem that has no difficulty yet, "
         "with the sub-problems before it, written as texts.list, as `context`.",
         "5. For each sub-problem in order: `context` is the steps before it, written as "
-        "texts.context. Where assess is `in_context` and it has no difficulty yet, ask assess with "
-        "`problem`, `context` and `subproblem`. Apply routing.rule, and ask solve_1 or solve_2 "
+        "texts.context. Where it has no difficulty yet, find it by its draft where assess is of "
+        "drafts; where assess is `in_context`, ask assess with `problem`, `context` and "
+        "`subproblem`. Apply routing.rule, and ask solve_1, unless there is a draft, or solve_2 "
         "with the same three inputs and an empty `draft`.",
         *(stage.when for stage in STAGES if stage.when),
         "6. Read the answer from the last solution, as `answer` says.",

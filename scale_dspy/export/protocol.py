@@ -1,4 +1,4 @@
-"""A program's requests and its routing, as both exports tell of them."""
+"""A program's requests and its routing, in the form that both exports share."""
 
 from __future__ import annotations
 

@@ -34,5 +34,5 @@ def write_export(program: SCALE, path: str | Path, kind: Kind) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(path) as draft:
-        # Half a surrogate pair in a model's text is no UTF-8; so written, JSON reads it again.
+        # Half a surrogate pair in a model's text is no UTF-8; escaped, JSON can hold it.
         draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

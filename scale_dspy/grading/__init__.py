@@ -1,1 +1,1 @@
-"""Is an answer right, and what was truly hard?"""
+"""Grading: whether an answer is right, and which sub-problems needed System 2."""

@@ -5,8 +5,8 @@ The front of grading; each step behind it has a file of its own, and examples:
 1. `reading` finds the answer in a text: `find_answer`.
 2. `characters`, `words` and `names` free an answer of dress and talk.
 3. `spelling` puts them in order: `normalise` (what majority voting counts), `read_integer`.
-4. `shapes` and `formula` read what is left as mathematics, `comparison` compares it exactly, in a
-   process of its own (`math_verify_worker`), where spelling does not settle it: `equal`.
+4. Where the spelling does not settle it, `shape_reader` and `formula` parse what is left, and
+   `comparison` compares it exactly, in a worker process (`math_verify_worker`): `equal`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ __all__ = [
     "vote",
 ]
 
-GRADER = 2
-"""Version of the grader: it goes up with every change of a verdict or of what is read."""
+GRADER = 3
+"""Version of the grader, raised by every change that alters a verdict or the answer read."""
 
 
 def vote(answers: Sequence[str | None]) -> str | None:
@@ -64,8 +64,8 @@ def vote(answers: Sequence[str | None]) -> str | None:
 
 
 _PLAIN = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
-_COMMA_DECIMAL = re.compile(r"-?[0-9]+,[0-9]+")
-_DECIMAL = re.compile(r"-?[0-9]+\.[0-9]+")
+_COMMA_DECIMAL = re.compile(r"([^0-9()\[\]]{0,9}[0-9]+),([0-9]+[^0-9()\[\],]{0,20})")
+_DECIMAL = re.compile(r"[^0-9()\[\]]{0,9}[0-9]+\.[0-9]+[^0-9()\[\],]{0,20}")
 _LETTER = re.compile(r"(?:\\text\s*\{)?\(?[A-J]\)?\}?")
 _DIGIT = re.compile(r"[0-9]")
 
@@ -131,23 +131,24 @@ def _equal_integers(pred: str, gold: str) -> bool:
 
 
 def _equal_choices(pred: str, gold: str) -> bool:
-    """Compare by letter where both have one or one is nothing but one, else by value."""
+    """Compare choice letters where both answers have one or one is only a letter, else values."""
     (letter, value), (wanted, answer) = split_choice(pred), split_choice(gold)
     if letter is None and wanted is None and not (_LETTER.fullmatch(gold) and len(pred) <= 3):
         return _equal_prepared(pred, gold)
     letters = letter or normalise(pred), wanted or normalise(gold)
-    if all(len(each) == 1 for each in letters):
+    if all(len(each) == 1 and each.isalpha() for each in letters):
         return letters[0].casefold() == letters[1].casefold()
     return _equal_prepared(value, answer)
 
 
 def _equal_prepared(pred: str, gold: str) -> bool:
+    pred, gold = _point_decimal(pred, gold), _point_decimal(gold, pred)
     verdict = _compare_spelling(pred, gold)
     return ask_worker(pred, gold) if verdict is None else verdict
 
 
 def _compare_spelling(pred: str, gold: str) -> bool | None:
-    """Compare without parsing; None where that leaves it open."""
+    """Compare the spellings; None where only parsing can decide."""
     if not pred or not gold:
         return False
     if pred == gold:
@@ -157,16 +158,21 @@ def _compare_spelling(pred: str, gold: str) -> bool | None:
     words = spell_words(pred), spell_words(gold)
     if None not in words and words[0] == words[1]:
         return True
-    spelled = respell(_decimal_comma(pred, gold)), respell(_decimal_comma(gold, pred))
+    spelled = respell(pred), respell(gold)
     if not all(spelled):
         return False
-    if spelled[0] == spelled[1] and words == (None, None):
+    if spelled[0] == spelled[1] and words == (None, None) and not _differ_in_unit(pred, gold):
         return True
     return False if all(map(_PLAIN.fullmatch, spelled)) else None
 
 
-def _decimal_comma(text: str, other: str) -> str:
-    """`1,22` beside a decimal: the comma is the decimal one, since a list would be no decimal."""
+def _differ_in_unit(pred: str, gold: str) -> bool:
+    """Whether one answer is in degrees and the other in dollars; `respell` drops both units."""
+    return ("$" in pred and "\\circ" in gold) or ("$" in gold and "\\circ" in pred)
+
+
+def _point_decimal(text: str, other: str) -> str:
+    """Write the comma of `1,22` as a point where the other answer is a decimal, not a list."""
     if _COMMA_DECIMAL.fullmatch(text) and _DECIMAL.fullmatch(other):
-        return text.replace(",", ".")
+        return _COMMA_DECIMAL.sub(r"\1.\2", text)
     return text

@@ -1,4 +1,4 @@
-"""The weights of an Estimate fitted to drafts of which it is known whether they were wrong."""
+"""Fit the weights of an Estimate to drafts that are known to be right or wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Features = Mapping[str, float]
 
 FOLDS = 5
 FEWEST = 20  # drafts, below which nothing is fitted
-PRIOR = 1.0  # what the given weights count, for a feature of standard deviation 1
+PRIOR = 4.0  # precision of the prior around the given weights, for features of unit variance
 STEPS = 50  # of Newton's method, which ends after about eight
 
 
@@ -52,13 +52,10 @@ def estimate_unseen(
     groups: Sequence[str],
     start: Estimate | None = None,
 ) -> list[float]:
-    """For each draft the estimate by weights that were fitted without its problem's fold."""
+    """The estimate for each draft, from weights fitted without the fold of its problem."""
     start = start or Estimate()
     labels = np.array(wrong, dtype=bool)
-    names = sorted(set(groups))
-    np.random.default_rng(0).shuffle(names)
-    fold = {name: place % FOLDS for place, name in enumerate(names)}
-    folds = np.array([fold[name] for name in groups])
+    folds = assign_folds(groups)
     table = _tabulate(drafts)
     found = np.zeros(len(drafts))
     for number in range(FOLDS):
@@ -69,8 +66,16 @@ def estimate_unseen(
     return [float(value) for value in found]
 
 
+def assign_folds(groups: Sequence[str]) -> NDArray[np.int64]:
+    """The number of each group's fold, from 0 to FOLDS - 1; the same in every process."""
+    names = sorted(set(groups))
+    np.random.default_rng(0).shuffle(names)
+    fold = {name: place % FOLDS for place, name in enumerate(names)}
+    return np.array([fold[name] for name in groups], dtype=np.int64)
+
+
 def measure_loss(scores: Numbers, wrong: NDArray[np.bool_]) -> float:
-    """The mean log loss, in nats; a score counts as at least 0.001 away from 0 and 1."""
+    """The mean log loss in nats; scores are clipped to [0.001, 0.999]."""
     clipped = np.clip(scores, 1e-3, 1 - 1e-3)
     return float(-np.mean(np.where(wrong, np.log(clipped), np.log(1 - clipped))))
 

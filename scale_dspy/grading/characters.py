@@ -150,8 +150,12 @@ _FONT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal|up|sc)|math(?:bf|rm|it|sf|tt|normal|cal|scr|frak)"
     r"|bold(?:symbol)?|bm|pmb|emph|underline|mbox|hbox|textnormal|ensuremath)\s*\{"
 )
+_UPRIGHT_UNIT = re.compile(
+    r"(?<=[0-9}])((?:\\[,; ]|~|\s){0,5})\\(?:mathrm|rm)\s*\{\s*([NJWVmgshL])\s*\}"
+)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox|displaylines|bbox)\s*\{")
 
+_AND_SIGN = re.compile(r"(?<=[0-9)}])\s+\\?&\s+(?=[-0-9(])")
 _TABLE_LIKE = re.compile(r"matrix|array|cases")
 
 _DRESS = compile_rules(
@@ -203,6 +207,7 @@ _DRESS = compile_rules(
         (r"\{\s*\\circ\s*\}", r"\\circ "),
         (r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}"),
         (r"\\%", "%"),
+        (r"(?<=[0-9]) +x +(?=[0-9])", r" \\times "),
     ]
 )
 
@@ -212,9 +217,12 @@ def undress(text: str) -> str:
 
     `\text{...}` stays: whether letters are a word or variables is told by it.
     """
+    text = _UPRIGHT_UNIT.sub(r"\1\\text{ \2}", text)
     text = unwrap(_FONT, unwrap(_BOX, text), mark=True)
     text = apply_rules(_DRESS, text)
-    return text if "&" not in text or _TABLE_LIKE.search(text) else text.replace("&", "")
+    if "&" not in text or _TABLE_LIKE.search(text):
+        return text
+    return _AND_SIGN.sub(" and ", text).replace("&", "")
 
 
 def unwrap(opening: re.Pattern[str], text: str, *, mark: bool = False) -> str:
@@ -256,6 +264,7 @@ _FRACTIONS = compile_rules(
         (r"\\frac\s*(\\[A-Za-z]+|[0-9a-zA-Z])\s*(\\[A-Za-z]+|[0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\frac\s*(\{[^{}]*\})\s*(\\pi)", r"\\frac\1{\2}"),
         (r"\\frac\s*(\\pi)\s*\{", r"\\frac{\1}{"),
+        (r"\\binom\s*([0-9])\s*([0-9])(?![0-9]*\})", r"\\binom{\1}{\2}"),
         (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
         (r"\A([^{}]*)\\over(?![A-Za-z])([^{}]*)\Z", r"\\frac{\1}{\2}"),
         (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
@@ -276,6 +285,18 @@ _THOUSANDS = compile_rules(
         (
             r"(?<![0-9.,\\^_/])\b([1-9][0-9]{0,2})((?: [0-9]{3})+)(?![0-9:/]|[.,][0-9]|\s*[0-9])",
             lambda match: match[1] + match[2].replace(" ", ""),
+        ),
+        (
+            r"(?<![0-9.,\w])[1-9][0-9]{0,2}(?:_[0-9]{3})+(?![0-9._,])",
+            lambda match: match[0].replace("_", ""),
+        ),
+        (  # as it is written in German and in Spanish; one group alone is a decimal
+            r"(?<![0-9.,])[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}(?![0-9.]|,[0-9])",
+            lambda match: match[0].replace(".", ""),
+        ),
+        (
+            r"(?<![0-9.,])([1-9][0-9]{0,2}(?:\.[0-9]{3})+),([0-9]+)(?![0-9.,])",
+            lambda match: f"{match[1].replace('.', '')}.{match[2]}",
         ),
     ]
 )

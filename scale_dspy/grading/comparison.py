@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 import sympy
 from sympy import Rational, S, Symbol
 
-from scale_dspy.grading.formula import UnreadableError
+from scale_dspy.grading.functions import UnreadableError
+from scale_dspy.grading.regions import read_points
+from scale_dspy.grading.shape_reader import read_shape
 from scale_dspy.grading.shapes import (
     Based,
     Grid,
@@ -26,25 +28,24 @@ from scale_dspy.grading.shapes import (
     Several,
     Shape,
     Word,
-    read_points,
-    read_shape,
 )
+from scale_dspy.grading.units import UNITS
 
 DIGITS = 40
-"""Digits in which two numbers have to differ to be different at once."""
+"""Digits of the first comparison; numbers that differ in them are different."""
 
 CERTAIN = 1000
-"""Digits in which two numbers have to agree to be equal."""
+"""Digits of the second comparison; numbers that agree in them are equal."""
 
 POINTS = 24
-"""Points at which two formulas are tried."""
+"""Random points at which two formulas are evaluated, at most."""
 
 ENOUGH = 4
-"""Points at which both formulas have a value that make them equal."""
+"""Points that suffice: both formulas have a value there, and the values agree."""
 
 
 def compare(pred: str, gold: str) -> bool:
-    """Whether two answers, as `spelling.prepare` gives them, are equal; not if unreadable."""
+    """Whether two answers from `spelling.prepare` are equal; False if either cannot be read."""
     try:
         return same(read_shape(pred), read_shape(gold))
     except UnreadableError:
@@ -53,6 +54,7 @@ def compare(pred: str, gold: str) -> bool:
 
 def same(pred: Shape, gold: Shape) -> bool:
     """Whether two shapes are equal."""
+    pred, gold = _settle_alternatives(pred), _settle_alternatives(gold)
     if isinstance(pred, Named) or isinstance(gold, Named):
         return _same_named(pred, gold)
     for compared in (_same_regions, _same_alike):
@@ -62,8 +64,19 @@ def same(pred: Shape, gold: Shape) -> bool:
     return False
 
 
+def _settle_alternatives(shape: Shape) -> Shape:
+    """Reduce `3/4 or 75%`, whose alternatives are equal, to one of them."""
+    if not isinstance(shape, Several) or shape.joined != "or" or shape.brackets:
+        return shape
+    numbers = [item for item in shape.items if isinstance(item, Number)]
+    if len(numbers) < len(shape.items):
+        return shape
+    alike = all(_same_numbers(numbers[0], other) for other in numbers[1:])
+    return numbers[0] if alike else shape
+
+
 def _same_named(pred: Shape, gold: Shape) -> bool:
-    """A name counts only where both have one; a name with a formula is an equation, too."""
+    """Compare names only where both sides have one; `y = 2x` is also read as an equation."""
     if isinstance(pred, Named) and isinstance(gold, Named):
         if pred.name == gold.name or not (_is_symbol(pred.name) and _is_symbol(gold.name)):
             return same(pred.value, gold.value)
@@ -100,7 +113,7 @@ def _as_equation(named: Named) -> Relation | None:
 
 
 def _same_regions(pred: Shape, gold: Shape) -> bool | None:
-    """Compare as sets of real numbers; None where neither is one that only a set can be."""
+    """Compare as sets of real numbers; None where neither is a region or a relation."""
     kinds = (Region, Relation)
     if not (isinstance(pred, kinds) or isinstance(gold, kinds)):
         return None
@@ -134,7 +147,7 @@ def _same_sets(one: sympy.Set, other: sympy.Set) -> bool:
 
 
 def _same_alike(pred: Shape, gold: Shape) -> bool | None:
-    """Compare two shapes of one kind, or of kinds that stand for each other."""
+    """Compare two shapes of one kind, or of two kinds that can mean the same."""
     if isinstance(pred, Number) and isinstance(gold, Number):
         return _same_numbers(pred, gold)
     if isinstance(pred, Word) and isinstance(gold, Word):
@@ -155,8 +168,21 @@ def _same_alike(pred: Shape, gold: Shape) -> bool | None:
 # ---- numbers --------------------------------------------------------------------------------
 
 
+def _read_letter_unit(number: Number, other: Number) -> Number:
+    """Read the letter of `5000 g` as a unit where the other number has a unit of its quantity."""
+    factor, letter = number.value.as_coeff_Mul()
+    unit = UNITS.get(str(letter).lower()) if letter.is_Symbol and not number.unit else None
+    if unit and other.unit and unit.quantity == other.unit.quantity:
+        return Number(factor, unit)
+    return number
+
+
+_STERLING = {UNITS["pound"], UNITS["pound sterling"]}
+
+
 def _same_numbers(pred: Number, gold: Number) -> bool:
-    if pred.unit and gold.unit and pred.unit != gold.unit:
+    pred, gold = _read_letter_unit(pred, gold), _read_letter_unit(gold, pred)
+    if pred.unit and gold.unit and pred.unit != gold.unit and {pred.unit, gold.unit} != _STERLING:
         if pred.unit.quantity != gold.unit.quantity or not pred.unit.size or not gold.unit.size:
             return False
         sizes = [
@@ -176,7 +202,7 @@ def _same_numbers(pred: Number, gold: Number) -> bool:
 
 
 def _same_doubles(pred: Number, gold: Number) -> bool:
-    """Whether one is the other as a computer prints it: all of its 15 to 17 digits are right."""
+    """Whether one is the other printed as a binary double: all of its 15 to 17 digits agree."""
     printed, exact = (pred, gold) if pred.double else (gold, pred)
     if exact.double or exact.value.free_symbols or not exact.value.is_real:
         return False
@@ -204,7 +230,7 @@ def same_value(one: sympy.Expr, other: sympy.Expr) -> bool:
 
 
 def _agree(one: sympy.Expr, other: sympy.Expr, digits: int) -> bool:
-    """Whether two numbers agree in all but the last tenth of so many digits."""
+    """Whether two numbers agree in nine tenths of this many digits."""
     values = [sympy.N(value, digits + 10) for value in (one, other)]
     if not all(value.is_number and value.is_finite for value in values):
         return False
@@ -250,13 +276,13 @@ def _evaluate(formulas: Sequence[sympy.Expr]) -> Iterator[list[sympy.Expr]]:
 
 
 def _draw(dice: random.Random, turn: int) -> sympy.Rational:
-    """A rational: first positive ones, then negative ones, small and large."""
+    """Draw a rational coordinate; every third turn draws negative ones."""
     size = Rational(dice.randint(1, 10**6), dice.choice([10**6, 10**5, 333_333]))
     return -size if turn % 3 == 2 else size
 
 
 def _same_but_constant(one: sympy.Expr, other: sympy.Expr) -> bool:
-    """Whether they differ in the letter of a constant of integration, + c or + C."""
+    """Whether they differ only in the letter of the constant of integration, c or C."""
     constants = {Symbol("c"), Symbol("C")}
     ends = [constants.intersection(sympy.Add.make_args(each)) for each in (one, other)]
     if len(ends[0]) != 1 or len(ends[1]) != 1 or ends[0] == ends[1]:
@@ -339,14 +365,17 @@ def _same_in_order(pred: Sequence[Shape], gold: Sequence[Shape]) -> bool:
 
 
 def _drop_repeated(items: Sequence[Shape]) -> Sequence[Shape]:
-    """Of points each once: they are solutions, of which a repeated one is no other."""
+    """Drop repeated points: a solution that is listed twice is still one solution."""
     if not all(isinstance(item, Several) and item.brackets for item in items):
         return items
     return list(dict.fromkeys(items))
 
 
 def _same_in_any_order(pred: Sequence[Shape], gold: Sequence[Shape]) -> bool:
-    """Whether the items pair off. Greedy is enough: equality is an equivalence but for names."""
+    """Whether the items pair off one to one.
+
+    Pairing greedily is enough, as equality is transitive but for names.
+    """
     left = list(gold)
     if len(left) != len(pred):
         return False
@@ -388,7 +417,10 @@ def _same_residues(pred: Shape, gold: Shape) -> bool:
         return same_modulus and (difference == 0 or bool((difference / gold.modulus).is_integer))
     residue, other = (pred, gold) if isinstance(pred, Modular) else (gold, pred)
     assert isinstance(residue, Modular)
-    return isinstance(other, Number) and same_value(residue.value, other.value)
+    value = residue.value
+    if value.is_Integer and residue.modulus.is_Integer and residue.modulus > 0:
+        value %= residue.modulus
+    return isinstance(other, Number) and same_value(value, other.value)
 
 
 def _same_grids(pred: Shape, gold: Shape) -> bool:
@@ -401,7 +433,7 @@ def _same_grids(pred: Shape, gold: Shape) -> bool:
 
 
 def _as_rows(shape: Shape) -> Sequence[Sequence[Shape]] | None:
-    """The rows of a matrix; of a point one a row, of a list of lists each its own."""
+    """The rows of a matrix; a point is a column, and a list of lists has one row a list."""
     if isinstance(shape, Grid):
         return shape.rows
     if not isinstance(shape, Several) or shape.brackets not in ("()", "[]"):

@@ -17,7 +17,7 @@ END = 1000
 """Characters at the end of a text in which a value is looked for: most hold every small number."""
 
 CUT_OFF = "cut off"
-"""What a rollout's notes say of a reply that the token limit ended."""
+"""The note on a rollout whose reply was ended by the token limit."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 

@@ -2,92 +2,40 @@ r"""Read one formula, in LaTeX or as it is typed, into an exact SymPy expression
 
 A recursive descent over the tokens (Wirth 1976), since what models write is a mixture of LaTeX and
 plain text in which case, primes and decimals count: `0.1` is 1/10, `B` is not `b`, `x'` not `x`.
-Numbers are made only up to `LARGEST` bits, so `9^{9^{9}}` is refused at once. Sums, integrals and
-limits are left to latex2sympy, which math-verify builds on.
+Numbers are made only up to `functions.LARGEST` bits, so `9^{9^{9}}` is refused at once. Sums,
+integrals and limits are left to latex2sympy.
 """
 
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable
 
 import sympy
 from sympy import I, Integer, Rational, Symbol, pi
 
-LARGEST = 300_000
-"""Bits of the largest number that a power or a factorial may make."""
+from scale_dspy.grading.functions import (
+    FUNCTIONS,
+    INVERSES,
+    UnreadableError,
+    make_binomial,
+    make_factorial,
+    raise_to,
+)
+from scale_dspy.grading.tokens import NUMBER, OVER, TIMES, Tokens, prepare_formula, tokenise
 
 DEEPEST = 60
-"""Formulas inside of one another."""
+"""Nesting depth beyond which a formula is refused."""
 
 
-class UnreadableError(ValueError):
-    """A text is no formula that this module knows."""
-
-
-Tokens = deque[str]
-
-_TOKEN = re.compile(r"\s+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\\[A-Za-z]+|\\.|[A-Za-z]+|.", re.S)
-_NUMBER = re.compile(r"[0-9]*\.?[0-9]+")
-_FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
-    "sin": sympy.sin,
-    "cos": sympy.cos,
-    "tan": sympy.tan,
-    "cot": sympy.cot,
-    "sec": sympy.sec,
-    "csc": sympy.csc,
-    "arcsin": sympy.asin,
-    "arccos": sympy.acos,
-    "arctan": sympy.atan,
-    "arccot": sympy.acot,
-    "asin": sympy.asin,
-    "acos": sympy.acos,
-    "atan": sympy.atan,
-    "sinh": sympy.sinh,
-    "cosh": sympy.cosh,
-    "tanh": sympy.tanh,
-    "ln": sympy.log,
-    "exp": sympy.exp,
-    "max": sympy.Max,
-    "min": sympy.Min,
-    "gcd": sympy.gcd,
-    "lcm": sympy.lcm,
-    "abs": sympy.Abs,
-    "floor": sympy.floor,
-    "ceil": sympy.ceiling,
-    "Re": sympy.re,
-    "Im": sympy.im,
-    "cis": lambda angle: sympy.cos(angle) + I * sympy.sin(angle),
-}
-_INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot"}
 _GREEK = frozenset(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi"
     " rho sigma tau phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell hbar"
     " aleph angle triangle".split()
 )
-_TYPED = frozenset(
-    {*_FUNCTIONS, "sqrt", "cbrt", "log", "lg", "pi", "theta", "alpha", "beta", "binom", "infty"}
-)
-_SPACES = frozenset(["\\,", "\\;", "\\:", "\\!", "\\ ", "~", "\\quad", "\\qquad"])
-_TIMES = frozenset(["*", "\\cdot", "\\times", "\\ast"])
-_OVER = frozenset(["/", "\\div"])
 _CELL_ENDS = frozenset(["\\\\", "\\end"])
 _CLOSERS = {"(": ")", "[": "]", "{": "}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil", "|:": ":|"}
 _APPLIED = frozenset("f g h F G H P T C".split())
 _ADVANCED = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])")
-_REPEATING = re.compile(
-    r"([0-9]*)\.([0-9]*)(?:\\overline\{([0-9]+)\}|\\dot\{?([0-9])\}?(?:([0-9]*)\\dot\{?([0-9])\}?)?)"
-)
-_TRAILING_DOTS = re.compile(r"\A([-+]?[0-9]*)\.([0-9]{3,})(?:\.\.\.|\\ldots)\s*\Z")
-_SCIENTIFIC = re.compile(
-    r"(?<![0-9A-Za-z.])([0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,4})(?![0-9A-Za-z.])"
-)
-_MIXED = re.compile(
-    r"(?<![0-9.^_{}A-Za-z])([0-9]+)\s*(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|\s([0-9]+)/([0-9]+)(?![0-9]))"
-)
-_DEGREE = re.compile(r"\s*\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})")
-_TRIGONOMETRIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc|cis)")
 
 
 def read_formula(text: str) -> sympy.Expr:
@@ -104,98 +52,13 @@ def read_formula(text: str) -> sympy.Expr:
     """
     if _ADVANCED.search(text):
         return _read_advanced(text)
-    tokens = _tokenise(_prepare(text))
+    tokens = tokenise(prepare_formula(text))
     if not tokens:
         raise UnreadableError("there is nothing")
     expression = _read_sum(tokens, 0)
     if tokens:
         raise UnreadableError(f"not understood: {tokens[0]!r}")
     return expression
-
-
-def _prepare(text: str) -> str:
-    """Write repeating decimals, mixed numbers, `1e10` and degrees so that a token is a token."""
-    text = _TRAILING_DOTS.sub(_repeat_last, text)
-    text = _REPEATING.sub(_write_repeating, text)
-    text = _SCIENTIFIC.sub(r"(\1\\cdot 10^{\2})", text)
-    text = _MIXED.sub(lambda m: rf"({m[1]}+\frac{{{m[2] or m[4]}}}{{{m[3] or m[5]}}})", text)
-    text = text.replace("**", "^")
-    if _TRIGONOMETRIC.search(text):
-        return _DEGREE.sub(r"\\degree ", text)
-    return _DEGREE.sub("", text)
-
-
-def _repeat_last(match: re.Match[str]) -> str:
-    """0.333... is 1/3: the shortest period that fills the decimals from some place on."""
-    digits = match[2]
-    for size in range(1, len(digits) // 2 + 1):
-        for start in range(len(digits) - 2 * size + 1):
-            period = digits[start : start + size]
-            rest = digits[start:]
-            if (period * len(rest))[: len(rest)] == rest and len(rest) >= max(3, 2 * size):
-                return _sum_decimal(match[1], digits[:start], period)
-    raise UnreadableError("decimals without a period")
-
-
-def _write_repeating(match: re.Match[str]) -> str:
-    period = match[3] or (match[4] + (match[5] or "") + (match[6] or ""))
-    return _sum_decimal(match[1], match[2], period)
-
-
-def _sum_decimal(whole: str, before: str, period: str) -> str:
-    sign = "-" if whole.startswith("-") else ""
-    whole = whole.lstrip("+-") or "0"
-    scale = 10 ** len(before)
-    top = int(whole + before) * (10 ** len(period) - 1) + int(period)
-    return f"({sign}{top}/{scale * (10 ** len(period) - 1)})"
-
-
-def _tokenise(text: str) -> Tokens:
-    tokens: Tokens = deque()
-    opened = 0
-    for match in _TOKEN.finditer(text):
-        token = match[0]
-        if token.isspace() or token in _SPACES:
-            if tokens and tokens[-1] != " ":
-                tokens.append(" ")
-        elif token.isalpha() and len(token) > 1 and token.isascii():
-            tokens.extend(_split_word(token))
-        elif token in ("|", "\\|"):
-            before = next((one for one in reversed(tokens) if one != " "), "+")
-            opens = not opened or before in ("+", "-", "|:", "(", *_TIMES, *_OVER)
-            opened += 1 if opens else -1
-            tokens.append("|:" if opens else ":|")
-        else:
-            tokens.append(token)
-    spaced = tokens
-    tokens = deque()
-    for token in spaced:  # a space counts only between two numerals
-        if token != " ":
-            if tokens and tokens[-1] == " ":
-                tokens.pop()
-                index = len(tokens) > 1 and tokens[-2] == "_"  # \\log_2 8
-                if not index and _NUMBER.fullmatch(tokens[-1]) and _NUMBER.fullmatch(token):
-                    raise UnreadableError("two numbers side by side")
-            tokens.append(token)
-        elif tokens:
-            tokens.append(token)
-    while tokens and tokens[-1] == " ":
-        tokens.pop()
-    return tokens
-
-
-def _split_word(word: str) -> list[str]:
-    """Typed functions and constants as commands; up to three other letters as variables."""
-    if word in _TYPED:
-        return ["\\" + word]
-    for name in ("sqrt", "sin", "cos", "tan", "log", "ln", "pi"):
-        if word.startswith(name) and len(word) <= len(name) + 2:
-            return ["\\" + name, *word[len(name) :]]
-        if word.endswith(name) and len(word) <= len(name) + 2:
-            return [*word[: -len(name)], "\\" + name]
-    if len(word) > 3 and not word.isupper():
-        raise UnreadableError(f"a word: {word!r}")
-    return list(word)
 
 
 def _read_sum(tokens: Tokens, depth: int) -> sympy.Expr:
@@ -219,12 +82,12 @@ def _read_signed(tokens: Tokens, depth: int) -> sympy.Expr:
 
 def _read_product(tokens: Tokens, depth: int) -> sympy.Expr:
     product = _read_juxtaposed(tokens, depth)
-    while tokens and (tokens[0] in _TIMES or tokens[0] in _OVER):
+    while tokens and (tokens[0] in TIMES or tokens[0] in OVER):
         operator = tokens.popleft()
         sign = 1
         while tokens and tokens[0] in ("+", "-"):
             sign *= -1 if tokens.popleft() == "-" else 1
-        if operator in _TIMES:
+        if operator in TIMES:
             product = sign * product * _read_juxtaposed(tokens, depth)
         else:
             under = _read_divisor(tokens, depth, product)
@@ -235,8 +98,8 @@ def _read_product(tokens: Tokens, depth: int) -> sympy.Expr:
 
 
 def _read_divisor(tokens: Tokens, depth: int, over: sympy.Expr) -> sympy.Expr:
-    """`1/2x` is a half of x, as it is meant; `a/bc` has the divisor bc."""
-    if over.is_number and tokens and _NUMBER.fullmatch(tokens[0]):
+    """Read a divisor: `1/2x` is half of x, as writers mean it; `a/bc` is a over bc."""
+    if over.is_number and tokens and NUMBER.fullmatch(tokens[0]):
         return _read_power(tokens, depth)
     if tokens and tokens[0] in ("(", "\\sqrt", "\\text"):
         return _read_power(tokens, depth)
@@ -259,8 +122,8 @@ def _starts_factor(tokens: Tokens) -> bool:
     if token == "\\degree":
         return True
     if token.startswith("\\") and len(token) > 1:
-        return token not in _TIMES | _OVER | _CELL_ENDS and token not in (*_CLOSERS.values(), "\\%")
-    return token in ("(", "[", "{", "|:") or token.isalnum() or bool(_NUMBER.fullmatch(token))
+        return token not in TIMES | OVER | _CELL_ENDS and token not in (*_CLOSERS.values(), "\\%")
+    return token in ("(", "[", "{", "|:") or token.isalnum() or bool(NUMBER.fullmatch(token))
 
 
 def _read_power(tokens: Tokens, depth: int) -> sympy.Expr:
@@ -299,24 +162,6 @@ def _read_exponent(tokens: Tokens, depth: int) -> sympy.Expr:
     return sign * atom
 
 
-def raise_to(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
-    """A power, unless it is a number of more than `LARGEST` bits."""
-    if base.is_Rational and exponent.is_Rational and base not in (0, 1, -1):
-        bits = max(int(base.p).bit_length(), int(base.q).bit_length())
-        if abs(exponent) * bits > LARGEST:
-            raise UnreadableError("too large a power")
-    if base == 0 and exponent.is_number and exponent.is_nonpositive:
-        return sympy.nan if exponent != 0 else Integer(1)
-    return base**exponent
-
-
-def make_factorial(of: sympy.Expr) -> sympy.Expr:
-    """A factorial, unless it is too large a number."""
-    if of.is_Integer and of > 20_000:
-        raise UnreadableError("too large a factorial")
-    return sympy.factorial(of)
-
-
 def _read_group(tokens: Tokens, depth: int) -> sympy.Expr:
     closer = _CLOSERS[tokens.popleft()]
     inside = _read_sum(tokens, depth + 1)
@@ -334,7 +179,7 @@ def _read_atom(tokens: Tokens, depth: int) -> sympy.Expr:
         wrap = {"|:": sympy.Abs, "\\lfloor": sympy.floor, "\\lceil": sympy.ceiling}.get(token)
         return wrap(inside) if wrap else inside
     tokens.popleft()
-    if _NUMBER.fullmatch(token):
+    if NUMBER.fullmatch(token):
         return Rational(token)
     if token.startswith("\\"):
         return _read_command(token[1:], tokens, depth)
@@ -399,10 +244,7 @@ def _read_command(name: str, tokens: Tokens, depth: int) -> sympy.Expr:
     if name in ("sqrt", "cbrt"):
         return _read_root(name, tokens, depth)
     if name == "binom":
-        over, under = _read_argument(tokens, depth), _read_argument(tokens, depth)
-        if over.is_Integer and abs(over) > 100_000:
-            raise UnreadableError("too large a binomial coefficient")
-        return sympy.binomial(over, under)
+        return make_binomial(_read_argument(tokens, depth), _read_argument(tokens, depth))
     if name == "begin":
         return _read_matrix(tokens, depth)
     if name == "pi":
@@ -413,7 +255,7 @@ def _read_command(name: str, tokens: Tokens, depth: int) -> sympy.Expr:
         return _read_logarithm(tokens, depth)
     if name == "lg":
         return sympy.log(_read_operand(tokens, depth), 10)
-    if name in _FUNCTIONS:
+    if name in FUNCTIONS:
         return _apply(name, tokens, depth)
     if name == "text":
         return Symbol("text " + _take_group(tokens).casefold().strip())
@@ -425,7 +267,7 @@ def _read_command(name: str, tokens: Tokens, depth: int) -> sympy.Expr:
 
 
 def _read_matrix(tokens: Tokens, depth: int) -> sympy.Expr:
-    """A matrix as part of a formula."""
+    """Read a matrix inside a formula."""
     if "matrix" not in _take_group(tokens):
         raise UnreadableError("an environment")
     rows: list[list[sympy.Expr]] = [[]]
@@ -481,8 +323,8 @@ def _read_function_power(tokens: Tokens, depth: int) -> sympy.Expr | None:
 
 def _apply(name: str, tokens: Tokens, depth: int) -> sympy.Expr:
     power = _read_function_power(tokens, depth)
-    if power == -1 and name in _INVERSES:
-        name, power = _INVERSES[name], None
+    if power == -1 and name in INVERSES:
+        name, power = INVERSES[name], None
     if tokens and tokens[0] == "(":
         arguments = _read_arguments(tokens, depth)
     elif tokens and tokens[0] == "\\{":
@@ -491,7 +333,7 @@ def _apply(name: str, tokens: Tokens, depth: int) -> sympy.Expr:
         arguments = [_read_operand(tokens, depth)]
     if len(arguments) > 1 and name not in ("max", "min", "gcd", "lcm"):
         raise UnreadableError("too many arguments")
-    value = _FUNCTIONS[name](*arguments)
+    value = FUNCTIONS[name](*arguments)
     return value if power is None else raise_to(value, power)
 
 
@@ -504,18 +346,18 @@ def _read_operand(tokens: Tokens, depth: int) -> sympy.Expr:
     while (
         tokens
         and _starts_factor(tokens)
-        and tokens[0][1:] not in (*_FUNCTIONS, "log", "lg")
+        and tokens[0][1:] not in (*FUNCTIONS, "log", "lg")
         and tokens[0] not in ("(", "[")
     ):
         product = product * _read_power(tokens, depth + 1)
-    if len(tokens) > 1 and tokens[0] == "/" and _NUMBER.fullmatch(tokens[1]):
+    if len(tokens) > 1 and tokens[0] == "/" and NUMBER.fullmatch(tokens[1]):
         tokens.popleft()
         product = _divide(product, _read_power(tokens, depth + 1))
     return sign * product
 
 
 def _read_advanced(text: str) -> sympy.Expr:
-    """Let latex2sympy read a sum, a product, an integral or a limit, and work it out."""
+    """Let latex2sympy parse a sum, a product, an integral or a limit, and evaluate it."""
     from latex2sympy2_extended import latex2sympy
 
     try:

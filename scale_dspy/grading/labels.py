@@ -1,4 +1,4 @@
-"""Which sub-problems are truly hard, found without gold answers to them, and how well scores tell.
+"""Label sub-problems as easy or hard without gold answers, and measure difficulty scores.
 
 A sub-problem that System 1 and System 2 solve alike in the same context needs no thinking; where
 their results differ, thinking made a difference. So two runs that share a context label it, and
@@ -97,7 +97,7 @@ def make_label(
 
 
 def _agree(result_1: str | None, result_2: str | None) -> bool:
-    """Whether two results are equal; one that could not be read is equal to nothing."""
+    """Whether two results are equal; False if either could not be read."""
     if result_1 is None or result_2 is None:
         return False
     integers = read_integer(result_1), read_integer(result_2)

@@ -1,4 +1,4 @@
-"""The comparison in one long-lived process of its own, because SymPy may compute without end.
+"""Compare answers in one long-lived process, because SymPy may compute without end.
 
 The process is this file, run as a script: one JSON line a question, one a reply. It starts on
 demand, ends itself when a question takes more than `TIME_LIMIT` of its own time on the processor,
@@ -24,7 +24,7 @@ TIME_LIMIT = 3.0
 """Seconds of processor time that one comparison may take."""
 
 PATIENCE = 60.0
-"""Seconds by the clock after which a worker that does not reply is killed: it was stopped."""
+"""Wall-clock seconds after which a worker that does not reply is killed."""
 
 START_LIMIT = 60.0
 """Seconds that the worker process may take to start; it imports sympy."""
@@ -67,7 +67,7 @@ def ask_worker(pred: str, gold: str) -> bool:
 
 
 def _ended_itself(worker: subprocess.Popen[str]) -> bool:
-    """Whether its time on the processor ran out; waits for its end."""
+    """Wait for the end of a worker; whether its processor time had run out."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         return worker.wait(timeout=5) in _OUT_OF_TIME
     return False

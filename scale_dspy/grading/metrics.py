@@ -125,5 +125,5 @@ def _check_terms(budget: int | None, price: float) -> None:
 
 
 def _charge(tokens: int, budget: int | None, price: float) -> float:
-    """What a right answer is worth that took so many tokens."""
+    """The worth of a right answer that took this many tokens."""
     return 1.0 if budget is None else max(0.0, 1 - price * max(0.0, tokens / budget - 1))

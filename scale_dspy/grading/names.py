@@ -27,12 +27,15 @@ def spell_words(text: str) -> str | None:
     lower = " ".join(plain.casefold().split())
     if len(letters) == 1 and letters.isascii():
         return None
-    if not marked and letters.isascii() and plain.isalpha() and len(letters) <= 3:
+    capitals = len(letters) == 3 and plain.isupper()
+    if not marked and letters.isascii() and plain.isalpha() and len(letters) <= 3 and not capitals:
         spoken = len(letters) == 3 and re.search(r"[aeiou]", lower) and not plain.isupper()
         if lower not in _PAIRED and (not spoken or lower in _POINTS_IN_A_ROW):
             return None
     if not marked and re.search(r"(?<![A-Za-z])[a-zA-Z](?![A-Za-z'])", plain) and "," in plain:
         return None  # a list of letters
+    if not marked and re.fullmatch(r"(?:[A-Za-z](?![A-Za-z])[\s'.,!?:;/()-]*)+", plain):
+        return None  # a/b/c
     if (
         not marked
         and re.fullmatch(r"(?:[A-Za-z]\s*(?:,|and|or)?\s*)+", plain)
@@ -59,7 +62,7 @@ _NAME = re.compile(
     rf"|{_POINTS}"
     rf"|(?:\\angle|\\triangle|m\s*\\angle|\\measuredangle|\\arc|\\overarc)\s*(?:[A-Z]+|\{{[A-Z]+\}}|{_SYMBOL})"
     rf"|[A-Za-z](?:_\{{?\w+\}}?)?'{{0,3}}(?:\s*\^\s*\{{\s*-\s*1\s*\}})?\s*\([^()=]*(?:\([^()]*\))?[^()=]*\)"
-    rf"|\\?(?:mathbb|operatorname)?\{{?[PEV]\}}?\s*[\[(][^=]*[\])]"
+    rf"|\\mathbb\{{[LS]\}}|\\?(?:mathbb|operatorname)?\{{?[PEV]\}}?\s*[\[(][^=]*[\])]"
     rf"|\|(?:[A-Z]{{2,}}|[^|]*\\over\w+\{{[^|]*)\||\[[A-Z]{{3,}}\]"
     rf"|\\(?:overline|vec|hat|bar|tilde|overrightarrow|widehat|mathbf|text|det|dim|deg|Re|Im|arg)\s*(?:\{{[^{{}}]*\}}|\s*[A-Z]|\([^()]*\))\s*{_INDEX}(?:\s*\([^()]*\))?"
     rf"|\\(?:text|mathrm)\{{[^{{}}]*\}}(?:\s*\([^()]*\)|\s*_\{{?\w+\}}?)?"
@@ -67,7 +70,7 @@ _NAME = re.compile(
     rf"|\\frac\{{d\^?[2-9]?\w?\}}\{{d\w(?:\^[2-9])?\}}(?:\s*\w)?"
     rf"|\\frac\{{[A-Z]{{2,}}\}}\{{[A-Z]{{2,}}\}}"
     rf"|\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])\s*(?:\\angle\s*)?(?:\(?(?:{_SYMBOL}|[A-Z]{{1,3}})\)?)"
-    rf"|[A-Za-z][a-z]{{3,}}(?:\s+[A-Za-z]+){{0,4}}"
+    rf"|[^\W\d_](?:[a-z]|[^\W\d_A-Za-z]){{3,}}(?:\s+[^\W\d_]+){{0,4}}|[^\W\d_A-Za-z][^\W\d_]{{1,20}}(?:\s+[^\W\d_]+){{0,4}}"
     r")"
 )
 # What a problem asks for, as `m + n` of a fraction; x, y and z are coordinates in an equation.
@@ -78,7 +81,7 @@ _COORDINATES = frozenset("xyz")
 
 
 def is_name(text: str) -> bool:
-    """Whether a left side is the name of something, or a sum of names that a problem asks for."""
+    """Whether a left side is a name, or a sum of names whose value a problem asks for."""
     text = text.strip()
     if _NAME.fullmatch(text):
         return True
@@ -88,6 +91,6 @@ def is_name(text: str) -> bool:
 
 
 def spell_name(text: str) -> str:
-    """A name in one spelling."""
+    """Give a name one spelling."""
     text = re.sub(r"\\text\s*\{|[{}\s|]|\\[,;: ]|\\overline|\\m?angle", "", text)
     return re.sub(r"\A([A-Za-z])\(\w\)\Z", r"\1", text).replace("\\prime", "'")

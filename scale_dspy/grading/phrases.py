@@ -8,7 +8,7 @@ from typing import NamedTuple
 from scale_dspy.grading.values import DRESS, find_runs, hide_formulas
 
 MARKER = "####"
-"""What stands before the answer in gsm8k; in Markdown, before a heading."""
+"""The mark before an answer of gsm8k. In Markdown it starts a heading."""
 
 PHRASES = re.compile(
     r"(?i:\b(?:the|final|correct|my|our|your)[ \t]{1,8}(?:final[ \t]{1,4}"
@@ -30,7 +30,7 @@ PHRASES = re.compile(
 
 
 class Statement(NamedTuple):
-    """What a sentence gives as the answer, and whether that holds a value or only words."""
+    """The answer that a sentence states, and whether it holds a value or only words."""
 
     answer: str
     value: bool
@@ -38,18 +38,32 @@ class Statement(NamedTuple):
 
 _STOP = re.compile(r"[.?](?=\s|\Z|[*\"')\]])|[。！？]|!(?=\s*\Z|\s*\n|\s+[A-Z]|[*\"])|\n|\Z")
 _HEADING = re.compile(
-    r"\A\s*[0-9]+[.):]\s+\S|\A\s*(?:step|part|case|verification|check|solution|note)\b",
+    r"\A\s*[0-9]+[.):]\s+\S|\A\s*(?:step|part|case|verification|check|solution|note|schritt|teil|étape|etape|partie|paso"
+    r"|parte|passo|шаг|часть)\b|\A\s*(?:步骤|第|方法|情况|验证|ステップ)",
     re.IGNORECASE,
 )
 _BULLET = re.compile(r"\A[\s:]*(?:[-•*]\s+)+")
 _OPENING = re.compile(
     r"\A(?:[\s,:*_]|(?:therefore|thus|hence|then|simply|just|indeed|clearly|obviously|of\s+course|now|also"
-    r"|equal\s+to|given\s+by|as\s+follows|approximately|about|exactly|option|choice|that)\b)+",
+    r"|for\s+sure|definitely|certainly|equal\s+to|given\s+by|as\s+follows|approximately|about|exactly|option|choice|that)\b)+",
     re.IGNORECASE,
 )
 _REASON = re.compile(
     r"[,;]?\s+\(?(?:since|because|as|which|where|when|given|with|after|if|for|while|using|assuming|obtained"
     r"|representing|meaning|considering|due)\b.*",
+    re.IGNORECASE | re.DOTALL,
+)
+_COMPUTED = re.compile(  # 1/2 of 30, which is 15
+    r"[0-9\ue000-\uf8ff][^.]{0,40}\b(?:of|times|plus|minus)\s[^.]{0,20}?[0-9\ue000-\uf8ff][^.]{0,20}?,\s+"
+    r"which\s+(?:is|equals|gives|makes)\s+(?=[-$]?[0-9\ue000-\uf8ff])",
+    re.IGNORECASE,
+)
+_NOT_THAT = re.compile(
+    r"(?:,|\s)\s*(?:(?:and|but)\s+)?(?:not|rather\s+than|instead\s+of)\s+[^,;]*\Z", re.IGNORECASE
+)
+_DENIAL = re.compile(
+    r"(?:[,;]|\s)\s*(?:it|this|that|which|we|they|there|not|never)\b[^,;]*"
+    r"(?:\bnot\b|n't\b|\bcannot\b|\bsense\b).*",
     re.IGNORECASE | re.DOTALL,
 )
 _CONCLUSION = re.compile(
@@ -59,7 +73,10 @@ _CONCLUSION = re.compile(
 _COPULA = re.compile(
     r"\s(?:is|are|equals|equal|be|es|est|ist)\s+(?:equal\s+to\s+|exactly\s+)?", re.IGNORECASE
 )
-_VALUE = re.compile(r"[0-9\ue000-\uf8ff½√∞]|\\(?:frac|sqrt|pi|text)|\b[A-Z]\b")
+_VALUE = re.compile(
+    r"[0-9\ue000-\uf8ff½√∞]|\b[A-Z]\b|\b[a-z]\s*[-+*/^]\s*[a-z]\b"
+    r"|\\(?:frac|sqrt|pi|text|sin|cos|tan|cot|sec|csc|log|ln|infty|emptyset|mathbb)"
+)
 _CHOICE = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 _VERDICTS = frozenset(
     "right correct wrong incorrect verified confirmed reasonable consistent clear "
@@ -67,11 +84,11 @@ _VERDICTS = frozenset(
     " found given below above follows valid invalid unclear unknown here this that yes".split()
 ) - {"yes"}
 _JOINT = re.compile(
-    r"\A\s*(?:,|or|and|times|plus|minus|to|[-+*/^:=<>%!×·±°'\"(]|\\|million|billion|thousand|hundred|percent|per|half|dozen|st|nd|rd|th|mod|a\.?m|p\.?m)",
+    r"\A\s*(?:,|or\b|and\b|oder\b|und\b|ou\b|et\b|y\b|или\b|и\b|[或和及、]|times|plus|minus|to|[-+*/^:=<>%!×·±°'\"(]|\\|million|billion|thousand|hundred|percent|per|half|dozen|st|nd|rd|th|mod|a\.?m|p\.?m)",
     re.IGNORECASE,
 )
 WORDS = 6
-"""Words of the longest answer that has no value in it."""
+"""Most words of an answer that holds no value."""
 
 
 def read_statement(window: str, *, marker: bool = False) -> Statement | None:
@@ -112,18 +129,27 @@ def read_statement(window: str, *, marker: bool = False) -> Statement | None:
 
 
 def _is_bare(sentence: str) -> bool:
-    """Whether a line is a number and nothing else, as gsm8k's last one is."""
+    """Whether a line is only a number, like the last line of a gsm8k solution."""
     runs = find_runs(sentence)
     return len(runs) == 1 and not re.search(r"[^\W\d_]{3,}", sentence)
 
 
 def _find_value(sentence: str) -> str | None:
-    """Cut the reasons off a sentence, and take what it concludes."""
+    """Cut off the reasons in a sentence and return what it concludes."""
     sentence = sentence.strip()
     if not sentence:
         return None
     if re.match(r"not\b", sentence, re.IGNORECASE) and not _CONCLUSION.search(sentence):
         return None
+    computed = _COMPUTED.match(sentence)
+    if computed:
+        sentence = sentence[computed.end() :]
+    not_that = _NOT_THAT.search(sentence)
+    if not_that and _VALUE.search(sentence[: not_that.start()]):
+        sentence = sentence[: not_that.start()]
+    denied = _DENIAL.search(sentence)
+    if denied and _VALUE.search(sentence[: denied.start()]):
+        sentence = sentence[: denied.start()]
     shorter = _REASON.sub("", sentence)
     if _VALUE.search(shorter):
         sentence = shorter
@@ -139,7 +165,7 @@ def _find_value(sentence: str) -> str | None:
 
 
 def _take_only(sentence: str) -> str:
-    """Of a sentence of many words and one value, the value and what stands behind it."""
+    """Reduce a long sentence with one value to that value and what follows it."""
     runs = find_runs(sentence)
     if len(runs) == 1 and len(sentence[: runs[0].start].split()) >= 4:
         return sentence[runs[0].start :]

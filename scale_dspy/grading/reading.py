@@ -1,4 +1,4 @@
-r"""Find the answer a model's text ends in: in tags, a box, behind a phrase, or the last value.
+r"""Find the final answer of a reply: in tags, in a box, after a phrase, or the last value.
 
 Everything but the search for boxes, tags and phrases, which is linear, looks at a window of
 `WINDOW` characters.
@@ -16,14 +16,14 @@ from scale_dspy.grading.phrases import MARKER, PHRASES, Statement, read_statemen
 from scale_dspy.grading.values import DRESS, find_last_value
 
 WINDOW = 3000
-"""Characters behind a phrase, or of a line, that are looked at for a value."""
+"""Characters after a phrase, or of a line, that are searched for a value."""
 
 TRIES = 50
-"""Phrases, tags and lines, from the end, that are searched for a value."""
+"""Phrases, tags or lines that are searched for a value, counted from the end."""
 
 
 class Span(NamedTuple):
-    """Where a box stands, and where its content."""
+    """The positions of a box and of its content."""
 
     start: int
     end: int
@@ -63,13 +63,13 @@ _THOUGHT = re.compile(
     re.IGNORECASE,
 )
 _STOP = re.compile(
-    r"<\|(?!begin_of_box|end_of_box)[A-Za-z_/]{1,30}\|>|<｜[^<>｜\n]{1,30}｜>|</?s>|<end_of_turn>"
+    r"<\|(?!begin_of_box|end_of_box)[A-Za-z_/▁]{1,30}\|>|<｜[^<>｜\n]{1,30}｜>|</?s>|<end_of_turn>"
     r"|<start_of_turn>|<eos>|<turn\|>|\[/?INST\]|<\|im_end\Z|\[EOS\]"
 )
 
 
 def drop_thinking(text: str) -> str:
-    """What follows the end of thinking; the whole text where nothing does."""
+    """Return what follows the end of thinking, or the whole text if nothing does."""
     end = 0
     for match in _THOUGHT.finditer(text):
         end = match.end()
@@ -88,7 +88,7 @@ _TAG = re.compile(r"<(?P<end>/?)(?P<name>answer|final_answer|final|solution)>", 
 
 
 def _find_tagged(text: str) -> str | None:
-    """What stands in the last pair of answer tags, if no box follows it."""
+    """Return the content of the last pair of answer tags, unless a box follows it."""
     tags = deque(_TAG.finditer(text), maxlen=TRIES)
     while tags:
         closing = tags.pop()
@@ -130,19 +130,25 @@ _BOX_OR_BRACE = re.compile(
 _BOX = re.compile(r"(?:\\|(?<![A-Za-z\\]))(?:boxed|fbox)(?![A-Za-z])|<\|begin_of_box\|>")
 _VISIBLE = re.compile(r"\S")
 _CURRENCY_PAIR = re.compile(r"\$[0-9][^$]*\$[0-9]")
+_BOTH = r"\b(?:and|or|und|oder|et|ou|y|o|e|и|или)\b"
+_ADJACENT = re.compile(  # nothing between, or the label of the next part of the question
+    r"(?:[ \t$]|\\[,;:! ]|\\q?quad(?![A-Za-z]))*"
+    r"|[\s$*.,;)\]\\]*(?:\(?(?:[b-h]|i{2,3}|iv)\)|(?:Part|Teil|Partie|Parte)\s+\(?(?:[B-Hb-h]|[2-9])\)?)[\s$*:.(\[\\]*"
+)
 _JOINER = re.compile(
     r"(?:\s*(?:\\text\s*\{)?\s*for\s+(?:part\s+|case\s+)?\(?\w{1,8}\)?\s"
-    r"|(?:\s[a-z]{2,15}){1,2}(?=\s+(?:and|or)\s))?(?:[\s$,;()*]|\\[()\[\],;:! ]"
+    rf"|(?:\s[a-z]{{2,15}}){{1,2}}(?=\s+{_BOTH}\s))?(?:[\s$,;()*]|\\[()\[\],;:! ]"
     r"|\\q?quad(?![A-Za-z])|\\text\s*\{|[{}])*"
-    r"(?P<joint>,|;|\band\b|\bor\b|&|和|或|、)"
-    r"(?:[\s$,;()*]|\\[()\[\],;:! ]|\\q?quad(?![A-Za-z])|\band\b|\bor\b|[{}])*"
+    rf"(?P<joint>,|;|{_BOTH}|&|[和或及與与、と]|または)"
+    rf"(?:[\s$,;()*]|\\[()\[\],;:! ]|\\q?quad(?![A-Za-z])|{_BOTH}|[{{}}])*"
+    r"(?:(?:the|its|their)\s(?:[a-z]{1,15}\s){1,4}(?:is|are)\s*)?"
     r"(?P<name>[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?[\s$]*"
 )
 _NAME_BEFORE = re.compile(r"(?<![\w\\])(?P<name>[A-Za-z](?:_\{?\w\}?)?\s*=)\s*\Z")
 
 
 def _find_boxes(text: str) -> list[Span]:
-    """All complete, visible boxes, the outer ones only, in their order."""
+    """List the complete, non-empty boxes in order; of nested ones the outermost."""
     found: list[Span] = []
     opened: list[int | None] = []  # of every open brace: where its box's content starts
     starts: list[int] = []
@@ -179,15 +185,15 @@ def _add_box(
 
 
 def _join_last(text: str, boxes: Sequence[Span]) -> str:
-    """What the last box holds, with those before it that are joined to it as one answer."""
+    """Return the content of the last box, with the boxes that are joined to it."""
     group = [boxes[-1]]
     named = []
     for box in reversed(boxes[:-1]):
         between = text[box.end : group[0].start]
         match = _JOINER.fullmatch(between) if len(between) < 60 else None
-        if match is None:
+        if match is None and not _ADJACENT.fullmatch(between):
             break
-        named.append(match["name"] or "")
+        named.append(match["name"] or "" if match else "")
         group.insert(0, box)
     answers = [text[slice(*box.content)].strip() for box in group]
     if len(group) == 1 or len(set(answers)) == 1:
@@ -231,7 +237,7 @@ def _find_phrase(text: str) -> str | None:
 
 
 def _read_statements(text: str) -> Iterator[tuple[int, Statement]]:
-    """What is said after each phrase, the last one first, and where the phrase starts."""
+    """Yield what follows each phrase, from last to first, with the start of the phrase."""
     end = len(text)
     for phrase in reversed(deque(PHRASES.finditer(text), maxlen=TRIES)):
         window = text[phrase.end() : min(end, phrase.end() + WINDOW)]
@@ -250,19 +256,23 @@ _TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf|operatorname|begin|end)\s*\{
 
 
 def _find_bare(text: str) -> str | None:
-    """The whole text, where it is one formula and no prose."""
+    """Return the whole text if it is one formula without prose."""
     if len(text) > WINDOW or not _MATHEMATICS.search(text):
         return None
     one = _ONE_FORMULA.fullmatch(text)
     if one:
         return one[2]
-    bare = text.strip().strip("$").rstrip(". ")
+    bare = text.strip().removeprefix("=>").strip(DRESS).rstrip(". ")
     if _PROSE.search(_TEXT.sub("", bare)) or "$" in bare or _CURRENCY_PAIR.search(text):
         return None
     return bare
 
 
+_MARKUP = re.compile(r"</?[A-Za-z_]{3,30}>|</[A-Za-z]{1,2}>")
+
+
 def _find_last(text: str) -> str | None:
+    text = _MARKUP.sub(" ", text)
     end = len(text)
     for _ in range(TRIES):
         place = max(text.rfind(sign, 0, end) for sign in "0123456789\\√½")

@@ -22,8 +22,8 @@ from scale_dspy.grading.characters import (
     unwrap,
 )
 from scale_dspy.grading.names import is_name
+from scale_dspy.grading.units import UNITS
 from scale_dspy.grading.words import (
-    UNITS,
     drop_estimate,
     drop_explanation,
     drop_lead,
@@ -34,7 +34,7 @@ LONGEST = 2000
 """Characters of the longest answer that is normalised and parsed."""
 
 REMEMBERED = 2048
-"""Answers whose spelling is remembered: a gold is compared with many."""
+"""Answers whose spelling is cached, since a gold is compared with many predictions."""
 
 _BRACKET = re.compile(r"[(\[]|\\\{")
 _MARKS = compile_rules(
@@ -45,10 +45,11 @@ _MARKS = compile_rules(
         (r"\A(?:\s|\*\*|`|\"|'(?=.*'\Z))+", ""),
         (
             r"(?:\s|(?<=\s),|;|\*\*\.?|`|\"|(?<!\\)~|\\[,;:! ]|\\q?quad"
-            r"|(?<!\.)\.(?=\s*\Z)|,\s*\Z)+\Z",
+            r"|(?<!\.)\.(?!\.)|,(?=[\s,]*\Z))+\Z",
             "",
         ),
-        (r"(?<=[0-9])'\Z", ""),
+        (r"(?<=[0-9])['?]\Z", ""),
+        (r"(?<=[^\\])\\\Z", ""),
     ]
 )
 
@@ -82,7 +83,7 @@ def _prepare(text: str) -> str:
 
 
 def _strip_marks(text: str) -> str:
-    """Dollar signs, bold, quotes and stops around an answer."""
+    """Strip dollar signs, bold, quotes and full stops around an answer."""
     return apply_rules(_MARKS, text)
 
 
@@ -165,8 +166,16 @@ def respell(answer: str) -> str:
     return apply_rules(_SPELLING, text)
 
 
+_NAMED_CHOICE = re.compile(
+    r"(?:\\text\s*\{)?\s*(?:(?:[Oo]ption|[Cc]hoice|选项?|答案)\s*(?:\\text\s*\{)?\(?(?P<letter>[A-J])\)?|(?P<before>[A-J])项)\s*\}?"
+)
+
+
 def split_choice(answer: str) -> tuple[str | None, str]:
     r"""Part the letter of a multiple-choice answer from its value: `(B) 27`, `B. 27`."""
+    named = _NAMED_CHOICE.fullmatch(answer)
+    if named:
+        return named["letter"] or named["before"], ""
     match = _CHOICE.match(answer)
     return ((match[1] or match[2]), answer[match.end() :]) if match else (None, answer)
 

@@ -9,15 +9,16 @@ import re
 from typing import NamedTuple
 
 from scale_dspy.grading.characters import to_latex
+from scale_dspy.grading.scales import SCALES_PATTERN
 
-DRESS = "$*`" + "".join(filter(str.isspace, map(chr, range(0x3001))))
-"""Characters around an answer that are no part of it."""
+DRESS = "$*`✓✔✅☑➡➜→⇒∴\ufe0f" + "".join(filter(str.isspace, map(chr, range(0x3001))))
+"""Characters that are stripped from both ends of an answer."""
 
 # As pandoc reads dollars: no blank behind the first or before the second, no digit behind the
 # second; or blanks on both sides. Other dollars are currency.
 FORMULA = re.compile(
     r"\$\$(?P<display>[^$]+)\$\$|\\\[(?P<bracket>.+?)\\\]|\\\((?P<paren>.+?)\\\)"
-    r"|(?<!\\)\$(?P<inline>[^\s$](?:(?:[^$\n\\]|\\.)*[^\s$\\])?)\$(?![0-9])"
+    r"|(?<!\\)\$(?P<inline>(?![?!.,;:])[^\s$](?:(?:[^$\n\\]|\\.)*(?:[^\s$\\]|\\[^\s$]))?)\$(?![0-9])"
     r"|(?<!\\)\$(?P<spaced>[ \t](?:[^$\n\\]|\\.)*[ \t])\$"
     r"|(?<!\\)\$(?P<loose>[^\s$](?:[^$\n\\]|\\.){0,200}(?<![-+=*/ ])[ \t])\$(?![0-9])",
     re.DOTALL,
@@ -25,25 +26,29 @@ FORMULA = re.compile(
 _PROSE = re.compile(r"[ ,.;](?!\\)[A-Za-z]{4,}[ ,.;](?:[^\\]*[ ,.;][A-Za-z]{2,}[ ,.;]|$)")
 _BASE = 0xE000
 _PLACE = re.compile(r"[\ue000-\uf8ff]")
+_BLANKS = re.compile(r"[^\S\n]{2,}")
+_AND = re.compile(r"(?<=[\ue000-\uf8ff])\s+(?:und|et|y|e|и)\s+(?=[\ue000-\uf8ff])")
+_OR = re.compile(r"(?<=[\ue000-\uf8ff])\s+(?:oder|ou|o|или)\s+(?=[\ue000-\uf8ff])")
 _BOLD = re.compile(
-    r"(?<![\w)*])[*]{1,3}(?=[\w$(\\\ue000-\uf8ff√.+-])|(?<=[\w.)%!$:\ue000-\uf8ff}])[*]{1,3}(?![\w(*])|`|__"
+    r"(?<![\w)*])[*]{1,3}(?=[\w$(\\\ue000-\uf8ff√.+-])|(?<=[^\W0-9_a-zA-Z])[*]{2,3}(?=[^\W_a-zA-Z])|(?<=[\w.)%!$:\ue000-\uf8ff}])[*]{1,3}(?![\w(*])|`|__"
 )
 
 
 class Line(NamedTuple):
-    """Prose in which a private character stands for each formula."""
+    """Prose in which each formula is replaced by a private-use character."""
 
     prose: str
     formulas: list[str]
 
     def spell(self, part: str) -> str:
-        """A part of the prose with its formulas written out."""
+        """Return a part of the prose with its formulas restored."""
+        part = _OR.sub(" or ", _AND.sub(" and ", part))
         return _PLACE.sub(lambda match: self.formulas[ord(match[0]) - _BASE], part)
 
 
 def hide_formulas(text: str) -> Line:
-    """Put a private character in the place of each formula, so that prose can be cut safely."""
-    text = _PLACE.sub(" ", text)
+    """Replace each formula by a private-use character, so that prose can be cut anywhere."""
+    text = _BLANKS.sub(" ", _PLACE.sub(" ", text))
     formulas: list[str] = []
 
     def hide(match: re.Match[str]) -> str:
@@ -67,21 +72,39 @@ _TOKEN = re.compile(
 )
 _LIST_MARK = re.compile(r"\A\s*(?:[-*•]\s+)?(?:\(?[0-9]{1,2}[.)]\s+(?=\S)|#{1,6}\s+)")
 _FOLLOWING = re.compile(
-    r"\s*(?:(?:hundred|thousand|million|billion|trillion|dozen|percent|per\s+cent)\b|and\s+a\s+half\b"
-    r"|[ap]\.?m\b\.?|(?:st|nd|rd|th)\b|or\s+(?:more|fewer|less)\b)",
+    r"\s*(?:(?:hundred|thousand|million|billion|trillion|dozen|percent(?:age)?|pct|per\s+cent)\b|and\s+a\s+half\b"
+    r"|[ap]\.?m\b\.?|(?:st|nd|rd|th)\b|or\s+(?:more|fewer|less)\b)"
+    rf"|\s*(?:{SCALES_PATTERN})",
     re.IGNORECASE,
 )
 _QUANTITY = (
-    r"(?:hours?|hrs?|minutes?|mins?|seconds?|secs?|days?|weeks?|months?|years?|feet|foot|ft|inch(?:es)?"
+    r"(?:Stunden?|Minuten?|Sekunden?|Tage?|heures?|jours?|horas?|minutos?|días?|euros?|céntimos?"
+    r"|час(?:а|ов)?|минут[аы]?|секунд[аы]?|рубл(?:ь|я|ей)|копе(?:йка|йки|ек)"
+    r"|个?小时|分钟?|秒|天|個?月|年|米|厘米|公斤|克|元|角|時間|円|hours?|hrs?|minutes?|mins?|seconds?|secs?|days?|weeks?|months?|years?|feet|foot|ft|inch(?:es)?"
     r"|in|yards?|miles?|pounds?|lbs?|ounces?|oz|dollars?|cents?|degrees?|meters?|cm|km|kg|grams?)"
 )
-_COMPOUND = re.compile(rf"\s*{_QUANTITY}\.?,?\s*(?:and\s+)?", re.IGNORECASE)
-_JOINED = re.compile(r"\s*(?:,\s*(?:and|or)|,|and|or|和|或)\s*", re.IGNORECASE)
-_RANGE = re.compile(r"\s+to\s+", re.IGNORECASE)
+_BOTH = r"(?:and|or|und|oder|et|ou|y|o|e|и|или|和|或|と)"
+_COMPOUND = re.compile(rf"\s*{_QUANTITY}\.?,?\s*(?:{_BOTH}\s+)?", re.IGNORECASE)
+_JOINED = re.compile(rf"\s*(?:,\s*{_BOTH}|,|{_BOTH})\s*", re.IGNORECASE)
+_BOUND = re.compile(  # what is bounded by a number is not that number
+    r"(?:\b(?:at\s+(?:least|most)|(?:more|less|fewer|greater|larger|smaller|higher|lower|bigger)\s+than"
+    r"|up\s+to|mindestens|höchstens|mehr\s+als|weniger\s+als|au\s+(?:moins|plus)|(?:plus|moins)\s+de"
+    r"|al\s+menos|como\s+(?:mínimo|máximo)|más\s+de|menos\s+de|(?:не\s+)?(?:менее|более|больше|меньше))"
+    r"\s|至少|至多|最多|最少|超过|少于|少なくとも)\s*\Z",
+    re.IGNORECASE,
+)
+_RANGE = re.compile(
+    r"\s+(?:to|out\s+of(?:\s+the)?|of|bis|von|à|sur|de|a|из|до)\s+|\s*的\s*", re.IGNORECASE
+)
+_ENDS_IN_UNIT = re.compile(r"[0-9](?:h|d|m|ft|lb)\Z")  # 2h 30min
+_DENIED = re.compile(
+    r"(?:\b(?:(?:not|cannot|\w{2,6}n't)(?:\s+be)?|rather\s+than|instead\s+of|other\s+than|nicht|statt|не)\s|不是|而不是|而非)\s*[$(]?\Z",
+    re.IGNORECASE,
+)
 
 
 class Run(NamedTuple):
-    """Where a value stands in the prose."""
+    """The position of a value in the prose."""
 
     start: int
     end: int
@@ -91,7 +114,12 @@ def find_last_value(text: str) -> str | None:
     """The last formula or number of a line, whole; None where it has none."""
     line = hide_formulas(text)
     prose = _drop_mark(line.prose)
-    runs = [run for run in find_runs(prose) if _is_value(line.spell(prose[run.start : run.end]))]
+    runs = [
+        run
+        for run in find_runs(prose)
+        if _is_value(line.spell(prose[run.start : run.end]))
+        and not _DENIED.search(prose, max(0, run.start - 20), run.start)
+    ]
     if not runs:
         return None
     start, end = runs[-1]
@@ -102,11 +130,15 @@ def find_last_value(text: str) -> str | None:
         if (
             compound
             or _RANGE.fullmatch(between)
+            or (between.isspace() and _ENDS_IN_UNIT.search(prose, run.start, run.end))
             or (_JOINED.fullmatch(between) and (both_places or between.strip() != ","))
         ):
             start = run.start
         else:
             break
+    bound = _BOUND.search(prose, max(0, start - 20), start)
+    if bound:
+        start = bound.start()
     following = _FOLLOWING.match(prose, end)
     if following:
         end = following.end()
@@ -126,7 +158,7 @@ def _drop_mark(prose: str) -> str:
 
 
 def _is_value(text: str) -> bool:
-    """Whether it says something: a digit, or a formula that is more than a name."""
+    """Whether a text holds a digit or a formula that is more than a name."""
     return bool(re.search(r"[0-9½¼¾⅓⅔√∞]|\\(?:pi|sqrt|frac|infty|emptyset|text)(?![A-Za-z])", text))
 
 
@@ -140,7 +172,9 @@ def find_runs(prose: str) -> list[Run]:
     for index, token in enumerate(tokens):
         kind = str(token.lastgroup)
         after = tokens[index + 1] if index + 1 < len(tokens) else None
-        if kind == "word" and _is_variable(prose, token, last, after):
+        if last == "number" and _is_cross(token[0], prose, token.end()):
+            kind = "sign"
+        elif kind == "word" and _is_variable(prose, token, last, after):
             kind = "letter"
         if kind == "currency":
             if start < 0:
@@ -173,6 +207,11 @@ def find_runs(prose: str) -> list[Run]:
     return runs
 
 
+def _is_cross(token: str, prose: str, end: int) -> bool:
+    """Whether a letter is the sign of multiplication, as in `4 x 5`."""
+    return token in ("x", "X") and bool(re.match(r"\s+[0-9]", prose[end : end + 4]))
+
+
 def _is_variable(prose: str, token: re.Match[str], last: str, after: re.Match[str] | None) -> bool:
     """Whether letters belong to a formula: `2n`, `x = 3`, `f(3)`, `sqrt(2)`."""
     if len(token[0]) > 2 and token[0] not in ("sqrt", "sin", "cos", "tan", "log"):
@@ -194,12 +233,12 @@ def _is_variable(prose: str, token: re.Match[str], last: str, after: re.Match[st
 
 
 def _continues(last: str, kind: str, token: str, prose: str, end: int) -> bool:
-    """Whether a run goes on over a blank: beside a sign, or between the parts of `12 1/2`."""
+    """Whether a run continues after a blank: next to a sign, or between parts of `12 1/2`."""
     if kind == "sign" and token not in "!:%,":
         return not (token in "-–−" and prose[end : end + 1].isspace() and last == "")
     if last == "sign" and prose[:end].rstrip()[-1:] not in "!%:":
         return kind in ("number", "command", "bracket", "place", "currency") or (kind == "word")
-    if last == "number" and kind == "number":
+    if last == "number" and (kind == "number" or _is_cross(token, prose, end)):
         return True
     return kind == "command" and last == "command"
 
@@ -209,7 +248,7 @@ def _exclaims(prose: str, token: re.Match[str]) -> bool:
 
 
 def _close(runs: list[Run], prose: str, start: int, end: int) -> int:
-    """End a run: without signs and open brackets at its ends."""
+    """End a run, and trim signs and unmatched brackets from its ends."""
     if start < 0:
         return -1
     text = prose[start:end]

@@ -1,79 +1,30 @@
-r"""What stands beside a value and is no part of it: a unit, a noun, a sentence, an estimate.
+r"""Part a value from the words beside it: a unit, a noun, a sentence, an estimate.
 
-No list of nouns: after a number, words are dropped unless they are mathematics or go on with the
-number (`5 million`, `3 and a half`, `5 or more`). Units are a list, as two of them can differ.
+There is no list of nouns. Words after a number are dropped unless they are mathematics or change
+the number (`5 million`, `3 and a half`, `5 or more`).
 """
 
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 from typing import NamedTuple
 
-from scale_dspy.grading.characters import Rules, apply_rules, compile_rules, find_closing_brace
+from scale_dspy.grading.characters import find_closing_brace
+from scale_dspy.grading.scales import SCALE_START
+from scale_dspy.grading.units import BARE_UNITS, UNITS, Unit, read_unit
 
-
-class Unit(NamedTuple):
-    """What a unit measures, and how many of that quantity's base it is."""
-
-    quantity: str
-    size: Fraction
-
-
-def _list_units() -> dict[str, Unit]:
-    table = {
-        "length": "m=meter,meters,metre,metres 1;km=kilometer,kilometers,kilometre,kilometres 1000"
-        ";cm=centimeter,centimeters,centimetre,centimetres 1/100"
-        ";mm=millimeter,millimeters,millimetre,millimetres 1/1000;inch=inches,in,in. 127/5000"
-        ";foot=feet,ft,ft. 381/1250;yard=yards,yd,yd. 1143/1250"
-        ";mile=miles,mi,mi. 201168/125",
-        "mass": "g=gram,grams,gm 1;kg=kilogram,kilograms,kgs,kilo,kilos 1000"
-        ";mg=milligram,milligrams 1/1000;pound=pounds,lb,lbs,lb.,lbs. 45359237/100000"
-        ";ounce=ounces,oz,oz. 45359237/1600000;ton=tons 45359237/50;tonne=tonnes 1000000",
-        "time": "second=seconds,s,sec,secs 1;minute=minutes,min,mins 60;hour=hours,h,hr,hrs 3600"
-        ";day=days 86400;week=weeks 604800",
-        "long time": "month=months 1;year=years,yr,yrs 12;decade=decades 120",
-        "dollars": "dollar=dollars,usd 1;cent=cents 1/100",
-        "euros": "euro=euros,eur 1",
-        "pence": "pence=p 1",
-        "rupees": "rupee=rupees,rs,rs. 1",
-        "yuan": "yuan=rmb,元 1",
-        "volume": "l=liter,liters,litre,litres 1;ml=milliliter,milliliters,millilitre,millilitres"
-        " 1/1000;gallon=gallons,gal 473176473/125000000;quart=quarts 473176473/500000000"
-        ";pint=pints 473176473/1000000000",
-        "angle": "degree=degrees,deg 1;radian=radians,rad 0",
-        "speed": "mph=miles/hour 1397/3125;km/h=kph,kmph,kilometers/hour 5/18"
-        ";m/s=meters/second 1;ft/s=feet/second 381/1250",
-        "before or after noon": "am=a.m.,a.m 1;pm=p.m.,p.m 2",
-    }
-    found = {}
-    for quantity, entries in table.items():
-        for entry in entries.split(";"):
-            spelled, _, size = entry.rpartition(" ")
-            first, _, others = spelled.partition("=")
-            for name in (first, *others.split(",")):
-                found[name] = Unit(quantity, Fraction(size))
-    return found
-
-
-UNITS = _list_units()
-"""Units by name. Only those of one quantity compare: an hour is 60 minutes, no 60 dollars."""
-
-_POWER_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3}
-_LETTER_UNITS = frozenset("m g s h l p".split())  # variables, unless inside \text{}
-_BARE_UNITS = frozenset(UNITS) - _LETTER_UNITS - {"in", "min", "rad", "a.m", "p.m", "am", "pm"}
-
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 # Words that go on with the number before them, or make another statement of it.
 _NO_NOUN = frozenset(
     "hundred thousand million billion trillion lakh crore dozen score half halves third thirds"
     " fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth"
     " tenths hundredth hundredths thousandth thousandths millionth millionths percent percentage"
-    " or and to plus minus times over mod modulo base choose squared cubed factorial divided"
+    " or and to plus minus over mod modulo base choose squared cubed factorial divided"
     " multiplied raised less fewer pi not but through until sqrt sin cos tan log ln"
     " am pm a.m p.m a.m. p.m. point up down above below between one two three four five six seven"
     " eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty "
     "ninety st nd rd th"
+    " drittel viertel fünftel hälften tiers quarts cinquièmes tercios cuartos quintos medios"
+    " третьих четвертых пятых"
     " million.".split()
 )
 
@@ -81,19 +32,28 @@ _NO_NOUN = frozenset(
 
 _LEAD = re.compile(
     r"\A(?:\\text\s*\{)?(?P<words>[^\W\d_](?:[^0-9\\${}=<>^_()|]|\\ )*)\}?(?:\s|\\[,;: ]|~)*"
-    r"(?=[-+]?(?:[0-9$€£¥₹]|\.[0-9])|\\(?!text)|\(|\{\}|[A-Za-z]\s*=|\\text\s*\{[-+]?[0-9])"
+    r"(?<!\s[-+])(?=[-+]?(?:[0-9$€£¥₹]|\.[0-9])|\\(?!text)|\(|\{(?=[^A-Za-z{}]*\})|[A-Za-z]\s*=|\\text\s*\{[-+]?[0-9])"
 )
 _LEAD_END = re.compile(
     r"(?:\b(?:is|are|be|was|were|equals?|equal\s+to|has|have|had|gives?|gets?|got|totals?|total\s+of"
     r"|about|approximately|approx\.?|roughly|around|exactly|only|just|precisely|nearly|almost"
+    r"|the|all|both|either|set|interval|point|pair|triple|vector|matrix|expression|polynomial|fraction|number"
+    r"|reste(?:nt)?|hat|haben|bleiben|verbleiben|gibt|kostet|braucht|verdient|coûte(?:nt)?"
+    r"|queda[n]?|hay|tiene[n]?|cuesta[n]?|gana|necesita|осталось|останется|составляет|стоит"
     r"|answer|ans\.?|result|sum|value|therefore|thus|hence|so|namely|rs\.?|usd|eur|gbp|us|inr|cad"
-    r"|est|es|ist|sont|sind|beträgt|vale|son|é|è|lautet|равно|равен|ответ)|[:：是为为有共]|[Rr]p\.?)"
+    r"|est|es|ist|sont|sind|beträgt|vale|son|é|è|lautet|равно|равен|ответ)|[:：是为有共はがも]|[Rr]p\.?)"
     r"[\s,]*(?:\\ )?\Z",
     re.IGNORECASE,
 )
+_CHOICE_LETTER = re.compile(r"[A-J]\s*[:：]\s*")
+_SUBJECT = re.compile(  # It takes 12 days
+    r"(?:(?i:he|she|it|they|we|you|there|this|that)|[A-Z][a-z]+)\s+(?:(?:will|must|still|now|then|can|only)\s+)?"
+    r"(?!(?:exceeds|divides|times|plus|past|over|to|of|for|with|without)\b)[a-z]+(?:s|ed|[^s])\s*",
+)
 _LEAD_BAR = re.compile(
     r"\b(?:not|least|most|more|less|fewer|greater|larger|smaller|below|above|under|between|or"
-    r"|cannot|than|neither|if|unless|no)\b|n't",
+    r"|cannot|than|neither|if|unless|no"
+    r"|moins|menos|mínimo|máximo|mindestens|höchstens|менее|более)\b|n't",
     re.IGNORECASE,
 )
 _SIGN_WORD = re.compile(r"\A(?:negative|minus)\s+(?=[0-9.])", re.IGNORECASE)
@@ -125,7 +85,9 @@ def drop_lead(text: str) -> str:
     if match is None:
         return text
     words = match["words"].replace("\\ ", " ")
-    if _LEAD_BAR.search(words) or not _LEAD_END.search(words):
+    if _LEAD_BAR.search(words) or _CHOICE_LETTER.fullmatch(words):
+        return text
+    if not (_LEAD_END.search(words) or _SUBJECT.fullmatch(words)):
         return text
     rest = text[match.end() :]
     if match[0].startswith("\\text") and "}" not in match[0]:  # the value stands in it
@@ -141,18 +103,24 @@ _ESTIMATE = re.compile(
     r"|\b(?:about|approximately|approx|roughly)\b\.?"
 )
 _BEFORE_ESTIMATE = re.compile(
-    r"(?:[\s(\[,;~]|\\[,;:! ]|\\q?quad(?![A-Za-z])|\\text\s*\{[\s(,]*(?:or|i\.e\.,?|which\s+is)?\s*"
-    r"|\b(?:or|i\.e\.|which\s+is)\s*|\\\()+\Z"
+    r"(?:[\s(\[,;~]|\\[,;:! ]|\\q?quad(?![A-Za-z])"
+    r"|\\text\s*\{(?:[\s(,]*(?:or|i\.e\.,?|which\s+is))?"
+    r"|\b(?:or|i\.e\.|which\s+is)|\\\()+\Z"
 )
 _ESTIMATED = re.compile(
-    r"(?:[-+0-9.,\s(){}\[\]%$]|\\(?:text\s*\{[^{}]*\}|times|cdot|[,;:! )])|\^|[^\W\d_]{3,})+\Z"
+    r"(?:[-+0-9.,\s(){}\[\]%$]|\\(?:text\s*\{[^{}]*\}|times|cdot|[,;:! )])|\^"
+    r"|[^\W\d_]{3,}(?![^\W\d_]))+\Z"
 )
 _DECIMAL = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:\\ldots|\.\.\.)?")
 _EXPLANATION = re.compile(
-    r"(?:[\s,;]|\\[,;:! ]|\\q?quad(?![A-Za-z])|\\text\s*\{)*(?<![A-Za-z\\])"
+    r"(?:[\s,;(]|\\[,;:! ]|\\q?quad(?![A-Za-z])|\\text\s*\{)*(?<![A-Za-z\\])"
     r"(?:which|since|because|where|for\s+(?:all|any|every|each|some)|altogether|in\s+total|in\s+all)"
     r"(?![A-Za-z]).*\Z",
     re.DOTALL,
+)
+_RESTATED = re.compile(
+    r"(?P<value>[-+]?[0-9.,]{1,20}\s?(?P<unit>[^\W\d_]{2,20}))\s?"
+    r"\((?:i\.e\.,? |that is,? |which is |= ?|about )?[0-9][^()]{0,80}\)"
 )
 _VALUE_LIKE = re.compile(r"[0-9]|\\(?:pi|sqrt|frac|infty|emptyset)|\A[A-Za-z](?:\([a-z]\))?\s*=")
 
@@ -172,7 +140,10 @@ def drop_estimate(text: str) -> str:
 
 
 def drop_explanation(text: str) -> str:
-    """Drop what is said of a value behind it: `18, which is even`, `x+1 for all x`."""
+    """Drop what is said of a value behind it: `18, which is even`, `90 minutes (1.5 hours)`."""
+    restated = _RESTATED.fullmatch(text)
+    if restated and restated["unit"].casefold() not in _NO_NOUN:
+        return restated["value"]
     match = _EXPLANATION.search(text)
     if match is None or not _VALUE_LIKE.search(text[: match.start()]):
         return text
@@ -180,7 +151,7 @@ def drop_explanation(text: str) -> str:
 
 
 class Value(NamedTuple):
-    """A value without the words that stood beside it."""
+    """A value without the words beside it, and its unit."""
 
     text: str
     unit: Unit | None = None
@@ -200,7 +171,11 @@ _CURRENCY_AFTER = re.compile(
     r"(?![A-Za-z])\s*\}?\s*\Z"
 )
 _FEET_SIGN = re.compile(r"(?<=[0-9])\s*(?:'{1,2}|\"|\\prime)\Z")
-_DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\\circ\s*\})\s*(?:[CF](?![A-Za-z]))?")
+_PER = re.compile(r"(?<=[0-9])\s*(?:/\s*[A-Za-z]{3,12}|o'clock)\Z")
+_TEMPERATURE = re.compile(
+    r"(?<=[0-9])(?:\s|\\[,; ]|~|\{\})*\^\s*(?:\\circ|\{\s*\\circ\s*\})"
+    r"(?:\s|\\[,; ]|~)*(?:\\text\s*\{)?[CF]\}?\Z"
+)
 _WORD_START = re.compile(r"\\text\s*\{|\\[A-Za-z]+|\\.|[^\W\d_]+(?:\.?/[a-z]+)?")
 _POWER = re.compile(r"\s*\^\s*(?:\{\s*([23])\s*\}|([23]))")
 _TAIL_BAR = frozenset("or and half million billion thousand trillion percent".split())
@@ -240,7 +215,8 @@ def split_value(text: str) -> Value:
         cents = after["sign"] in ("¢", "\\cent", "\\cents")
         found = UNITS.get("cent" if cents else _CURRENCIES.get(after["sign"], ""))
         return Value(text[: after.start()].strip(), found)
-    text = _FEET_SIGN.sub("", text)
+    text = _PER.sub("", text)
+    text = _TEMPERATURE.sub("", _FEET_SIGN.sub("", text))
     start = _find_words(text)
     if start is None:
         return Value(text, unit)
@@ -251,11 +227,11 @@ def split_value(text: str) -> Value:
     spoken, power = _speak(tail)
     if not head or not re.search(r"[0-9]|\\(?:pi|frac|sqrt)", head) or not _droppable(spoken, tail):
         return Value(text, unit)
-    return Value(head, _read_unit(spoken, power) or unit)
+    return Value(head, read_unit(spoken, power) or unit)
 
 
 def _find_words(text: str) -> int | None:
-    """Where the first word starts that is no name, function or product of variables."""
+    """The position of the first word that is no function, name or product of variables."""
     depth_ends: int = 0
     for match in _WORD_START.finditer(text):
         word = match[0]
@@ -271,7 +247,7 @@ def _find_words(text: str) -> int | None:
         if word.startswith("\\"):
             continue
         lower = word.casefold()
-        if lower in _FUNCTIONS:
+        if lower in _FUNCTIONS and not (word == "min" and match.end() == len(text)):
             return None
         spaced = text[match.start() - 1] in " ~}(" or text[match.start() - 2 : match.start()] in (
             "\\ ",
@@ -279,7 +255,7 @@ def _find_words(text: str) -> int | None:
             "\\;",
             "\\:",
         )
-        if lower in _BARE_UNITS or not word.isascii():
+        if lower in BARE_UNITS or not word.isascii():
             return match.start()
         if spaced and (lower in _SHORT_WORDS or (lower in UNITS and len(lower) > 1)):
             return match.start()
@@ -289,7 +265,7 @@ def _find_words(text: str) -> int | None:
 
 
 def _speak(tail: str) -> tuple[str, int]:
-    """The words of a tail without their LaTeX, and the power of 2 or 3 behind them."""
+    """Return the words of a tail without LaTeX, and the power (2 or 3) after them."""
     power = 1
     match = _POWER.search(tail)
     if match:
@@ -301,7 +277,7 @@ def _speak(tail: str) -> tuple[str, int]:
 
 def _droppable(spoken: str, tail: str) -> bool:
     words = _WORDS.findall(spoken)
-    if not words or re.search(r"[0-9=<>+*^_|\\]", spoken):
+    if not words or re.search(r"[0-9=<>+*^_|\\]", spoken) or SCALE_START.match(spoken):
         return False
     if spoken.startswith("(") or tail.startswith("("):
         return not {"or", "mod", "base", "and"}.intersection(words)
@@ -314,73 +290,6 @@ def _droppable(spoken: str, tail: str) -> bool:
             if spoken.strip(" .") in UNITS
             else True
         )
+    if first == "times" and _NO_NOUN.intersection(words[1:]):
+        return False
     return first not in _NO_NOUN and not _TAIL_BAR.intersection(words[1:])
-
-
-def _read_unit(spoken: str, power: int = 1) -> Unit | None:
-    """Read a unit in words: `cm`, `square feet`, `miles per hour`, `units squared`."""
-    spoken = spoken.strip(" .,;!)(").replace(" per ", "/").replace(" an hour", "/hour")
-    first, _, rest = spoken.partition(" ")
-    if first in _POWER_WORDS and rest:
-        spoken, power = rest, _POWER_WORDS[first]
-    for ending, value in ((" squared", 2), (" cubed", 3)):
-        if spoken.endswith(ending):
-            spoken, power = spoken.removesuffix(ending), value
-    over, slash, under = spoken.partition("/")
-    if slash and spoken not in UNITS:
-        parts = UNITS.get(over.strip()), UNITS.get(under.strip())
-        if parts[0] is None or parts[1] is None or not parts[1].size:
-            return None
-        return Unit(f"{parts[0].quantity}/{parts[1].quantity}", parts[0].size / parts[1].size)
-    found = UNITS.get(spoken)
-    if found is None or power == 1:
-        return found
-    return Unit(f"{found.quantity}^{power}", found.size**power)
-
-
-_COMPOUND = re.compile(
-    r"([0-9]+(?:\.[0-9]+)?)\s*(?:\\[,; ]"
-    r"|~)*(?:\\text\s*\{\s*)?([A-Za-z]+\.?)\s*\}?[\s,~]*(?:(?:\\text\s*\{\s*)?and\s*\}?\s*)?"
-)
-
-
-def read_compound(text: str) -> tuple[Fraction, Unit] | None:
-    """Read `6 feet 3 inches` in the base of what it measures; None for anything else."""
-    total, quantities, end = Fraction(0), [], 0
-    for match in _COMPOUND.finditer(text):
-        unit = UNITS.get(match[2].casefold())
-        if match.start() != end or unit is None:
-            return None
-        total, end = total + Fraction(match[1]) * unit.size, match.end()
-        quantities.append(unit.quantity)
-    if end != len(text) or len(quantities) < 2 or len(set(quantities)) > 1:
-        return None
-    return total, Unit(quantities[0], Fraction(1))
-
-
-# ---- numbers in words -----------------------------------------------------------------------
-
-_SCALE = re.compile(
-    r"(?<=[0-9}])(?:\s|\\[,;:! ]|~)*(?:\\text\s*\{\s*)?"
-    r"(?P<scale>thousand|million|billion|trillion)(?![A-Za-z])(?P<rest>[^{}]*)(?:\})?"
-)
-_HALF = re.compile(r"\A([0-9]+)\s*(?:\\text\s*\{\s*)?and\s+a\s+half\s*\}?")
-
-_NUMBER_WORDS: Rules = compile_rules(
-    [
-        (_HALF.pattern, r"\1\\frac{1}{2} "),
-        (r"(?<=[0-9])\s*(?:\\text\s*\{\s*)?dozen(?![A-Za-z])\s*\}?", r"\\cdot 12 "),
-    ]
-)
-
-
-def spell_scales(text: str) -> str:
-    r"""Write `5 million` as `5\cdot 10^{6}`, and `3 and a half` as a mixed number."""
-    text = apply_rules(_NUMBER_WORDS, text)
-    return _SCALE.sub(_write_scale, text)
-
-
-def _write_scale(match: re.Match[str]) -> str:
-    rest = match["rest"].strip()
-    noun = f" \\text{{{rest}}}" if re.search(r"[A-Za-z]{2}", rest) else rest
-    return rf"\cdot 10^{{{_SCALES[match['scale']]}}}{noun}"

@@ -8,6 +8,7 @@ A reply belongs to the server that gave it and to the run that drew it; see `mak
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -24,11 +25,19 @@ import platformdirs
 logger = logging.getLogger(__name__)
 
 FILE = "replies.sqlite3"
-PATIENCE = 5.0  # seconds to wait for another process that writes
+PATIENCE = 2.0  # seconds to wait for another process that writes, once
+MOST_BYTES = 10_000_000_000  # of a cache file, when it is opened; beyond them the oldest replies go
+LEFT = 0.75  # of MOST_BYTES, once some have gone
+FRESH = 86_400.0  # seconds for which a reply stays in any case: a run may live on it
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (
     number INTEGER PRIMARY KEY, draw BLOB UNIQUE, question BLOB, reply BLOB, at REAL);
 CREATE INDEX IF NOT EXISTS by_question ON replies (question);
+"""
+_DROP = """
+DELETE FROM replies WHERE at < ? AND number <= (
+    SELECT number FROM replies ORDER BY number
+    LIMIT 1 OFFSET (SELECT COUNT(*) / 20 FROM replies))
 """
 
 
@@ -66,20 +75,28 @@ def find_folder() -> Path | None:
 
 
 class Store:
-    """An open cache file, shared by all threads of a process. One in memory has no path."""
+    """An open cache file, shared by all threads of a process. One in memory has no path.
+
+    Raises:
+        OSError: the file cannot be opened, or a link has its name.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.lock = threading.Lock()
-        self.broken = False
+        self.broken = False  # since the last write failed
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if path.is_symlink():
+                raise OSError(f"{path} is a link, and links are not followed")
         try:
             self.connection = self._open()
         except sqlite3.OperationalError as error:
-            raise OSError(str(error)) from None
+            raise OSError(_explain(error)) from None
         except sqlite3.DatabaseError:
             self.connection = self._open_anew()
+        if path is not None:
+            self.drop_oldest()
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -111,7 +128,7 @@ class Store:
         if keys.draw != keys.question:
             column, key = "draw", keys.draw
         rows = self._run(f"SELECT number, reply FROM replies WHERE {column}=? ORDER BY number", key)
-        for number, reply in rows:
+        for number, reply in rows or ():
             try:
                 return orjson.loads(reply)
             except (ValueError, TypeError):
@@ -121,35 +138,86 @@ class Store:
     def put(self, keys: Keys, value: Any) -> None:
         """Keep a reply; one that stands there already is replaced."""
         row = (keys.draw, keys.question, orjson.dumps(value), time.time())
-        self._run(
-            "INSERT OR REPLACE INTO replies (draw, question, reply, at) VALUES (?,?,?,?)", *row
-        )
+        statement = "INSERT OR REPLACE INTO replies (draw, question, reply, at) VALUES (?,?,?,?)"
+        if self._run(statement, *row) is not None and self.broken:
+            self._wait_at_most(PATIENCE)
+            self.broken = False
 
     def drop(self, keys: Keys) -> None:
         """Forget a reply that turned out to be unreadable."""
         self._run("DELETE FROM replies WHERE draw=? OR question=?", keys.draw, keys.question)
 
+    def drop_oldest(self) -> None:
+        """Forget the oldest replies of a file that has grown beyond MOST_BYTES. Its size stays, but
+        what comes then takes the room that is free inside."""
+        dropped, before, most = 0, self._count_bytes(), MOST_BYTES
+        while self._count_bytes() > most:
+            most = int(LEFT * MOST_BYTES)
+            self._run(_DROP, time.time() - FRESH)
+            ((gone,),) = self._run("SELECT changes()") or [(0,)]
+            if not gone:
+                break
+            dropped += gone
+        if dropped:
+            logger.warning(
+                "the cache %s held %.1f GB: its %d oldest replies were dropped",
+                self.path, before / 1e9, dropped,
+            )  # fmt: skip
+
+    def _count_bytes(self) -> int:
+        """Bytes of the file that are in use; 0 where they cannot be read."""
+        names = ("page_count", "freelist_count", "page_size")
+        rows = [self._run(f"PRAGMA {name}") or [(0,)] for name in names]
+        held, free, size = (int(row[0][0]) for row in rows)
+        return (held - free) * size
+
     def measure(self) -> tuple[int, int]:
-        """(replies, bytes); of a cache that fails, (0, 0)."""
+        """(replies, bytes).
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         rows = self._run("SELECT COUNT(*), COALESCE(SUM(LENGTH(reply)), 0) FROM replies")
-        count, size = rows[0] if rows else (0, 0)
-        return int(count), int(size)
+        if not rows:
+            raise OSError(f"the cache {self.path} cannot be read")
+        return int(rows[0][0]), int(rows[0][1])
 
     def clear(self) -> None:
-        """Forget every reply and give the room back."""
-        self._run("DELETE FROM replies")
-        self._run("VACUUM")
+        """Forget every reply and give the room back.
 
-    def _run(self, statement: str, *values: Any) -> list[Any]:
-        """The rows of a statement. A cache that fails is said once, and done without."""
+        Raises:
+            OSError: another process writes, or the file cannot be written.
+        """
+        for statement in ("DELETE FROM replies", "VACUUM"):
+            if self._run(statement) is None:
+                raise OSError(f"the cache {self.path} was not cleared")
+
+    def _run(self, statement: str, *values: Any) -> list[Any] | None:
+        """The rows of a statement; None where it fails. That is said once, and until a write
+        succeeds again nothing is waited for: a cache may be done without."""
         try:
             with self.lock:
                 return self.connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             if not self.broken:
-                logger.warning("the cache %s fails (%s): replies are not kept", self.path, error)
-            self.broken = True
-            return []
+                self.broken = True
+                self._wait_at_most(0)
+                logger.warning(
+                    "the cache %s fails (%s): until it works again, replies are not kept",
+                    self.path,
+                    _explain(error),
+                )
+            return None
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """How long a statement waits for another process that writes."""
+        with self.lock, contextlib.suppress(sqlite3.Error):
+            self.connection.execute(f"PRAGMA busy_timeout = {int(1000 * seconds)}")
+
+
+def _explain(error: sqlite3.Error) -> str:
+    said = str(error)
+    return "another process holds it locked" if "locked" in said else said
 
 
 _lock = threading.Lock()

@@ -20,8 +20,9 @@ from dspy.utils.exceptions import LMProviderError
 
 from scale_dspy.lm.tally import Tally
 
-EXTENSION = "scale_dspy"  # where a request carries what is for the engine and not for the server
+EXTENSION = "scale_dspy"  # the extension of a request that is for the engine, not for the server
 LONGEST = 32_768  # response tokens that a request without max_tokens is taken to cost at most
+TEMPLATE = 512  # tokens that a chat template adds to the messages, at most
 _CANONICAL = (
     "max_tokens", "temperature", "top_p", "top_k", "stop", "seed",
     "frequency_penalty", "presence_penalty",
@@ -39,8 +40,8 @@ class Order:
         rollout: the sample this is; another one is drawn anew.
         cache: whether an earlier reply will do.
         run: the run that draws; see cache.make_keys.
-        messages: as they were given, where they hold more than text.
-        retries: times that it is sent again, where not as often as the engine does.
+        messages: as they were given, if they hold more than text.
+        retries: times that it is sent again; None for the engine's own number.
     """
 
     choices: int = 1
@@ -174,6 +175,12 @@ def count_most(body: Mapping[str, Any], window: int | None = None) -> int:
     return int(min(longest, window or longest)) * int(body.get("n") or 1)
 
 
+def count_prompt_most(body: Mapping[str, Any]) -> int:
+    """Prompt tokens that a request may have at most: no token is shorter than a byte, and what a
+    chat template writes around the messages is taken to be no longer than TEMPLATE."""
+    return len(orjson.dumps(body["messages"])) + TEMPLATE
+
+
 def read_completion(reply: Any, most: int, seconds: float) -> Completion:
     """The reply of a server, from its JSON.
 
@@ -241,7 +248,16 @@ def read_usage(told: Any, most: int) -> tuple[Tally | None, str]:
         return None, f"its usage is {numbers}"
     if numbers[1] > 2 * most + 64:
         return None, f"it tells {numbers[1]:,} response tokens where {most:,} were allowed"
-    return Tally(1, *numbers), ""
+    cached = _read_cached(told, numbers[0])
+    return Tally(1, numbers[0], numbers[1], numbers[2], cached_tokens=cached), ""
+
+
+def _read_cached(told: Mapping[str, Any], prompt: int) -> int:
+    """Of `prompt` tokens, those that the server says its prefix cache held; 0 where it says
+    nothing believable."""
+    details = told.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    return cached if type(cached) is int and 0 <= cached <= prompt else 0
 
 
 def write_response(request: lm15.Request, completion: Completion, replayed: bool) -> lm15.Response:

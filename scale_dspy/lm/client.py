@@ -1,14 +1,15 @@
 """One try of a chat completion: an HTTP request to a server with OpenAI's API, or LiteLLM's for any
 other model.
 
-The request to a server is written here because LiteLLM takes twice the client's time for it, and
-loses the header that says when to come again.
+The request to a server is written here because LiteLLM takes twice the CPU time for it, and loses
+the Retry-After header.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import base64
 import json
 import os
 import re
@@ -31,10 +32,12 @@ import orjson
 from dspy.utils import exceptions as kinds
 
 from scale_dspy.lm.server_events import Hear, read_stream
+from scale_dspy.utils.files import allow_files
 
 KEEP_ALIVE = 4.0  # seconds; uvicorn closes an idle connection after 5, and a race would be lost
 PREFIXES = ("hosted_vllm/", "litellm_proxy/")  # LiteLLM's names for a server with OpenAI's API
-# Statuses by which a server says that it did not begin: such a try costs nothing.
+TRUST = "set SSL_CERT_FILE to a file with the certificate of the authority that issued it"
+# Statuses that mean that the server did not begin to generate: such a try costs no tokens.
 REFUSED = frozenset({*range(400, 500), 503}) - {408}
 
 
@@ -111,7 +114,7 @@ async def _post(server: Server, address: str, body: dict[str, Any], hear: Hear |
     except (asyncio.TimeoutError, TimeoutError):
         raise kinds.LMTimeoutError(f"no whole reply within {server.timeout:g} seconds") from None
     except aiohttp.ClientConnectorError as error:
-        raise _unsent(f"Cannot connect to host {error.host}:{error.port}") from None
+        raise _explain_unsent(error) from None
     except (aiohttp.ClientError, OSError) as error:
         raise kinds.LMTransportError(f"{type(error).__name__}: {error}") from None
 
@@ -129,15 +132,35 @@ def _decode(text: bytes) -> Any:
         ) from None
 
 
-def _unsent(message: str) -> kinds.LMTransportError:
-    error = kinds.LMTransportError(message)
-    error.sent = False
-    return error
+class UnsentError(kinds.LMTransportError):
+    """The request did not reach the server."""
+
+
+class UntrustedError(kinds.LMConfigurationError):
+    """The server's certificate is not trusted, so the request was not sent."""
+
+
+def _explain_unsent(failed: aiohttp.ClientConnectorError) -> kinds.LMError:
+    """Why a request was not sent."""
+    place = f"{failed.host}:{failed.port}"
+    if isinstance(failed, aiohttp.ClientConnectorCertificateError):
+        why = failed.certificate_error
+        told = getattr(why, "verify_message", "") or str(why)
+        return UntrustedError(f"the certificate of {place} is not trusted ({told}): {TRUST}")
+    if isinstance(failed, aiohttp.ClientConnectorSSLError):
+        told = getattr(failed.os_error, "reason", None) or str(failed.os_error)
+        return UnsentError(
+            f"Cannot connect to host {place} by TLS ({told}): is its address one of http://?"
+        )
+    return UnsentError(f"Cannot connect to host {place}")
 
 
 def cost_nothing(error: BaseException) -> bool:
     """Whether a failed try is known to have made no tokens."""
-    return not getattr(error, "sent", True) or getattr(error, "status", None) in REFUSED
+    return (
+        isinstance(error, (UnsentError, UntrustedError))
+        or getattr(error, "status", None) in REFUSED
+    )
 
 
 _STATUSES: dict[int, type[kinds.LMError]] = {
@@ -148,13 +171,13 @@ _STATUSES: dict[int, type[kinds.LMError]] = {
     429: kinds.LMRateLimitError,
     504: kinds.LMTimeoutError,
 }
-_ALIKE = {409, 423, 425}  # a conflict, a lock, too early: the same request may pass later
+_ALIKE = {409, 423, 425}  # conflict, locked, too early: the same request may succeed later
 
 
 def describe_status(
     status: int, text: str, headers: Mapping[str, str], address: str
 ) -> kinds.LMError:
-    """A refusal as DSPy's error, with what the server said and when it wants to be asked again."""
+    """An error status as DSPy's error, with the server's message and its Retry-After."""
     said = _read_complaint(text)
     kind = _STATUSES.get(status)
     if kind is None and status == 404:
@@ -237,7 +260,8 @@ def prepare_address(address: str, api_key: str | None) -> tuple[str, dict[str, s
         raise ValueError("give either an API key or a user and password in the api_base, not both")
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    return plain, {"Authorization": aiohttp.BasicAuth(user, password, "utf-8").encode()}
+    spelled = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return plain, {"Authorization": f"Basic {spelled}"}
 
 
 @lru_cache(maxsize=256)
@@ -269,12 +293,16 @@ _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] =
 
 
 def _find_session() -> aiohttp.ClientSession:
-    """The connections of this event loop: kept alive, and as many as there are calls."""
+    """The connections of this event loop: kept alive, and as many as there are calls, up to three
+    quarters of the files that may be open; further calls wait for one of them. A server's
+    certificate is checked against the system's authorities, or those of SSL_CERT_FILE."""
     loop = asyncio.get_running_loop()
     session = _sessions.get(loop)
     if session is None or session.closed:
         connector = aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=KEEP_ALIVE, ssl=ssl.create_default_context()
+            limit=3 * allow_files() // 4,
+            keepalive_timeout=KEEP_ALIVE,
+            ssl=ssl.create_default_context(),
         )
         session = _sessions[loop] = aiohttp.ClientSession(connector=connector)
     return session
@@ -296,7 +324,7 @@ async def _ask_litellm(server: Server, address: str, body: dict[str, Any]) -> An
     key = {"api_key": server.api_key} if server.api_key else {}
     asked = dict(body)
     if "n" in asked and "n" not in (litellm.get_supported_openai_params(server.model) or ()):
-        del asked["n"]  # the caller sees that choices are missing, and asks for them one by one
+        del asked["n"]  # the caller notices the missing choices and asks for them one by one
     try:
         call = litellm.acompletion(
             model=server.model,

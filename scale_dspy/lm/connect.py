@@ -21,16 +21,23 @@ from dspy import lm15
 from dspy.utils.exceptions import LMConfigurationError, LMUnexpectedError
 
 from scale_dspy.lm.chat import EXTENSION, Order, read_choices, write_outputs, write_request
-from scale_dspy.lm.client import PREFIXES, Server, find_proxy, load_litellm, prepare_address
+from scale_dspy.lm.client import (
+    PREFIXES,
+    TRUST,
+    Server,
+    find_proxy,
+    load_litellm,
+    prepare_address,
+)
 from scale_dspy.lm.cost_limit import CostLimitError
 from scale_dspy.lm.embedded.server import find_key
 from scale_dspy.lm.engine import BlockingEngine, Engine
 from scale_dspy.lm.modes import PARTNER, Style, take_words
 from scale_dspy.lm.routing import split_addresses
 
-RETRIES = 3  # times that a request is sent again after a failure that may pass
+RETRIES = 3  # times that a request is sent again after a transient failure
 TIMEOUT = 3600.0  # seconds; a thinking call that times out starts again from nothing
-# What dspy.LM's other arguments are to its connection, which here is the engine's.
+# Arguments of dspy.LM that belong to the connection, which here is the engine's.
 CONNECTION = ("headers", "extra_headers", "api_version", "organization", "project")
 
 
@@ -44,7 +51,7 @@ class MeteredLM(dspy.LM):
             messages: the same call repeats its reply, another rollout id draws another sample.
         partner: the other model of a pair; it answers the calls whose config has PARTNER.
         run: the run that draws: another one does not get its replies from the cache.
-        num_retries: times that a request is sent again after a failure that may pass.
+        num_retries: times that a request is sent again after a transient failure.
         style: the one that the model needs, where it cannot serve another; see `fit_request`.
         api_base, api_key, timeout, identity: see client.Server.
         kwargs: as for dspy.LM.
@@ -189,7 +196,7 @@ class MeteredLM(dspy.LM):
 
 @contextmanager
 def _own_errors() -> Iterator[None]:
-    """Raise what the engine raised where DSPy only knows that it was unexpected."""
+    """Raise the engine's own error where DSPy has wrapped it as an unexpected one."""
     try:
         yield
     except LMUnexpectedError as error:
@@ -248,7 +255,7 @@ def connect(
         from scale_dspy.lm.embedded.server import start_embedded
 
         server = start_embedded(model)
-        # Its port is another one each time.
+        # Its port differs each time, so its address cannot identify it in the cache.
         kwargs["identity"] = f"embedded {model or server.model}"
         model, api_base = server.model, server.api_base
         kwargs.setdefault("style", "embedded")
@@ -347,4 +354,7 @@ def _list_models(address: str, api_key: str | None) -> list[str]:
         reply.raise_for_status()
         return [str(entry["id"]) for entry in reply.json()["data"]]
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
-        raise ConnectionError(f"the server does not tell which models it serves: {error}") from None
+        advice = f": {TRUST}" if "CERTIFICATE_VERIFY_FAILED" in str(error) else ""
+        raise ConnectionError(
+            f"the server does not tell which models it serves: {error}{advice}"
+        ) from None

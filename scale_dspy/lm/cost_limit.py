@@ -1,7 +1,8 @@
-"""The cost limit of a run or a compile: response tokens that may reach a server in all.
+"""The cost limit of a run or a compile: what may reach a server in all, in response tokens or in
+US dollars.
 
-Each try of a request sets aside what it may cost at most. When it ends, what the server told takes
-that place; where the server told nothing, the reservation is what it cost.
+Each try of a request reserves the most that it may cost. When it ends, the usage that the server
+tells replaces the reservation; where the server tells none, the reservation counts as the cost.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from scale_dspy.lm.price import Limit, Price
+from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import Ledger, change_scope, read_scope, track
 
 POLL = 0.05  # seconds between two looks at a limit that requests on their way have used up
@@ -20,8 +23,10 @@ class CostLimitError(RuntimeError):
 
 
 @contextmanager
-def limit_cost(tokens: int | None) -> Iterator[Ledger]:
-    """Open a ledger for the calls inside; refuse what could cost more than `tokens` in all.
+def limit_cost(
+    tokens: int | None, dollars: float | None = None, price: Price | None = None
+) -> Iterator[Ledger]:
+    """Open a ledger for the calls inside; refuse what could cost more than a limit in all.
 
     Unlike a cap it counts what really reaches a server, whatever comes from the cache is free, and
     it never shortens a reply: a request that could overrun the limit waits for those on their way,
@@ -29,48 +34,72 @@ def limit_cost(tokens: int | None) -> Iterator[Ledger]:
 
     Args:
         tokens: response tokens; None for no limit.
+        dollars: US dollars; None for no limit.
+        price: of the tokens; needed where there is a limit in dollars.
+
+    Raises:
+        ValueError: there is a limit in dollars and no price.
     """
+    if dollars is not None and price is None:
+        raise ValueError("a limit in dollars needs a price")
     with track() as ledger:
-        limits = read_scope().limits
-        with change_scope(limits=limits if tokens is None else (*limits, (ledger, tokens))):
+        own = [Limit(tokens)] if tokens is not None else []
+        own += [Limit(dollars, price)] if dollars is not None else []
+        around = read_scope().limits
+        with change_scope(limits=(*around, (ledger, tuple(own))) if own else around):
             yield ledger
 
 
-async def reserve(tokens: int) -> None:
+async def reserve(wanted: Tally) -> None:
     """Set room for one try of a request aside under every open limit, once there is some.
+
+    Args:
+        wanted: the prompt and response tokens that it may cost at most.
 
     Raises:
         CostLimitError: there never will be.
     """
-    while not _may_send(tokens):  # noqa: ASYNC110 - requests of other threads end the wait
+    while not _may_send(wanted):  # noqa: ASYNC110 - requests of other threads end the wait
         await asyncio.sleep(POLL)
 
 
-def release(tokens: int) -> None:
+def release(wanted: Tally) -> None:
     """Give back what `reserve` set aside."""
     for ledger, _ in read_scope().limits:
-        ledger.count(reserved=-tokens)
+        _give_back(ledger, wanted)
 
 
-def _may_send(tokens: int) -> bool:
+def _give_back(ledger: Ledger, wanted: Tally) -> None:
+    ledger.count(reserved=-wanted.completion_tokens, reserved_prompt=-wanted.prompt_tokens)
+
+
+def _may_send(wanted: Tally) -> bool:
     taken: list[Ledger] = []
-    for ledger, limit in read_scope().limits:
-        if _take(ledger, tokens, limit):
+    for ledger, limits in read_scope().limits:
+        broken = _take(ledger, wanted, limits)
+        if broken is None:
             taken.append(ledger)
             continue
         for other in taken:
-            other.count(reserved=-tokens)
+            _give_back(other, wanted)
         if ledger.reserved:
             return False
         ledger.count(refused=1)
-        raise CostLimitError(f"the cost limit has no room for {tokens:,} response tokens more")
+        raise CostLimitError(broken.refuse(wanted))
     return True
 
 
-def _take(ledger: Ledger, tokens: int, limit: int) -> bool:
+def _take(ledger: Ledger, wanted: Tally, limits: tuple[Limit, ...]) -> Limit | None:
+    """Set room aside in a ledger, unless that would break a limit, which is then returned."""
     with ledger.lock:
-        sent = sum(usage.completion_tokens for usage in ledger.sent.values())
-        if sent + ledger.assumed_sent + ledger.reserved + tokens > limit:
-            return False
-        ledger.reserved += tokens
-        return True
+        pending = Tally(
+            prompt_tokens=ledger.assumed_prompt + ledger.reserved_prompt,
+            completion_tokens=ledger.assumed_sent + ledger.reserved,
+        )
+        sent = sum(ledger.sent.values(), Tally())
+        for limit in limits:
+            if limit.measure(sent + pending + wanted) > limit.most:
+                return limit
+        ledger.reserved += wanted.completion_tokens
+        ledger.reserved_prompt += wanted.prompt_tokens
+        return None

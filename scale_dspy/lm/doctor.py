@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -144,7 +145,7 @@ def _probe_all(patient: _Patient) -> Iterator[Finding]:
             yield from _guard("reasoning", lambda: _probe_reasoning(patient, found))
     elif found:
         yield Finding("thinking", False, f"could not be found out: {found}")
-    for probe in (_probe_n, _probe_seed, _probe_structure, _probe_usage, _probe_prefix):
+    for probe in _PROBES:
         name = probe.__name__.removeprefix("_probe_")
         yield from _guard(name, lambda probe=probe: probe(patient))
 
@@ -178,6 +179,7 @@ def _describe(error: Exception) -> str:
 _ADVICE = {
     "n": "upgrade the server; until then candidates are drawn by concurrent requests",
     "seed": "upgrade the server; without seeds runs cannot be repeated",
+    "logprobs": "with --assess draft, drafts are measured by their length and result alone",
     "structure": "upgrade vLLM, or start it with --structured-outputs-config "
     '\'{"backend":"xgrammar","disable_any_whitespace":true}\'',
 }
@@ -302,6 +304,21 @@ def _probe_usage(patient: _Patient) -> Iterator[Finding]:
     )  # fmt: skip
 
 
+def _probe_logprobs(patient: _Patient) -> Iterator[Finding]:
+    reply = _ask_quietly(patient, TEN, max_tokens=8, temperature=1.0, logprobs=True)
+    count = _count_logprobs(reply.whole)
+    seen = f"a log-probability for {count} tokens of a reply" if count else "there are none"
+    yield Finding("logprobs", bool(count), seen, _ADVICE["logprobs"])
+
+
+def _count_logprobs(whole: Mapping[str, Any]) -> int:
+    """How many tokens of the first choice have one."""
+    with suppress(KeyError, IndexError, TypeError):
+        content = whole["choices"][0]["logprobs"]["content"]
+        return sum(isinstance(token["logprob"], (int, float)) for token in content)
+    return 0
+
+
 def _probe_prefix(patient: _Patient) -> Iterator[Finding]:
     slow = patient.engine.startswith("llama.cpp")
     numbers = " ".join(str(7 * number) for number in range(SHORTER if slow else LONG))
@@ -381,3 +398,9 @@ def _judge_context(entry: Mapping[str, Any], patient: _Patient) -> Finding:
         "context", length >= wanted, f"{length} tokens",
         f"below {wanted:,} lower solve_2's max_tokens, or {start}", flags=flag,
     )  # fmt: skip
+
+
+_PROBES = (
+    *(_probe_n, _probe_seed, _probe_structure, _probe_usage, _probe_logprobs),
+    _probe_prefix,  # the slowest, last
+)

@@ -1,5 +1,5 @@
-"""The engine under dspy.LM: DSPy's contract `complete(Request) -> Response`, and what each call
-goes through on its way: cache, cost limit, replicas and repeats, ledgers.
+"""The engine under dspy.LM: DSPy's contract `complete(Request) -> Response`, and the steps of each
+call: cache, cost limit, choice of a replica, retries, ledgers.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from scale_dspy.lm import cache, cost_limit
 from scale_dspy.lm.chat import (
     Completion,
     count_most,
+    count_prompt_most,
     keep_completion,
     read_completion,
     read_order,
@@ -43,7 +44,7 @@ class Engine:
 
     Args:
         server: where the model is.
-        retries: times that a request is sent again after a failure that may pass.
+        retries: times that a request is sent again after a transient failure.
 
     Attributes:
         window: tokens of prompt and reply together, known once a request was refused as too long.
@@ -112,7 +113,7 @@ class Engine:
             place = f"{self.server.model} at {self.server.identity or address}"
             return cache.make_keys(place, order.run, order.rollout, body)
 
-        # A reply belongs to the server that gave it; servers named together are one to the caller.
+        # A reply belongs to the server that gave it; replicas named together share their replies.
         for replica in find_replicas(self.server.api_base):
             kept = _look_up(store, make_keys(replica.address))
             if kept is not None:
@@ -125,8 +126,8 @@ class Engine:
     async def _ask(
         self, body: dict[str, Any], retries: int | None, hear: Hear | None
     ) -> tuple[Completion, str]:
-        """(a reply, the address it is from); sent again after failures that may pass. Of those
-        tries the first that says anything is heard, and no other."""
+        """(a reply, the address it is from); sent again after transient failures. Only the first
+        try that produces output is told to `hear`."""
         heard = False
 
         def hear_once(reasoning: str, text: str) -> None:
@@ -148,11 +149,13 @@ class Engine:
         except LMError:
             count(failed=1)
             raise
-        raise AssertionError("a call has one turn at least, and the last one's error is raised")
+        raise AssertionError("take_turns gives one turn at least, and raises the last one's error")
 
     async def _try(self, address: str, body: dict[str, Any], hear: Hear | None) -> Completion:
         most = count_most(body, self.window)
-        await cost_limit.reserve(most)
+        asked = count_prompt_most(body) if read_scope().limits else 0
+        wanted = Tally(prompt_tokens=asked, completion_tokens=most)
+        await cost_limit.reserve(wanted)
         began = time.perf_counter()
         try:
             with _in_flight():
@@ -160,24 +163,24 @@ class Engine:
             self._check_own_server()
             found = read_completion(reply, most, time.perf_counter() - began)
             self._warn(found)
-            _enter(found, most)
+            _enter(found, most, asked)
             return found
         except BaseException as error:
             record(Tally(seconds=time.perf_counter() - began))
             if not cost_nothing(error):
-                count(assumed=most, assumed_sent=most)
+                count(assumed=most, assumed_sent=most, assumed_prompt=asked)
             raise
         finally:
-            cost_limit.release(most)
+            cost_limit.release(wanted)
 
     def _check_own_server(self) -> None:
-        """LMTransportError where the embedded server that is asked is one no more."""
+        """Raise LMTransportError if the server is the embedded one and its process has ended."""
         ended = explain_end(self.server.api_base)
         if ended:
             raise LMTransportError(ended)
 
     def _warn(self, found: Completion) -> None:
-        """Say once for each server that its usage is unknown or not believed."""
+        """Warn once for each server that its usage is missing or not believed."""
         if found.usage is not None:
             return
         what = found.doubt or "it tells no usage"
@@ -247,10 +250,10 @@ def _look_up(store: cache.Store, keys: cache.Keys) -> Completion | None:
     return found
 
 
-def _enter(found: Completion, most: int, *, from_cache: bool = False) -> None:
-    """Enter a reply in the open ledgers; what its server did not tell counts as the most."""
+def _enter(found: Completion, most: int, asked: int = 0, *, from_cache: bool = False) -> None:
+    """Enter a reply in the open ledgers; where its usage is unknown, the most it may have cost."""
     if found.usage is None:
-        count(unknown=1, assumed=most, assumed_sent=0 if from_cache else most)
+        count(unknown=1, assumed=most, assumed_sent=0 if from_cache else most, assumed_prompt=asked)
     used = found.usage or Tally(calls=1)
     record(used + Tally(seconds=found.seconds), from_cache=from_cache)
 

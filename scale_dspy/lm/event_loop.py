@@ -88,8 +88,8 @@ def _wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop
 
 
 def _wait_for_the_end(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Wait until cancelled work has ended, a few seconds at most: what goes on while Python shuts
-    down fails in every way there is, and says so at length."""
+    """Wait until cancelled work has ended, a few seconds at most: work that is still going on while
+    Python shuts down prints long errors."""
     deadline = time.monotonic() + GRACE
     while inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
         if time.monotonic() > deadline:

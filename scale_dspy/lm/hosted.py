@@ -13,6 +13,7 @@ from typing import Any
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 
 from scale_dspy.lm.found import Found
+from scale_dspy.lm.price import MILLION, Price
 from scale_dspy.lm.switches import Switch, find_family
 
 MOST = "high"  # the reasoning_effort of System 2
@@ -64,29 +65,29 @@ def find_hosted(model: str) -> Found:
     return Found("prompt", sampling=sampling)
 
 
-def price_tokens(model: str, usage: Mapping[str, Any]) -> float | None:
-    """What tokens cost, in US dollars, by LiteLLM's table; None where it has no price.
+def find_price(model: str) -> Price | None:
+    """What a model's tokens cost by LiteLLM's table; None where it has no price.
 
     Args:
         model: as in LiteLLM. A server of one's own (hosted_vllm/...) has no price.
-        usage: prompt_tokens and completion_tokens; or a usage by stage, of which all are added up.
     """
     if model.startswith("hosted_vllm/"):
         return None
     import litellm
 
-    stages = [stage for stage in usage.values() if isinstance(stage, Mapping)] or [usage]
-    prompt, completion = (
-        sum(int(stage.get(name) or 0) for stage in stages)
-        for name in ("prompt_tokens", "completion_tokens")
-    )
     try:
-        costs = litellm.cost_per_token(
-            model=model, prompt_tokens=prompt, completion_tokens=completion
-        )
+        prompt, _ = litellm.cost_per_token(model=model, prompt_tokens=1000, completion_tokens=0)
+        _, response = litellm.cost_per_token(model=model, prompt_tokens=0, completion_tokens=1000)
     except Exception:  # LiteLLM raises several kinds for a model that is not in its table
         return None
-    return float(sum(costs)) if sum(costs) or not (prompt or completion) else None
+    if not prompt + response:
+        return None
+    cached = _look_up(model).get("cache_read_input_token_cost")
+    return Price(
+        float(prompt) * MILLION / 1000,
+        float(response) * MILLION / 1000,
+        float(cached) * MILLION if isinstance(cached, (int, float)) else None,
+    )
 
 
 def _map(model: str, **params: Any) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Calls to a dspy.LM that connect() did not make: they work, with less around them."""
+"""Calls to a dspy.LM that connect() did not make: they work, without budgets and cost limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scale_dspy.lm.modes import PARTNER
 from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import record
 
-OWN = ("temperature", "max_tokens")  # what a caller has set on the LM goes before the modes
+OWN = ("temperature", "max_tokens")  # if set on the LM, they override the modes
 # What dspy.LM keeps among its parameters and takes for its connection.
 CONNECTION = frozenset(
     "api_key api_base base_url headers extra_headers timeout api_version azure_ad_token_provider "

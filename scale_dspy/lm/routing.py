@@ -1,4 +1,4 @@
-"""Several servers of one model: which of them a call goes to, and what becomes of a dead one.
+"""Several servers of one model: which of them a call goes to, and how a dead one is avoided.
 
 An `api_base` may name several replicas. What is known of them (calls at work, failures) is kept
 once for the process, so that all copies of an LM share it. LiteLLM's Router can keep a session on
@@ -25,8 +25,8 @@ from dspy.utils.exceptions import (
 
 SLACK = 8  # choices that a problem's own replica may be busier than the least busy one
 FIRST_WAIT = 1.0  # seconds without calls after a failure, doubled by each further one
-# Statuses by which a request may pass later, beside those that DSPy knows: an unreadable success, a
-# time-out, a conflict, a lock, too early.
+# Statuses that count as transient beside those that DSPy knows: an unreadable success, request
+# time-out, conflict, locked, too early.
 MAY_PASS = frozenset({200, 408, 409, 423, 425})
 LONGEST_WAIT = 60.0  # seconds, however long a server asks to wait
 
@@ -117,7 +117,7 @@ def take_turns(
             raise error
         wait = 0.0
         now = time.monotonic()
-        # Not the one that failed, though calls beside this one may have made it look sound again.
+        # Not the one that failed, though a concurrent call may have marked it as sound again.
         others = any(each.is_ready(now) for each in replicas if each is not turn.replica)
         if isinstance(error, LMRateLimitError) or not others:
             asked = getattr(error, "retry_after", None)
@@ -151,7 +151,8 @@ def work_on(turn: Turn, choices: int = 1) -> Iterator[None]:
 
 
 def _cool_down(replica: Replica, asked: float | None = None) -> None:
-    """Keep calls away for a while, or as long as it asks; calls that fail together count once."""
+    """Keep calls away for a while, or as long as the server asks; calls that fail at the same time
+    count as one failure."""
     now = time.monotonic()
     if replica.failures and now < replica.until:
         return

@@ -19,6 +19,7 @@ from typing import Any
 
 import dspy
 
+from scale_dspy.lm.price import Limit
 from scale_dspy.lm.tally import Tally
 
 USUAL = ("decompose", "select", "assess", "solve_1", "solve_2")  # in `usage`, asked or not
@@ -39,10 +40,12 @@ class Ledger:
         assumed: response tokens that those replies, and tries that failed on their way, may have
             cost at most; caps count them as used.
         assumed_sent: the same without what came from the cache; cost limits count them as sent.
+        assumed_prompt: prompt tokens that those tries and replies may have had at most.
         replayed: replies from the cache.
         refused: requests that were not sent because of a cost limit.
         failed: requests that were given up, also after being sent again.
         reserved: response tokens set aside for requests on their way, under a cost limit.
+        reserved_prompt: prompt tokens set aside for them.
         granted: the same under a cap.
     """
 
@@ -50,8 +53,8 @@ class Ledger:
         self.cap = cap
         self.spent: dict[str, Tally] = {}
         self.sent: dict[str, Tally] = {}
-        self.unknown = self.assumed = self.assumed_sent = self.replayed = 0
-        self.refused = self.failed = self.reserved = self.granted = 0
+        self.unknown = self.assumed = self.assumed_sent = self.assumed_prompt = self.replayed = 0
+        self.refused = self.failed = self.reserved = self.reserved_prompt = self.granted = 0
         self.lock = threading.Lock()
 
     def add(self, stage: str, usage: Tally, *, from_cache: bool = False) -> None:
@@ -105,13 +108,13 @@ class Scope:
 
     Attributes:
         ledgers: where the call is entered, outermost first.
-        limits: the ledgers among them that a cost limit in response tokens holds for.
+        limits: the ledgers among them that a cost limit holds for.
         stage: the name it is entered under.
         problem: the text by which its calls find the replica that has its beginning in the cache.
     """
 
     ledgers: tuple[Ledger, ...] = ()
-    limits: tuple[tuple[Ledger, int], ...] = ()
+    limits: tuple[tuple[Ledger, tuple[Limit, ...]], ...] = ()
     stage: str = OTHER
     problem: str | None = None
 

@@ -1,8 +1,8 @@
 """Pack rollouts for the page: numbers in an index, texts in compressed blocks read on demand.
 
 One file is kept, not a folder beside it: a page that is sent or moved stays whole, and a browser
-lets no page opened from a disk read its neighbours. A block is gzip in base64, which the browser's
-own DecompressionStream opens; 100,000 rollouts are then a few thousand blocks that nobody unpacks
+does not let a page opened from disk read other files. A block is gzip in base64, which a browser's
+DecompressionStream opens; 100,000 rollouts are then a few thousand blocks that nobody unpacks
 until a problem is opened.
 """
 
@@ -102,7 +102,7 @@ def pack(runs: Sequence[Run], problems: Sequence[Problem]) -> Iterator[tuple[str
             for problem in block:
                 whole = _read_whole(runs, texts, problem)
                 bodies.append(_write_problem(whole, rendered))
-                rows.append(_index(runs, problem, whole))
+                rows.append(_index(problem, whole))
             yield _compress(bodies), rows
 
 
@@ -135,7 +135,7 @@ def _compress(value: Any) -> str:
     return base64.b64encode(packed).decode()
 
 
-def _index(runs: Sequence[Run], problem: Problem, whole: list[list[Rollout]]) -> list[Any]:
+def _index(problem: Problem, whole: list[list[Rollout]]) -> list[Any]:
     first = next(one for each in whole for one in each)
     answers = {one.answer[:40] for each in whole for one in each if one.answer is not None}
     return [
@@ -144,17 +144,13 @@ def _index(runs: Sequence[Run], problem: Problem, whole: list[list[Rollout]]) ->
         [first.groups.get(name, "") for name in GROUPS],
         " ".join(first.problem[: 2 * SNIPPET].split())[:SNIPPET],
         sorted(answers)[:8],
-        [
-            "".join(_write_state(run, one) for one in rollouts)
-            for run, rollouts in zip(runs, problem.rollouts, strict=True)
-        ],
+        ["".join(map(_write_state, rollouts)) for rollouts in problem.rollouts],
     ]
 
 
-def _write_state(run: Run, rollout: Rollout) -> str:
+def _write_state(rollout: Rollout) -> str:
     """A letter from @ on, whose place in the alphabet is the rollout's state."""
-    flags = run.flags[rollout.id, rollout.sample]
-    state = RIGHT * rollout.right + CUT_OFF * flags.cut_off + UNREAD * flags.unread
+    state = RIGHT * rollout.right + CUT_OFF * rollout.cut_off + UNREAD * rollout.unread
     return chr(ord("@") + state + FAILED * (rollout.error is not None))
 
 

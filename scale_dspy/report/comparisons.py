@@ -1,4 +1,4 @@
-"""What several runs say side by side: differences, groups, calibration, shares of System 2."""
+"""Compare runs: differences, groups of problems, calibration, shares of System 2."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _compare_pair(run: Run, other: Run) -> tuple[Pair | None, str | None]:
 def _share(
     a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]]
 ) -> tuple[dict[str, Sequence[float]], dict[str, Sequence[float]]] | None:
-    """What both have of the same problems."""
+    """The problems that both have, with what each has of them."""
     shared = [name for name in a if name in b]
     return ({n: a[n] for n in shared}, {n: b[n] for n in shared}) if shared else None
 
@@ -178,7 +178,7 @@ class GroupRow(NamedTuple):
     accuracies: tuple[Interval | None, ...]
 
 
-MOST_VALUES = 30  # of a group; beyond that it is no group but a number of each problem
+MOST_VALUES = 30  # of a group; one with more is taken for a label that each problem has of its own
 
 
 def compare_groups(runs: Sequence[Run]) -> dict[str, list[GroupRow]]:

@@ -23,6 +23,7 @@ from scale_dspy.report.comparisons import Pair, Series, compare_groups, count_po
 from scale_dspy.report.figures import Picture
 from scale_dspy.report.names import shorten
 from scale_dspy.report.run_reader import Run
+from scale_dspy.report.spending import COST_HEADER, list_cost
 from scale_dspy.report.sweeps import Sweep
 from scale_dspy.report.verdict import SURE, write_verdicts
 from scale_dspy.utils.statistics import Comparison, Interval
@@ -169,8 +170,15 @@ def _describe(content: Content) -> dict[str, Any]:
         "run_header": RUN_HEADER,
         "run_names": [run.name for run in runs],
         "runs": [{"name": run.name, "cells": _list_numbers(run)} for run in runs],
+        "cost_header": ("run", *COST_HEADER),
+        "costs": [
+            {"name": run.name, "cells": list_cost(run.summary)}
+            for run in runs
+            if run.summary["prompt_tokens"] is not None
+        ],
         "pairs": [_describe_pair(pair) for pair in content.pairs],
         "groups": _describe_groups(runs),
+        "signals": _describe_signals(content.sweeps),
         "settings": _describe_settings(runs),
     }
 
@@ -208,8 +216,8 @@ def _list_numbers(run: Run) -> list[Cell]:
         ("–" if hard is None else f"{hard:.0f} %", ""),
         (_count(it["calls"], 1), ""),
         (_count(it["seconds"], 1), ""),
-        (f"{sum(flags.cut_off for flags in run.flags.values()):,}", ""),
-        (f"{sum(flags.unread for flags in run.flags.values()):,}", ""),
+        (f"{it['cut_off']:,}", ""),
+        (f"{it['unread']:,}", ""),
         (f"{it['errors']:,}", ""),
         (f"{it['problems']:,} × {it['samples']:,}", ""),
     ]
@@ -257,6 +265,35 @@ def _describe_groups(runs: Sequence[Run]) -> list[dict[str, Any]]:
     ]
 
 
+def _describe_signals(sweeps: Sequence[Sweep]) -> dict[str, Any] | None:
+    """What tells a wrong draft: a row a signal, a column a frontier that drafts were drawn for."""
+    drafted = [sweep for sweep in sweeps if sweep.found.signals]
+    if not drafted:
+        return None
+    names = dict.fromkeys(name for sweep in drafted for name in sweep.found.signals)
+    sizes = [next(iter(sweep.found.signals.values())) for sweep in drafted]
+    return {
+        "header": [
+            "signal",
+            *(
+                f"{sweep.name}: {size.drafts:,} drafts, {100 * size.share_wrong:.0f} % wrong"
+                for sweep, size in zip(drafted, sizes, strict=True)
+            ),
+        ],
+        "rows": [
+            (name.replace("_", " "), [_list_signal(sweep, name) for sweep in drafted])
+            for name in names
+        ],
+    }
+
+
+def _list_signal(sweep: Sweep, name: str) -> Cell:
+    signal = sweep.found.signals.get(name)
+    if signal is None or signal.auroc is None:
+        return ("–", "")
+    return (f"{signal.auroc:.2f}", _span(signal.auroc_interval, 1, ".2f"))
+
+
 SETTINGS = ("method", "threshold", "split", "model", "system_1", "data", "seed", "grader")
 NESTED = ("options", "requests", "versions")
 
@@ -269,9 +306,15 @@ def _describe_settings(runs: Sequence[Run]) -> dict[str, Any] | None:
     names = list(dict.fromkeys(name for each in flat for name in each))
     values = {name: [each.get(name, "–") for each in flat] for name in names}
     differing = [(name, each) for name, each in values.items() if len(set(each)) > 1]
+    requests = [(name, each) for name, each in differing if "." in name]  # many, and seldom read
     shared = [(name, each[0]) for name, each in values.items() if len(set(each)) == 1]
     title = f"The {len(shared)} settings " + ("of the run" if len(runs) == 1 else "that all share")
-    return {"differing": differing, "shared": shared, "shared_title": title}
+    return {
+        "differing": [each for each in differing if each not in requests],
+        "requests": requests,
+        "shared": shared,
+        "shared_title": title,
+    }
 
 
 def _flatten(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

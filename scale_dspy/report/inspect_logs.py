@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout
+from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout, sum_usage
 from scale_dspy.lm.tally import Tally
 from scale_dspy.report.names import clean_line
 from scale_dspy.report.run_reader import Run, read_text
@@ -58,7 +58,8 @@ def write_logs(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 
 def _name_file(run: Run) -> str:
-    return re.sub(r"[^\w.=-]+", "-", run.name, flags=re.ASCII).strip("-.")[:60] or "run"
+    name = run.name.replace("τ", "tau")
+    return re.sub(r"[^\w.=-]+", "-", name, flags=re.ASCII).strip("-.")[:60] or "run"
 
 
 def _make_log(run: Run) -> EvalLog:
@@ -74,8 +75,10 @@ def _make_log(run: Run) -> EvalLog:
     )
 
     it, told = run.summary, run.description
-    when = (run.folder / ROLLOUTS).stat().st_mtime
-    created = datetime.fromtimestamp(when, timezone.utc).isoformat(timespec="seconds")
+    ended = (run.folder / ROLLOUTS).stat().st_mtime
+    created = _write_time(ended - it.get("wall_seconds", 0.0))
+    costs = [each.cost for each in run.rollouts if each.cost is not None]
+    usage = {_line(told.get("model")): _write_usage(sum(costs, Tally()))} if costs else {}
     numbers = {"accuracy": it["accuracy"], "pass_at_k": it["pass_at_k"], "tokens": it["tok"]}
     metrics = {
         name: EvalMetric(name=name, value=value)
@@ -99,9 +102,13 @@ def _make_log(run: Run) -> EvalLog:
             completed_samples=it["rollouts"] - it["errors"],
             scores=[EvalScore(name=SCORER, scorer=SCORER, metrics=metrics)],
         ),
-        stats=EvalStats(started_at=created, completed_at=created),
+        stats=EvalStats(started_at=created, completed_at=_write_time(ended), model_usage=usage),
         samples=samples,
     )
+
+
+def _write_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
 
 
 def _line(value: Any) -> str:
@@ -122,7 +129,7 @@ def _make_samples(run: Run) -> Iterator[EvalSample]:
             error = None
             if one.error is not None:
                 error = EvalError(message=one.error, traceback="", traceback_ansi="")
-            flags = run.flags[one.id, one.sample]
+            flags = {"cut_off": one.cut_off, "unread": one.unread}
             yield EvalSample(
                 id=one.id,
                 epoch=one.sample + 1,
@@ -131,8 +138,8 @@ def _make_samples(run: Run) -> Iterator[EvalSample]:
                 messages=list(_make_messages(one)),
                 output=ModelOutput.from_content(model, solution),
                 scores={SCORER: score},
-                metadata={**one.groups, **flags._asdict(), "replaced": list(one.replaced)},
-                model_usage={model: _sum_usage(one.usage)},
+                metadata={**one.groups, **flags, "replaced": list(one.replaced)},
+                model_usage={model: _write_usage(sum_usage(one.usage))},
                 total_time=one.seconds,
                 error=error,
             )
@@ -157,15 +164,14 @@ def _make_messages(rollout: Rollout) -> Iterator[ChatMessage]:
         )
 
 
-def _sum_usage(usage: dict[str, Tally]) -> ModelUsage:
+def _write_usage(it: Tally) -> ModelUsage:
     from inspect_ai.model import ModelUsage
 
-    asked = sum(each.prompt_tokens for each in usage.values())
-    given = sum(each.completion_tokens for each in usage.values())
-    thought = sum(each.reasoning_tokens for each in usage.values())
+    # As Inspect counts, input that the cache held is no input.
     return ModelUsage(
-        input_tokens=asked,
-        output_tokens=given,
-        total_tokens=asked + given,
-        reasoning_tokens=thought,
+        input_tokens=it.prompt_tokens - it.cached_tokens,
+        output_tokens=it.completion_tokens,
+        total_tokens=it.prompt_tokens + it.completion_tokens,
+        input_tokens_cache_read=it.cached_tokens,
+        reasoning_tokens=it.reasoning_tokens,
     )

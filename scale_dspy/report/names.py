@@ -1,4 +1,4 @@
-"""Names for runs, which tell them apart by what a reader knows them by, never by a digest.
+"""Names for runs, made of what tells them apart: method, threshold, options, never a digest.
 
 Runs that only a digest tells apart (of their prompts, or of their data) go by their folders.
 """
@@ -97,5 +97,5 @@ def order_name(name: str) -> list[str | tuple[int, str]]:
 
 
 def clean_line(text: str) -> str:
-    """A text of one line that no terminal acts on."""
+    """A text on one line, without characters that a terminal would obey."""
     return "".join(each if each.isprintable() else " " for each in text)

@@ -13,11 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scale_dspy.evaluation.costs import Terms
 from scale_dspy.report.comparisons import Pair, calibrate, compare_runs
 from scale_dspy.report.figures import draw_accuracy, draw_calibration, draw_caps, draw_positions
 from scale_dspy.report.html_page import Content, write_page
 from scale_dspy.report.names import clean_line, name_runs
 from scale_dspy.report.run_reader import Run, read_run
+from scale_dspy.report.spending import COST_HEADER, list_cost
 from scale_dspy.report.sweeps import Sweep, is_sweep, read_sweep
 from scale_dspy.report.verdict import write_verdicts
 from scale_dspy.utils.extras import advise_install
@@ -55,8 +57,8 @@ class Report:
                 "name": run.name,
                 **run.description,
                 "summary": dict(run.summary),
-                "token_limit": sum(flags.cut_off for flags in run.flags.values()),
-                "not_read": sum(flags.unread for flags in run.flags.values()),
+                "token_limit": run.summary["cut_off"],
+                "not_read": run.summary["unread"],
             }
             for run in self.runs
         ]
@@ -81,8 +83,11 @@ class Report:
         return {key: _drop_infinities(value) for key, value in told.items()}
 
 
-def read_report(folders: Sequence[Path]) -> Report:
+def read_report(folders: Sequence[Path], costs: Terms | None = None) -> Report:
     """Read and compare the runs and sweeps in `folders`, without writing anything.
+
+    Args:
+        costs: a price and a number of GPUs that replace those noted in the runs.
 
     Raises:
         ValueError: there is no folder, or one twice, or one is neither a run nor a frontier, or
@@ -92,7 +97,7 @@ def read_report(folders: Sequence[Path]) -> Report:
 
     _check_folders(folders)
     sweeps = [read_sweep(folder) for folder in folders if is_sweep(folder)]
-    runs = [read_run(folder) for folder in folders if not is_sweep(folder)]
+    runs = [read_run(folder, costs) for folder in folders if not is_sweep(folder)]
     runs = [replace(run, name=name) for run, name in zip(runs, name_runs(runs), strict=True)]
     pairs, left_out = compare_runs(runs)
     notes = [f"{run.name}: {note}" for run in runs for note in run.notes] + left_out
@@ -100,7 +105,7 @@ def read_report(folders: Sequence[Path]) -> Report:
     return Report(None, (), tuple(runs), tuple(sweeps), tuple(pairs), tuple(notes))
 
 
-def write_report(folders: Sequence[Path], out: Path) -> Report:
+def write_report(folders: Sequence[Path], out: Path, costs: Terms | None = None) -> Report:
     """Write a page on the runs in `folders`, and its pictures beside it.
 
     Args:
@@ -109,6 +114,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Report:
             accurate one, where they share the data.
         out: the page, *.html. The pictures get its name and -accuracy.png, -caps.png,
             -calibration.png or -system2.png; one that would be empty is left out.
+        costs: as for `read_report`.
 
     Raises:
         ValueError: as for `read_report`; or `out` is not a place for a page.
@@ -117,7 +123,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Report:
     _check_extra()
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise ValueError(f"{out} is no name for a page: give one that ends in .html")
-    report = read_report(folders)
+    report = read_report(folders, costs)
     runs = report.runs
     series = calibrate(runs)
     drawn = (
@@ -136,7 +142,8 @@ def write_report(folders: Sequence[Path], out: Path) -> Report:
         write_page(file, content)
     files = [out.with_name(f"{out.stem}-{picture.name}.png") for picture in pictures]
     for file_, picture in zip(files, pictures, strict=True):
-        file_.write_bytes(picture.wide)
+        with write_whole(file_) as draft:
+            draft.write_bytes(picture.wide)
     return replace(report, page=out, pictures=tuple(files))
 
 
@@ -157,10 +164,18 @@ def render_table(report: Report) -> Table:
             _spell(it["tok"]),
             _spell(it["tpi"]),
             _spell(it["hard_percent"]),
-            f"{sum(flags.cut_off for flags in run.flags.values())}",
-            f"{sum(flags.unread for flags in run.flags.values())}",
+            f"{it['cut_off']}",
+            f"{it['unread']}",
             f"{it['errors']}",
         )
+    return table
+
+
+def render_costs(report: Report) -> Table:
+    """What the runs cost, as a table for the terminal."""
+    table = _start_table("run", *COST_HEADER)
+    for run in report.runs:
+        table.add_row(_text(run.name), *list_cost(run.summary))
     return table
 
 
@@ -189,7 +204,7 @@ def _start_table(*names: str) -> Table:
 
 
 def _text(value: str) -> Any:
-    """A text that Rich takes as it is, whatever brackets it holds; no terminal acts on it."""
+    """A text that Rich does not take for markup, without characters that a terminal would obey."""
     from rich.text import Text
 
     return Text(clean_line(value))

@@ -12,18 +12,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from scale_dspy.evaluation.costs import Terms as Costs
+from scale_dspy.evaluation.costs import add_cost
+from scale_dspy.evaluation.costs import read_terms as read_costs
 from scale_dspy.evaluation.folder import RUN, read_description
 from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout
 from scale_dspy.evaluation.summary import Summary, summarise
-from scale_dspy.report.flags import Flags, find_flags, read_caps
 from scale_dspy.utils.files import open_file
 from scale_dspy.utils.records import Share, WrongFieldError, parse_record, read_record
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The numbers of a run's description; None for what is missing or no such number, as a run
-    that was made by hand can be reported on without."""
+    """The numbers in a run's description; None for a missing or wrong one, as a report can do
+    without them."""
 
     threshold: Share | None = None
     split: Share | None = None
@@ -43,7 +45,6 @@ class Run:
         rollouts: without their texts.
         offsets: where in the file a rollout's line begins, by problem and sample.
         summary: of `rollouts`.
-        flags: what else there is to say of a rollout, by problem and sample.
         notes: what a reader should know of how complete it is.
     """
 
@@ -54,7 +55,6 @@ class Run:
     rollouts: Sequence[Rollout]
     offsets: Mapping[tuple[str, int], int]
     summary: Summary
-    flags: Mapping[tuple[str, int], Flags]
     notes: tuple[str, ...]
 
     @property
@@ -79,8 +79,24 @@ class Run:
         return self.terms.split
 
 
-def read_run(folder: Path) -> Run:
+def read_caps(description: Mapping[str, Any]) -> dict[int, int]:
+    """The max_tokens of either system's solutions, from a run's description; {} where unknown."""
+    requests = description.get("requests")
+    caps: dict[int, int] = {}
+    for name, request in (requests if isinstance(requests, dict) else {}).items():
+        most = request.get("max_tokens") if isinstance(request, dict) else None
+        if isinstance(most, int) and not isinstance(most, bool):
+            for system in (1, 2):
+                if name == f"solve.system_{system}":
+                    caps[system] = most
+    return caps
+
+
+def read_run(folder: Path, costs: Costs | None = None) -> Run:
     """Read one folder that `evaluate` wrote.
+
+    Args:
+        costs: a price and a number of GPUs that replace those in run.json.
 
     Raises:
         ValueError: a file is missing or unreadable, or there is no rollout in it.
@@ -90,7 +106,7 @@ def read_run(folder: Path) -> Run:
     path = folder / ROLLOUTS
     try:
         with open_file(path) as file:
-            found, torn = _read_rollouts(path, file, read_caps(description))
+            found, torn = _read_rollouts(path, file)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     rollouts, beyond = _drop_samples([each.rollout for each in found], terms.samples)
@@ -100,10 +116,15 @@ def read_run(folder: Path) -> Run:
         summary = summarise(rollouts)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    add_cost(summary, folder, _settle_costs(costs, description))
     offsets = {(each.rollout.id, each.rollout.sample): each.offset for each in found}
-    flags = {(each.rollout.id, each.rollout.sample): each.flags for each in found}
     notes = tuple(_note(terms, summary, torn, beyond))
-    return Run("", folder, description, terms, rollouts, offsets, summary, flags, notes)
+    return Run("", folder, description, terms, rollouts, offsets, summary, notes)
+
+
+def _settle_costs(costs: Costs | None, description: Mapping[str, Any]) -> Costs:
+    noted, given = read_costs(description), costs or Costs()
+    return Costs(given.price or noted.price, given.gpus or noted.gpus)
 
 
 def _read_terms(description: Mapping[str, Any]) -> Terms:
@@ -138,16 +159,13 @@ def read_text(run: Run, file: BinaryIO, known: Rollout) -> Rollout:
 
 
 class _Found(NamedTuple):
-    """A rollout in numbers, the offset of its line, and what its texts showed."""
+    """A rollout in numbers, and the offset of its line."""
 
     rollout: Rollout
     offset: int
-    flags: Flags
 
 
-def _read_rollouts(
-    path: Path, file: BinaryIO, caps: Mapping[int, int]
-) -> tuple[list[_Found], bool]:
+def _read_rollouts(path: Path, file: BinaryIO) -> tuple[list[_Found], bool]:
     """All rollouts, and whether a last line was left out that a kill tore off."""
     found: list[_Found] = []
     offset = 0
@@ -158,7 +176,7 @@ def _read_rollouts(
             if not line.endswith(b"\n"):
                 return found, True
             raise
-        found.append(_Found(rollout.drop_texts(), offset, find_flags(rollout, caps)))
+        found.append(_Found(rollout.drop_texts(), offset))
         offset += len(line)
     return found, False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,16 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class Signal:
+    """How well one thing that is seen of drafts tells those that are wrong."""
+
+    auroc: Share | None
+    auroc_interval: tuple[float, ...] | None
+    drafts: int
+    share_wrong: Share
+
+
+@dataclass(frozen=True)
 class Found:
     """What frontier.json holds, as far as a report shows it."""
 
@@ -53,6 +63,7 @@ class Found:
     points: tuple[Point, ...]
     curve: tuple[Point, ...]
     choices: dict[str, Chosen]
+    signals: dict[str, Signal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def _describe_alone(run: Run) -> str:
 
 
 def _describe_tokens(pair: Pair, sign: int) -> str:
-    if pair.tokens is None:
+    if pair.tokens is None or not pair.tokens.effect.estimate:  # a run that failed has no tokens
         return ""
     ratio = pair.tokens.effect.estimate**sign
     if not math.isfinite(ratio) or ratio <= 0 or 0.95 < ratio < 1.05:

@@ -1,7 +1,7 @@
 """Who may ask: the names that a request may use for this server, and the pages it may come from.
 
 A page in a browser can send requests to any address that its user can reach. It cannot choose the
-headers Host and Origin, so that a server which looks at them is not a page's to use.
+headers Host and Origin, so a server that checks them cannot be used by a stranger's page.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Callers:
         hosts: the names of this server beside localhost and the addresses of loopback.
         origins: of the pages that may ask, such as http://localhost:3000.
         any_address: whether an IP address is a name of this server: where it is reached from other
-            machines. No page can make one its own, unlike a name.
+            machines. Unlike a name, an address cannot be pointed elsewhere by a page's owner.
     """
 
     key: str | None = None
@@ -90,7 +90,7 @@ def check_caller(scope: Scope, callers: Callers) -> None:
         raise RefusedError(
             f"pages of {origin[:100]!r} may not ask: `serve --allow-origin ORIGIN` lets one", 403
         )
-    # Browsers leave Origin out of what a page only looks at, a picture for example.
+    # Browsers send no Origin with simple loads, of a picture for example.
     if not origin and read_header(scope, b"sec-fetch-site") in (b"cross-site", b"same-site"):
         raise RefusedError("pages of other sites may not ask", 403)
 
@@ -132,7 +132,7 @@ def _is_ours(host: str, callers: Callers) -> bool:
 
 
 def _may_ask(origin: str, host: str, scope: Scope, callers: Callers) -> bool:
-    """Whether a page is on the list, or this server's own: it has none, but a tool may say so."""
+    """Whether an origin is on the list, or is this server's own, as some tools send it."""
     return origin in callers.origins or origin == f"{scope['scheme']}://{host}"
 
 

@@ -104,9 +104,14 @@ class Narrator(BaseCallback):
         if isinstance(instance, Solve):
             whole = arguments["subproblem"] == arguments["problem"]
             title = "The question itself" if whole else arguments["subproblem"]
-            self.tell(f"\n{self._solved + 1}. {title}\n(System {arguments['system']})\n")
+            draft = arguments.get("draft")
+            measured = draft is not None and draft.difficulty is not None
+            how = f"difficulty {draft.difficulty:.2f}, " if measured else ""
+            self.tell(f"\n{self._solved + 1}. {title}\n({how}System {arguments['system']})\n")
 
-    def on_module_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+    def on_module_end(
+        self, call_id: str, outputs: Any, exception: BaseException | None = None
+    ) -> None:
         instance, arguments = self._calls.pop(call_id, (None, {}))
         if instance is None or exception is not None:
             return
@@ -118,7 +123,9 @@ class Narrator(BaseCallback):
             self.tell(f"\nDifficulty {outputs.difficulty:.2f}: {_shorten(arguments)}\n")
         else:
             self._solved += 1
-            self.tell(f"{outputs.solution}\n[{outputs.tokens:,} tokens]\n")
+            passes = sum(vote.system == 2 for vote in outputs.votes)
+            voted = f"{passes} passes, " if passes > 1 else ""
+            self.tell(f"{outputs.solution}\n[{voted}{outputs.tokens:,} tokens]\n")
 
 
 def _read_text(message: Mapping[str, Any]) -> str:

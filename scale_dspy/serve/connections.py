@@ -1,5 +1,5 @@
-"""The connections of `serve`: uvicorn's own, with a deadline for headers, one for clients that do
-not read, and a cap on how many there are. Bodies have their deadline in gateway.py.
+"""The connections of `serve`: uvicorn's own, with a deadline for headers, a deadline for clients
+that do not read, and a cap on their number. The deadline for bodies is in gateway.py.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from scale_dspy.serve.replies import describe_error
+from scale_dspy.utils.files import allow_files
 
-HEADER_SECONDS = 10.0  # in which a request's headers have to be there
-READ_SECONDS = 60.0  # in which a client has to take what is sent to it
-MOST_FILES = 8192  # open ones that are asked for, where the system allows so many
-WITHOUT_LIMIT = 512  # connections, where the system tells no limit of files
+HEADER_SECONDS = 10.0  # within which a request's headers have to arrive
+READ_SECONDS = 60.0  # within which a client has to take what is sent to it
+LINGER_SECONDS = 1.0  # how long a client may go on sending after its last reply
 
 
 class Connection(H11Protocol):
     """One client's connection.
 
-    Where there are more than `most`, the one goes that has waited longest for its client to finish
-    a request: nobody can keep others out by leaving requests half said.
+    If there are more than `most`, the one that has waited longest for its client to finish a
+    request is closed, so that nobody can keep others out with unfinished requests.
     """
 
-    most = WITHOUT_LIMIT
+    most = 512
+    _leaving = False  # the last reply is sent; what still arrives is dropped
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -40,11 +41,13 @@ class Connection(H11Protocol):
                 min(idle, key=lambda each: each.since).transport.abort()
 
     def is_unfinished(self) -> bool:
-        """Whether the client has still to send something, and is not on its way out."""
+        """Whether the connection is open and its client has yet to finish a request."""
         waits = self.cycle is None or self.cycle.response_complete or self.cycle.more_body
         return bool(waits and not self.transport.is_closing())
 
     def data_received(self, data: bytes) -> None:
+        if self._leaving:
+            return
         before = self.cycle
         super().data_received(data)
         if self.cycle is not before and not self.cycle.response_complete:
@@ -71,21 +74,30 @@ class Connection(H11Protocol):
             self._stall = None
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP gets an error in OpenAI's form too."""
+        """Answer what is no HTTP with an error in OpenAI's form. What the client still sends is
+        read and dropped for a moment: closing at once would lose it the reply."""
         content = json.dumps({"error": describe_error(400, "this is no HTTP request")}).encode()
         headers = [
             ("content-type", "application/json"),
             ("content-length", str(len(content))),
             ("connection", "close"),
         ]
-        with contextlib.suppress(h11.LocalProtocolError):  # a reply is on its way already
+        try:
             for event in (
                 h11.Response(status_code=400, headers=headers),
                 h11.Data(data=content),
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event))
-        self.transport.close()
+        except h11.LocalProtocolError:  # another reply is on its way already
+            self.transport.close()
+            return
+        self._cancel()
+        self._leaving = True
+        self.flow.resume_reading()
+        with contextlib.suppress(OSError, RuntimeError):
+            self.transport.write_eof()
+        self._clock = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def _should_upgrade(self) -> bool:
         return False
@@ -102,16 +114,6 @@ class Connection(H11Protocol):
 
 
 def limit_connections() -> int:
-    """Make room for many connections; how many there may be: half of the files that may be open,
-    as the other half is for the model server, and for those that are being let in."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return WITHOUT_LIMIT
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < MOST_FILES:
-        wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
-    return int(min(soft, MOST_FILES) // 2) if soft > 0 else WITHOUT_LIMIT
+    """How many connections there may be: half of the files that may be open. The other half is for
+    the model server, and for connections that are just being accepted."""
+    return allow_files() // 2

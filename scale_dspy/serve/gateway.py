@@ -1,8 +1,8 @@
 """The door in front of LiteLLM's proxy: an ASGI application around the proxy's.
 
-It looks at the Host and the Origin of a request, its key and its path, reads its body, once, and
-checks it. What goes on to the proxy is the checked object itself, written anew, with headers that
-are made here; nothing else of the client's reaches it. Its errors have OpenAI's form.
+It checks the Host and the Origin of a request, its key and its path, then reads its body once and
+checks that. The proxy receives the checked object, serialised anew, with headers made here; nothing
+else of the client's reaches it. Errors have OpenAI's form.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import hmac
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from scale_dspy.serve.callers import Callers, Scope, check_caller, read_header, say_allowed
 from scale_dspy.serve.models import Catalogue, UnknownModelError, find_program, list_names
-from scale_dspy.serve.replies import Message, Send, mend_reply, send_error, send_json
+from scale_dspy.serve.replies import Headers, Message, Send, mend_reply, send_error, send_json
 from scale_dspy.serve.requests import LARGEST_BODY, Checked, RefusedError, check_request, parse_body
 
 Receive = Callable[[], Awaitable[Message]]
@@ -30,96 +31,139 @@ ALIASES = {
     "/health/liveliness": HEALTH,
     "/health/readiness": HEALTH,
 }
-BODY_SECONDS = 30.0  # in which a body has to be there
-# Of a body that is not wanted: it is read and dropped, or the client could not read its answer.
+BODY_SECONDS = 30.0  # within which the whole body has to arrive
+# How many bytes of an unwanted body are read and dropped, and for how long, so that its client can
+# still read the reply.
 DRAINED, DRAIN_SECONDS = 64 << 20, 1.0
 
 logger = logging.getLogger(__name__)
 
 
-def make_door(
-    app: App,
-    inner_key: str,
-    catalogue: Catalogue,
-    callers: Callers,
-    ready: Callable[[], None] = lambda: None,
-) -> App:
-    """`app` behind the door.
+@dataclass(frozen=True)
+class Inside:
+    """What is behind the door.
 
-    Args:
-        inner_key: what `app` is sent as its key.
+    Attributes:
+        app: LiteLLM's proxy.
+        key: what `app` is sent as its key.
         catalogue: what is served; `app` hears of no other model.
         callers: who may ask.
-        ready: called when `app` has started.
+    """
+
+    app: App
+    key: str = field(repr=False)
+    catalogue: Catalogue
+    callers: Callers
+
+
+def make_door(inside: Inside, ready: Callable[[], None] = lambda: None) -> App:
+    """The ASGI application that lets in what has been checked.
+
+    Args:
+        ready: called when the application inside has started.
     """
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await app(scope, receive, _announce(send, ready))
+            await inside.app(scope, receive, _announce(send, ready))
         elif scope["type"] == "http":
-            await answer(scope, receive, send)
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        started, unread = False, True
-
-        async def send_on(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        async def receive_on() -> Message:
-            nonlocal unread
-            message = await receive()
-            unread = bool(message.get("more_body"))
-            return message
-
-        try:
-            await enter(scope, receive_on, send_on)
-        except RefusedError as error:
-            waits = any(name == b"expect" for name, _ in scope["headers"])
-            if unread and not waits:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(_receive_all(receive_on), DRAIN_SECONDS)
-            more = say_allowed(scope, callers)
-            closing = [(b"connection", b"close")] if error.status == 408 else []
-            await send_error(send, error.status, str(error), error.param, [*more, *closing])
-        except Exception:
-            if started:
-                raise  # the connection is then cut, so that the reply does not look whole
-            logger.exception("a request failed")
-            await send_error(send, 500, "the request failed")
-
-    async def enter(scope: Scope, receive: Receive, send: Send) -> None:
-        check_caller(scope, callers)
-        more = say_allowed(scope, callers)
-        path = scope["path"].rstrip("/")
-        path = ALIASES.get(path, path)
-        if scope["method"] == "OPTIONS" and more:  # a page that may ask wants to know whether
-            await send({"type": "http.response.start", "status": 204, "headers": more})
-            await send({"type": "http.response.body", "body": b""})
-        elif path == HEALTH:
-            _check_method(scope, "GET")
-            await send_json(send, 200, {"status": "ok"}, more)
-        elif path == CHAT:
-            _check_key(scope, callers.key)
-            _check_method(scope, "POST")
-            _check_kind(scope)
-            content = await _read_body(receive)
-            if content is None:
-                return
-            checked = check_request(parse_body(content), catalogue)
-            content = json.dumps(checked.body).encode()
-            outward = mend_reply(send, [*more, *_name_ignored(checked)])
-            await app(_write_scope(scope, content, inner_key), _replay(content, receive), outward)
-        elif path == MODELS or path.startswith(f"{MODELS}/") or path.startswith("/models/"):
-            _check_key(scope, callers.key)
-            _check_method(scope, "GET")
-            name = path.removeprefix("/v1").removeprefix("/models").removeprefix("/")
-            await send_json(send, 200, _describe_models(catalogue, name), more)
-        else:
-            raise RefusedError(f"there is no {scope['path'][:100]!r} here", 404)
+            await _answer(inside, scope, receive, send)
 
     return door
+
+
+async def _answer(inside: Inside, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request; an error that is raised becomes the reply if none has begun."""
+    started, unread = False, True
+
+    async def send_on(message: Message) -> None:
+        nonlocal started
+        started = True
+        await send(message)
+
+    async def receive_on() -> Message:
+        nonlocal unread
+        message = await receive()
+        unread = bool(message.get("more_body"))
+        return message
+
+    try:
+        await _enter(inside, scope, receive_on, send_on)
+    except RefusedError as error:
+        await _refuse(error, say_allowed(scope, inside.callers), unread, scope, receive, send)
+    except Exception:
+        if started:
+            raise  # the connection is then cut, so that the reply does not look whole
+        logger.exception("a request failed")
+        await send_error(send, 500, "the request failed")
+
+
+async def _enter(inside: Inside, scope: Scope, receive: Receive, send: Send) -> None:
+    """Check who asks, and for what; hand on a chat request, and answer any other here.
+
+    Raises:
+        RefusedError: the request is refused.
+    """
+    callers = inside.callers
+    check_caller(scope, callers)
+    more = say_allowed(scope, callers)
+    path = scope["path"].rstrip("/")
+    path = ALIASES.get(path, path)
+    if scope["method"] == "OPTIONS" and more:  # the preflight of a page that may ask
+        await send({"type": "http.response.start", "status": 204, "headers": more})
+        await send({"type": "http.response.body", "body": b""})
+    elif path == HEALTH:
+        _check_method(scope, "GET")
+        await send_json(send, 200, {"status": "ok"}, more)
+    elif path == CHAT:
+        _check_key(scope, callers.key)
+        _check_method(scope, "POST")
+        _check_kind(scope)
+        await _hand_on(inside, scope, receive, send, more)
+    elif path == MODELS or path.startswith(f"{MODELS}/") or path.startswith("/models/"):
+        _check_key(scope, callers.key)
+        _check_method(scope, "GET")
+        name = path.removeprefix("/v1").removeprefix("/models").removeprefix("/")
+        await send_json(send, 200, _describe_models(inside.catalogue, name), more)
+    else:
+        raise RefusedError(f"there is no {scope['path'][:100]!r} here", 404)
+
+
+async def _hand_on(
+    inside: Inside, scope: Scope, receive: Receive, send: Send, more: Headers
+) -> None:
+    """Read a chat request, check it, and have LiteLLM's proxy answer what was checked."""
+    content = await _read_body(receive)
+    if content is None:
+        return
+    checked = check_request(parse_body(content), inside.catalogue)
+    content = json.dumps(checked.body).encode()
+    outward = mend_reply(send, [*more, *_name_ignored(checked)])
+    await inside.app(_write_scope(scope, content, inside.key), _replay(content, receive), outward)
+
+
+async def _refuse(
+    error: RefusedError,
+    more: Headers,
+    unread: bool,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Answer with the error. What is still on its way of the body is dropped before the connection
+    ends: closing it over bytes that nobody read would take the reply from the client too.
+
+    A client that asked whether to send its body (`Expect: 100-continue`) has its answer by this
+    reply; whether it sends the body all the same cannot be known, so the connection is closed.
+    """
+    asks = unread and any(name == b"expect" for name, _ in scope["headers"])
+    closing = [(b"connection", b"close")] if asks or error.status == 408 else []
+    headers = [*more, *closing]
+    await send_error(send, error.status, str(error), error.param, headers, ends=not unread)
+    if unread:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(_receive_all(receive), DRAIN_SECONDS)
+        await send({"type": "http.response.body", "body": b""})
 
 
 def _announce(send: Send, ready: Callable[[], None]) -> Send:
@@ -145,7 +189,7 @@ def _check_method(scope: Scope, method: str) -> None:
 
 
 def _check_kind(scope: Scope) -> None:
-    """A page of another site can send any text without asking first, but no application/json."""
+    """Browsers let any site send plain text without a preflight request, but not JSON."""
     given = read_header(scope, b"content-type").decode("latin-1")
     kind, *parameters = (each.strip().lower() for each in given.split(";"))
     charsets = [each for each in parameters if each.startswith("charset=")]
@@ -156,7 +200,7 @@ def _check_kind(scope: Scope) -> None:
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """The body, cut off behind LARGEST_BODY; None where the client left.
+    """The body, truncated just beyond LARGEST_BODY; None if the client disconnected.
 
     Raises:
         RefusedError: it takes longer than BODY_SECONDS.
@@ -183,7 +227,7 @@ async def _receive_all(receive: Receive) -> bytes | None:
 
 
 def _write_scope(scope: Scope, content: bytes, inner_key: str) -> Scope:
-    """The request as the proxy gets it: of the client's only the connection is left."""
+    """The scope that the proxy gets: only the connection is the client's."""
     headers = [
         (b"host", b"localhost"),
         (b"content-type", b"application/json"),
@@ -203,7 +247,7 @@ def _write_scope(scope: Scope, content: bytes, inner_key: str) -> Scope:
 
 
 def _replay(content: bytes, receive: Receive) -> Receive:
-    """`receive` for an application that has not read the body yet."""
+    """A `receive` that gives the body first, for an application that has not read it yet."""
     messages = [{"type": "http.request", "body": content, "more_body": False}]
 
     async def receive_again() -> Message:

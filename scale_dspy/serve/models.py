@@ -1,8 +1,9 @@
 """Which models `serve` offers: a model's name chooses a program and its operating point.
 
-`scale` is the first program given, or SCALE as it comes; a compiled program goes by its file's
-stem. After the name, `@tau=0.3` sets the threshold, and `@tokens=8000` takes both thresholds from
-the program's frontier: the most accurate point that costs so many response tokens on average.
+`scale` is the first program given, or SCALE with its defaults; a compiled program is named after
+its file's stem. After the name, `@tau=0.3` sets the threshold, and `@tokens=8000` takes both
+thresholds from the program's frontier: the most accurate point that costs at most so many response
+tokens on average.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Point = Mapping[str, float]
 LONGEST_NAME = 300  # characters, point included; a file's name has 255 at most
 
 _STEM = re.compile(r"[A-Za-z0-9._-]+")
-# What `float` takes is more than this: blanks around it, "_" within, the digits of other scripts.
+# `float` accepts more: blanks around the number, "_" inside it, digits of other scripts.
 _NUMBER = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _POINT_KEYS = ("threshold", "split", "accuracy", "tokens")
 
@@ -102,7 +103,7 @@ def read_catalogue(
 
 
 def list_names(catalogue: Catalogue) -> list[str]:
-    """Every name that is worth listing: the programs, and the points of their frontiers."""
+    """Every name that is listed: the programs, and the points of their frontiers."""
     names = []
     for name in catalogue.programs:
         names.append(name)

@@ -62,7 +62,7 @@ AT_WORK, WAITING = 64, 256  # problems
 
 
 class BusyError(Exception):
-    """So many problems are waiting that another one is not taken."""
+    """The queue is full: another problem is not accepted."""
 
 
 @dataclass(frozen=True)

@@ -104,25 +104,25 @@ def serve(
         from litellm.proxy.proxy_server import app
 
         from scale_dspy.serve.connections import Connection, limit_connections
-        from scale_dspy.serve.gateway import make_door
+        from scale_dspy.serve.gateway import Inside, make_door
         from scale_dspy.serve.provider import handler
 
         handler.set_offer(offer)
         Connection.most = limit_connections()
         config = uvicorn.Config(
-            make_door(app, inner_key, offer.catalogue, callers, ready),
+            make_door(Inside(app, inner_key, offer.catalogue, callers), ready),
             http=Connection,
             ws="none",
             lifespan="on",
-            backlog=Connection.most // 2,  # of those that are let in at once, each opens a file
-            log_level="error",  # its warnings are about what clients send
+            backlog=Connection.most // 2,  # all that are accepted at once open a file each
+            log_level="error",  # uvicorn's warnings are about what clients send
             access_log=False,
             server_header=False,
             headers=[("x-content-type-options", "nosniff")],
             timeout_graceful_shutdown=3,
         )
         server = uvicorn.Server(config)
-        # A second press of Ctrl-C would have it drop everything, and wait for what it dropped.
+        # By itself uvicorn drops all requests at a second Ctrl-C, and then waits for them.
         setattr(server, "handle_exit", lambda *_: setattr(server, "should_exit", True))  # noqa: B010
         with _ended_by_signals():
             server.run(sockets=[listener])
@@ -132,7 +132,7 @@ def describe_proxy(names: Sequence[str]) -> dict[str, Any]:
     """The configuration of LiteLLM's proxy. It holds names only: no key, no address."""
     deployments = [
         {"model_name": name, "litellm_params": {"model": f"{PROVIDER}/{name}"}}
-        for name in dict.fromkeys([*names, "*"])  # any other name is the provider's to refuse
+        for name in dict.fromkeys([*names, "*"])  # any other name is refused by the provider
     ]
     custom = {"provider": PROVIDER, "custom_handler": "scale_dspy.serve.provider.handler"}
     return {
@@ -142,22 +142,23 @@ def describe_proxy(names: Sequence[str]) -> dict[str, Any]:
             "num_retries": 0,
             "telemetry": False,
         },
-        # A request that failed has cost its tokens, and a full queue is no broken deployment.
+        # A failed request has already cost its tokens, and a full queue is no broken deployment.
         "router_settings": {"num_retries": 0, "disable_cooldowns": True},
         "general_settings": {"cancel_on_disconnect": True},
     }
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Drop what LiteLLM's proxy logs of an error of the provider: the client was told, a failed
-    model server is in the log already, and so is a bug of ours. Its sign-in page is closed."""
+    """Drop what LiteLLM's proxy logs of errors that our provider raised: the client has them, and a
+    failed model server or a bug of ours is in the log already. The hint at the proxy's sign-in page
+    goes too, as that page is closed."""
     error = record.exc_info[1] if record.exc_info else None
     ours = getattr(error, "llm_provider", None) == PROVIDER
     return not ours and "Admin UI sign-in" not in str(record.msg)
 
 
 def _set_environment(config: Path, inner_key: str) -> None:
-    """The proxy takes its configuration from here; what is meant for another proxy goes."""
+    """Set what the proxy reads its configuration from; settings for another proxy are removed."""
     for name in ("WORKER_CONFIG", "DATABASE_URL", "LITELLM_CONFIG_BUCKET_NAME"):
         os.environ.pop(name, None)
     os.environ["CONFIG_FILE_PATH"] = str(config)

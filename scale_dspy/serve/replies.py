@@ -1,7 +1,7 @@
-"""Replies as OpenAI words them: the door's own, and LiteLLM's, mended on their way out.
+"""Replies in OpenAI's form: the door's own, and LiteLLM's, corrected on their way out.
 
-Of LiteLLM's headers a short list passes. Its errors lose what it adds to a message, and get the one
-form that errors have here; the last chunk of a stream that tells the usage loses its choice.
+Of LiteLLM's headers only a short list passes. Its errors lose what LiteLLM adds to the message and
+take the form of all errors here; the last chunk of a stream, which has the usage, loses its choice.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
 
-RETRY_AFTER = 5  # seconds, told to a client that is turned away
-LARGEST_ERROR = 1 << 20  # bytes that are read of one
+RETRY_AFTER = 5  # seconds after which a client that gets 429 may ask again
+LARGEST_ERROR = 1 << 20  # bytes of LiteLLM's errors that are read
 PASSED = (b"content-type", b"content-length", b"cache-control", b"x-accel-buffering")
 
 KINDS = {
@@ -28,7 +28,15 @@ KINDS = {
 }
 
 
-async def send_json(send: Send, status: int, value: Any, headers: Headers = ()) -> None:
+async def send_json(
+    send: Send, status: int, value: Any, headers: Headers = (), *, ends: bool = True
+) -> None:
+    """Answer with JSON.
+
+    Args:
+        ends: whether this completes the response. If not, the client has the whole reply all the
+            same, and the caller completes the response with an empty body.
+    """
     content = json.dumps(value).encode()
     written = [
         (b"content-type", b"application/json"),
@@ -36,16 +44,22 @@ async def send_json(send: Send, status: int, value: Any, headers: Headers = ()) 
         *headers,
     ]
     await send({"type": "http.response.start", "status": status, "headers": written})
-    await send({"type": "http.response.body", "body": content})
+    await send({"type": "http.response.body", "body": content, "more_body": not ends})
 
 
 async def send_error(
-    send: Send, status: int, message: str, param: str | None = None, headers: Headers = ()
+    send: Send,
+    status: int,
+    message: str,
+    param: str | None = None,
+    headers: Headers = (),
+    *,
+    ends: bool = True,
 ) -> None:
-    """Answer with an error in the form of OpenAI's."""
+    """Answer with an error in the form of OpenAI's; `ends` as for send_json."""
     more = [(b"retry-after", str(RETRY_AFTER).encode())] if status == 429 else []
     error = describe_error(status, message, param)
-    await send_json(send, status, {"error": error}, [*more, *headers])
+    await send_json(send, status, {"error": error}, [*more, *headers], ends=ends)
 
 
 def describe_error(status: int, message: str, param: str | None = None) -> dict[str, Any]:
@@ -58,10 +72,10 @@ def describe_error(status: int, message: str, param: str | None = None) -> dict[
 
 
 def mend_reply(send: Send, headers: Headers = ()) -> Send:
-    """`send` for LiteLLM's proxy: whatever it answers goes out as OpenAI would word it.
+    """A `send` for LiteLLM's proxy: whatever it answers goes out in OpenAI's form.
 
     Args:
-        headers: what a good reply has beside its own.
+        headers: what a successful reply gets beside its own.
     """
     status, streams, held = 200, False, b""
 
@@ -95,7 +109,7 @@ def mend_reply(send: Send, headers: Headers = ()) -> Send:
 
 
 def _mend_event(event: bytes) -> bytes:
-    """One event of a stream, without its end."""
+    """One event of a stream, without the blank line that ends it."""
     if not event.startswith(b"data: {") or not (b'"usage"' in event or b'"error"' in event):
         return event
     try:
@@ -127,7 +141,7 @@ def _read_message(content: bytes) -> str:
 
 
 def _clean(message: Any) -> str:
-    """A provider's words, without the class before them and the router's notes behind."""
+    """A provider's message, without the class name before it and the router's notes after it."""
     if not isinstance(message, str):
         return "the request failed"
     said = message.partition("\n\nLiteLLM:")[0].partition(" Received Model Group")[0]

@@ -1,7 +1,7 @@
-"""A chat request, read once and checked: what is handed on is made here, of known parts only.
+"""A chat request, parsed once and checked: what is handed on is built here, from known fields only.
 
-A field is acted on, is ignored and named in the reply's header `x-scale-ignored`, or is refused.
-None is dropped without a word.
+A field is acted on, or ignored and named in the reply's header `x-scale-ignored`, or refused. None
+is dropped silently.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ TAKEN = frozenset(
     """model messages stream stream_options seed n budget method
     max_tokens max_completion_tokens""".split()
 )
-# Sampling belongs to the stages, and so does thinking; the rest is for a provider's own books.
+# Each stage sets its own sampling and thinking; the rest is for a provider's accounting.
 IGNORED = frozenset(
     """temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty
     logit_bias reasoning_effort chat_template_kwargs verbosity user metadata store service_tier
     safety_identifier prompt_cache_key parallel_tool_calls""".split()
 )
-# They would change the form of a reply. The values in which they ask for nothing are let through.
+# These would change the form of a reply. The values listed ask for nothing and are accepted.
 REFUSED: Mapping[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -62,9 +62,9 @@ class Checked:
     """A request that is taken.
 
     Attributes:
-        body: what is handed on: model, messages, and what else was asked for of stream,
-            stream_options, seed, budget and method.
-        ignored: the fields that had no effect.
+        body: what is handed on: model, messages, and those of stream, stream_options, seed, budget
+            and method that were given.
+        ignored: the fields that have no effect.
     """
 
     body: dict[str, Any]
@@ -72,10 +72,10 @@ class Checked:
 
 
 def parse_body(content: bytes) -> dict[str, Any]:
-    """The JSON object that a body is.
+    """The JSON object in a body.
 
     Raises:
-        RefusedError: it is none, or too large.
+        RefusedError: there is none, or the body is too large.
     """
     if len(content) > LARGEST_BODY:
         raise RefusedError(f"the body has more than {LARGEST_BODY:,} bytes", 413)
@@ -100,7 +100,7 @@ def check_request(value: Mapping[str, Any], catalogue: Catalogue) -> Checked:
             `seed` repeats a run.
 
     Raises:
-        RefusedError: anything in it cannot be had; in words.
+        RefusedError: something in it cannot be served; the message says what.
     """
     given = {name: each for name, each in value.items() if each is not None}
     unknown = sorted(set(value) - TAKEN - IGNORED - set(REFUSED))

@@ -17,7 +17,11 @@ from types import new_class
 from typing import Any, TypeVar
 
 import dspy
-from dspy.utils.exceptions import ContextWindowExceededError, LMInvalidRequestError
+from dspy.utils.exceptions import (
+    ContextWindowExceededError,
+    LMConfigurationError,
+    LMInvalidRequestError,
+)
 
 from scale_dspy.lm.cap import MIN_GRANT, OutOfTokensError, grant, room
 from scale_dspy.lm.chat import Choice, read_choices
@@ -97,7 +101,7 @@ class PlainAdapter(dspy.Adapter):
 
     def __call__(
         self,
-        lm: dspy.LM,
+        lm: dspy.BaseLM,
         lm_kwargs: dict[str, Any],
         signature: type[dspy.Signature],
         demos: list[dict[str, Any]],
@@ -107,7 +111,7 @@ class PlainAdapter(dspy.Adapter):
 
     async def acall(
         self,
-        lm: dspy.LM,
+        lm: dspy.BaseLM,
         lm_kwargs: dict[str, Any],
         signature: type[dspy.Signature],
         demos: list[dict[str, Any]],
@@ -194,7 +198,7 @@ def split_thinking(text: str) -> tuple[str, str]:
 
 
 async def ask(
-    predictor: dspy.Predict,
+    predictor: dspy.Module,
     stage_name: str,
     inputs: dict[str, str],
     *,
@@ -269,6 +273,8 @@ async def _ask_module(
     """Ask through a module that stands where a Predict stood: it sees DSPy's own adapter, and its
     last output is the text. Its choices are `n` calls, each a rollout of its own."""
     lm = dspy.settings.lm
+    if lm is None:
+        raise LMConfigurationError("no LM is configured: pass dspy.context(lm=connect())")
     calls = []
     for number in range(attempt, attempt + n):
         rollout = {"rollout_id": _derive_rollout(module, number)} if number else {}
@@ -295,7 +301,7 @@ def read_config(predictor: dspy.Module) -> dict[str, Any]:
 
 
 async def ask_many(
-    predictor: dspy.Predict,
+    predictor: dspy.Module,
     stage_name: str,
     inputs: dict[str, str],
     wanted: int,
@@ -312,11 +318,11 @@ async def ask_many(
     for size in (together, 1):
         count = math.ceil((wanted - len(replies)) / size)
         if count <= 0 or (replies and not any(reply.text or reply.reasoning for reply in replies)):
-            break  # a server that has nothing to say will not say it one by one
+            break  # a server whose replies are all empty is not asked for more of them
         left = room()
         share = None if left is None else left // count
         if replies and share is not None and share < MIN_GRANT:
-            break  # what there is has to do
+            break  # too little room is left: those drawn so far have to do
         requests = [
             _ask_within(
                 share,
@@ -335,7 +341,7 @@ async def ask_many(
 
 async def _ask_within(
     cap: int | None,
-    predictor: dspy.Predict,
+    predictor: dspy.Module,
     stage_name: str,
     inputs: dict[str, str],
     **how: Any,
@@ -346,14 +352,14 @@ async def _ask_within(
 
 
 async def ask_until_said(
-    predictor: dspy.Predict,
+    predictor: dspy.Module,
     stage_name: str,
     inputs: dict[str, str],
     *,
     keep: int = 0,
     logprobs: bool = False,
 ) -> Reply:
-    """Ask until something is said, at most ATTEMPTS times; never again after a cut-off.
+    """Ask until a reply has text, at most ATTEMPTS times; not again after one that was cut off.
 
     Args:
         keep: response tokens that must be left under every open cap.
@@ -378,7 +384,7 @@ async def ask_until_said(
 
 async def ask_until_read(
     read: Callable[[str], T | None],
-    predictor: dspy.Predict,
+    predictor: dspy.Module,
     stage_name: str,
     inputs: dict[str, str],
 ) -> tuple[T | None, str]:
@@ -419,7 +425,7 @@ def _overflows(error: LMInvalidRequestError) -> bool:
     return isinstance(error, ContextWindowExceededError) or "max_model_len" in str(error)
 
 
-def _derive_rollout(predictor: dspy.Predict, attempt: int) -> int:
+def _derive_rollout(predictor: dspy.Module, attempt: int) -> int:
     """A rollout id of its own for each repeat, made from the id that an optimizer or a run chose.
 
     It lies above 2**31, where it meets none of the small ids that samples are numbered with.

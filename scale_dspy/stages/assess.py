@@ -189,5 +189,4 @@ REVIEW = Stage(
     default=_UNREAD,
     when="Where assess is `review`, ask review with `problem`, `context`, `subproblem` and, as "
     "`draft`, the reply of solve_1; its score is the difficulty.",
-    hint="This predictor saw a draft and said how likely it is to be wrong.",
 )

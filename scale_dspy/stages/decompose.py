@@ -84,7 +84,9 @@ class Decompose(dspy.Module):
                     self.propose,
                     "decompose",
                     {"problem": problem},
-                    wanted if attempt == 0 else 1,  # eight more would hardly be better
+                    wanted
+                    if attempt == 0
+                    else 1,  # a second draw of as many would hardly be better
                     attempt=attempt * self.candidates,
                 )
             except OutOfTokensError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -26,23 +26,45 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Draft:
-    """What System 1 made of a sub-problem before anything was decided.
+    """System 1's solution of a sub-problem, drawn before it is decided which system solves it.
 
     Attributes:
         reply: the draft, of several the first of the largest group of equal results.
-        features: what is seen of it, see `estimate.FEATURES`.
+        features: what was measured of it, see `estimate.FEATURES`.
         votes: all drafts.
         tokens: of all drafts.
+        difficulty: measured on it; None before that.
     """
 
     reply: Reply
     features: dict[str, float]
     votes: tuple[Vote, ...]
     tokens: int
+    difficulty: float | None = None
 
     @property
     def result(self) -> str | None:
         return read_result(self.reply.text, self.reply.cut_off)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A sub-problem's difficulty, and what was found with it.
+
+    Attributes:
+        difficulty: in [0, 1]; None where nothing was rated.
+        draft: what it was measured on; None where it was asked for.
+        system: 1 or 2, where that is settled whatever the difficulty.
+    """
+
+    difficulty: float | None
+    draft: Draft | None = None
+    system: int | None = None
+
+
+def score_draft(draft: Draft, difficulty: float) -> Score:
+    """The score that was found on a draft."""
+    return Score(difficulty, replace(draft, difficulty=difficulty))
 
 
 async def draw_draft(
@@ -75,7 +97,7 @@ async def draw_draft(
     if logprobs and reply.text and reply.logprobs is None:
         _warn_no_logprobs(str(getattr(dspy.settings.lm, "model", "the model")))
     features = measure_draft(
-        # Counted by the log-probabilities, for a request's own count is of all its choices.
+        # By the log-probabilities, as the request's own count is that of all its choices.
         len(reply.logprobs) if reply.logprobs else shares[place],
         read_config(system_1).get("max_tokens"),
         cut_off=reply.cut_off,

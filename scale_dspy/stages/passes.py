@@ -1,4 +1,5 @@
-"""System 2's passes: one, or several in waves until their results agree, each brought to an end."""
+"""The passes of System 2: one, or several in waves until their results agree. A pass that was cut
+off is concluded by System 1."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Solvers:
-    """Who makes a pass and who ends it where it is cut off, and what each of them is asked.
+    """The predictor that makes a pass, the one that concludes a pass that was cut off, and the
+    inputs of both.
 
     Attributes:
         system_2: makes a pass.
@@ -94,8 +96,8 @@ async def conclude(solvers: Solvers, reply: Reply, keep: int = 0) -> Reply:
 
 
 def share_tokens(replies: Sequence[Reply], tokens: int) -> list[int]:
-    """`tokens` of a request shared out among its replies, to the token: by the tokens that carry
-    log-probabilities where all do, else by the length of their texts."""
+    """Divide the `tokens` of a request among its replies so that the parts add up to it: by their
+    numbers of log-probabilities where each has some, else by the length of their texts."""
     sizes = [len(reply.logprobs or ()) for reply in replies]
     if not all(sizes):
         sizes = [1 + len(reply.text) + len(reply.reasoning) for reply in replies]
@@ -114,8 +116,8 @@ async def _think_once(solvers: Solvers, keep: int) -> Reply:
 
 
 async def _draw_wave(solvers: Solvers, wanted: int, drawn: int, keep: int) -> list[Reply]:
-    """One wave. Nothing of a budget is kept for ends: they are concluded from what is left of it,
-    and a pass that cannot be has no vote."""
+    """One wave. No part of a budget is reserved for conclusions: they share what the wave leaves,
+    and a pass that cannot be concluded has no vote."""
     left = room()
     try:
         with track(None if left is None else max(0, left - keep)):

@@ -1,4 +1,4 @@
-"""Every stage: what is not told here, no terminal, export or feedback knows of."""
+"""The list of all stages. Terminal, exports and feedback know those that stand in it, no others."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def find_stage(name: str | None) -> Stage | None:
 
 
 def find_asker(predictor: str | None) -> Stage | None:
-    """The stage that is asked by the predictor of this name, wherever its program stands."""
+    """The stage whose predictor has this name, also where it is nested in another program."""
     asked = predictor or ""
     return next((stage for stage in STAGES if asked.endswith(stage.predictor)), None)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import dspy
 
 from scale_dspy.lm.cap import has_room
@@ -124,8 +127,36 @@ class Solve(dspy.Module):
         return await draw_passes(Solvers(system_2, asked, self.system_1, inputs), votes, stop, keep)
 
 
+def pass_on_prompt(state: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a program, with a prompt for `whole` also where the file is older than that.
+
+    Problems that are not split were asked of `system_2` then. Its instructions, if they were
+    tuned, are passed on, with those of its demos that are whole problems.
+
+    Args:
+        plain: the state of the program that takes this one, before it does.
+    """
+    old, new = "solve.system_2", "solve.whole"
+    if new in state or new not in plain or not isinstance(state.get(old), Mapping):
+        return dict(state)
+    signature, demos = state[old].get("signature"), state[old].get("demos")
+    words = signature.get("instructions") if isinstance(signature, Mapping) else None
+    given = {**plain[new]}
+    if isinstance(words, str) and words != SolveThoroughly.instructions:
+        given["signature"] = {**given["signature"], "instructions": words}
+    if isinstance(demos, list):
+        given["demos"] = [
+            {name: demo[name] for name in ("problem", "solution")}
+            for demo in demos
+            if isinstance(demo, Mapping)
+            and "solution" in demo
+            and demo.get("problem") == demo.get("subproblem") is not None
+        ]
+    return {**state, new: given}
+
+
 def _list_votes(drawn: Drawn, draft: Draft | None) -> tuple[Vote, ...]:
-    """Drafts and passes, where there is more than one of them to tell of."""
+    """Drafts and passes; none where there is only one of them in all."""
     votes = (*(draft.votes if draft else ()), *drawn.votes)
     return votes if len(votes) > 1 else ()
 

@@ -1,4 +1,4 @@
-"""Stage: all that is told of a stage outside its Module."""
+"""Stage: what other rooms need to know of a stage of the program."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class Stage:
     Attributes:
         name: its key in `usage` and in the modes.
         predictor: its place in the program.
-        about: what it is for, a sentence.
-        doing: what the model is at while it is asked, for a terminal.
+        about: its purpose, in a sentence.
+        doing: what the model is doing meanwhile, as a terminal shows it.
         read: the portable JSON's account of how a reply is read.
         default: the same of what holds where no reply can be read.
         when: when it is asked, a sentence for the portable JSON's steps; empty for the stages of
             the paper, which those steps are about.
-        hint: what feedback says to its predictor before it tells of the run; empty for the stages
-            that feedback has more to say about.
+        hint: the first line of the feedback on its predictor; empty for stages that have feedback
+            of their own in grading/feedback.
     """
 
     name: str

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from scale_dspy.grading.answers import find_answer, normalise
 
-FIRST_WAVE = 2  # one pass alone can lead nobody
+FIRST_WAVE = 2  # passes; a single one has none to agree with
 
 
 def read_result(text: str, cut_off: bool = False) -> str | None:
@@ -58,7 +58,7 @@ def measure_disagreement(results: Sequence[str | None]) -> float:
 
 
 def find_lead(first: int, second: int) -> float:
-    r"""How sure it is that the leading result is the one most passes would find.
+    r"""The probability that the leading result is the one that most passes would find.
 
     The Beta rule of Adaptive-Consistency (arXiv 2305.11860): with v1 and v2 the sizes of the two
     largest groups, P = 1 - I_{1/2}(v1 + 1, v2 + 1) for the regularised incomplete beta function I.
@@ -79,14 +79,14 @@ def is_settled(results: Sequence[str | None], stop: float) -> bool:
 
 
 def measure_lead(results: Sequence[str | None]) -> float:
-    """How sure the leader of these results is, see `find_lead`; 0 where none can be read."""
+    """The lead of the most frequent of these results, see `find_lead`; 0 where none can be read."""
     first, second, *_ = [*(len(group) for group in group_results(results)), 0, 0]
     return find_lead(first, second) if first else 0.0
 
 
 def plan_waves(votes: int, stop: float = 0.0) -> Iterator[int]:
-    """How many passes there are after each wave, the last `votes`: 2, 4, 8, and so on, each wave
-    as large as all before it. Where nothing may stop early they are all drawn at once.
+    """The number of passes after each wave: 2, 4, 8 and so on up to `votes`, as each wave is as
+    large as all before it together. At a `stop` of 1 all are drawn at once.
 
     >>> list(plan_waves(7)), list(plan_waves(7, stop=1))
     ([2, 4, 7], [7])

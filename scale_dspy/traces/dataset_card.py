@@ -1,11 +1,11 @@
-"""The card of a file of traces: how it came about, in numbers and as Markdown."""
+"""The card of a file of traces: how the file was made, in numbers and as Markdown."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
@@ -19,7 +19,7 @@ from scale_dspy.utils.statistics import bound_accuracy
 
 @dataclass(frozen=True)
 class Card:
-    """How a file of traces came about, in numbers.
+    """How a file of traces was made, in numbers.
 
     Attributes:
         problems: of the set, those that overlap included.
@@ -34,6 +34,7 @@ class Card:
         against: names of the test sets, each with its digest.
         unchecked: test sets that could not be loaded.
         settings: what run.json says of the rollouts.
+        cost: tokens, seconds and dollars of all rollouts, as summary.json names them.
     """
 
     problems: int
@@ -50,6 +51,7 @@ class Card:
     against: dict[str, str]
     unchecked: list[str]
     settings: dict[str, Any]
+    cost: dict[str, float] = field(default_factory=dict)
 
 
 def count_traces(
@@ -93,6 +95,7 @@ def render_card(card: Card, name: str) -> str:
         ("response tokens, all rollouts", f"{card.tokens:,}"),
         ("response tokens, kept rollouts", f"{card.tokens_kept:,}"),
         ("steps in the records", _list_counts(card.steps)),
+        *_list_cost(card.cost),
         *((key, _plain(value)) for key, value in settings.items()),
     ]
     table = "\n".join(f"| {key} | {value} |" for key, value in rows)
@@ -113,6 +116,18 @@ A problem was dropped that shares {RUN} words in a row with a problem of these s
 
 {chr(10).join(sets) or "- nothing"}
 """
+
+
+def _list_cost(cost: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    """The rows of the card that tell what the rollouts cost, beside their response tokens."""
+    for name in ("prompt_tokens", "cached_tokens", "reasoning_tokens"):
+        if name in cost:
+            yield f"{name.replace('_', ' ')}, all rollouts", f"{cost[name]:,}"
+    for name in ("wall_seconds", "gpu_seconds"):
+        if name in cost:
+            yield name.replace("_", " "), f"{cost[name]:,.0f}"
+    if "dollars" in cost:
+        yield "dollars", f"{cost['dollars']:,.4f}"
 
 
 def _list_counts(counts: Mapping[str, int]) -> str:

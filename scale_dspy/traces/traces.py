@@ -19,6 +19,7 @@ from typing_extensions import Unpack
 
 from scale_dspy.data.decontamination import find_overlap, index_problems
 from scale_dspy.data.load import digest
+from scale_dspy.evaluation.costs import read_cost
 from scale_dspy.evaluation.description import describe_run
 from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout, read_pairs
 from scale_dspy.evaluation.runner import Effort, evaluate
@@ -47,6 +48,7 @@ def make_traces(
     data: str = "",
     against: Mapping[str, Sequence[dspy.Example]],
     unchecked: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
     **effort: Unpack[Effort],
 ) -> Card:
     """Solve problems with gold answers and write the right solutions as chat records.
@@ -59,6 +61,7 @@ def make_traces(
         data: the set's name, for the card and the records.
         against: test sets by name; a problem that overlaps with one is not solved at all.
         unchecked: names of sets that could not be loaded, for the card.
+        settings: the flags of the command line, for run.json.
         effort: as for `evaluate`; one sample by default, and of several the shortest right one is
             kept.
 
@@ -71,14 +74,15 @@ def make_traces(
     if not clean:
         raise ValueError(f"all {len(examples)} problems overlap with {', '.join(overlapping)}")
     samples = effort.setdefault("samples", 1)
-    settings = describe_run(program, method, data, clean, lm, samples)
+    described = describe_run(program, method, data, clean, lm, samples, settings)
     folder = out.with_name(f"{out.name}.run")
-    evaluate(program, clean, lm, folder, description=settings, **effort)
+    summary = evaluate(program, clean, lm, folder, description=described, **effort)
     rollouts = list(read_pairs(Rollout, folder / ROLLOUTS, clean, samples))
-    traces, dropped = choose_traces(rollouts, clean, settings["threshold"])
+    traces, dropped = choose_traces(rollouts, clean, described["threshold"])
     card = Card(
         **count_traces(examples, clean, rollouts, traces, dropped),
-        settings=settings,
+        settings={key: value for key, value in described.items() if key != "settings"},
+        cost=read_cost(summary),
         overlapping=dict(overlapping),
         against={name: digest(tests) for name, tests in against.items()},
         unchecked=list(unchecked),
@@ -176,7 +180,7 @@ def _lead_in(place: int, count: int, subproblem: str) -> str:
 
 
 def _write_work(step: Step) -> list[str]:
-    """A step's reasoning and solution; only once what stands in both."""
+    """A step's reasoning and solution; where one contains the other, only the longer one."""
     reasoning, solution = (
         unbox(_TAG.sub("", text)).strip() for text in (step.reasoning, step.solution)
     )
@@ -190,7 +194,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{?)")
 
 
 def unbox(text: str) -> str:
-    r"""The text with the content of every \boxed{} in the place of its box.
+    r"""The text with every \boxed{} replaced by its content.
 
     >>> unbox(r"so $\boxed{\frac{1}{2}}$, and not \boxed 3")
     'so $\\frac{1}{2}$, and not 3'
@@ -205,7 +209,7 @@ def unbox(text: str) -> str:
 
 
 def _measure(trace: Trace) -> tuple[int, int, int]:
-    """What makes a solution short: the tokens of its steps, then its characters."""
+    """The length by which the shortest trace is found: tokens of its steps, then characters."""
     tokens = sum(step.tokens for step in trace.steps)
     return tokens, len(trace.messages[-1].content), trace.sample
 

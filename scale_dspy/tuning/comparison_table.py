@@ -13,14 +13,18 @@ from scale_dspy.utils.statistics import compare
 ROWS = (
     "cot",
     "cot+gepa",
-    "cot+optimizer",  # tuned by the plan's optimizer, with as much as it has for SCALE's prompts
-    "cot+gepa-matched",  # with as many graded runs as scale+joint took in all, its searches too
+    "cot+optimizer",  # tuned by the plan's optimizer, with as many rollouts as SCALE's prompts
+    "cot+gepa-matched",  # with as many graded runs as scale+joint took in all, searches included
     "scale",
     "scale+reanchor",
     "scale+threshold",
     "scale+joint",
 )
-REFERENCES = ("cot+gepa", "cot+optimizer", "cot")  # the first that is there is compared with
+REFERENCES = (
+    "cot+gepa",
+    "cot+optimizer",
+    "cot",
+)  # the first of these that is finished is what the others are compared with
 PAID = ("metric_calls", "requests", "prompt_tokens", "response_tokens")
 
 TableRow = dict[str, Any]

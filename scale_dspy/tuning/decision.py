@@ -10,20 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scale_dspy.tuning.frontier import (
-    SLACK,
-    Choice,
-    Frontier,
-    choose,
-    describe_point,
-    draw_frontier,
-    list_curve,
-    list_points,
-    name_plain_points,
-    rank,
-    settle,
-)
-from scale_dspy.tuning.threshold_sweep import Walk, report_scores
+from scale_dspy.tuning.choice import Choice, choose, describe_point, name_plain_points, rank, settle
+from scale_dspy.tuning.frontier import SLACK, Frontier, draw_frontier, list_curve, list_points
+from scale_dspy.tuning.threshold_sweep import Walk, report_scores, report_signals
 
 CAME = "as it came"
 CURVE = "the best point of the curve"
@@ -119,6 +108,7 @@ def summarise_frontier(
         "points": list_points(frontier),
         "curve": list_curve(frontier),
         "difficulty": report_scores(walks),
+        "signals": report_signals(walks),
     }
 
 

@@ -16,8 +16,10 @@ from typing import Any
 import dspy
 
 from scale_dspy.baselines import ChainOfThought
+from scale_dspy.evaluation.costs import COSTS, read_costs
 from scale_dspy.evaluation.description import describe_run
 from scale_dspy.evaluation.folder import write_json
+from scale_dspy.evaluation.paying import pay
 from scale_dspy.evaluation.rollout import read_lines
 from scale_dspy.evaluation.runner import Progress, evaluate
 from scale_dspy.grading.metrics import is_right
@@ -26,14 +28,14 @@ from scale_dspy.lm.tally import Tally
 from scale_dspy.method import Solver
 from scale_dspy.program import SCALE, load_program, save_program
 from scale_dspy.tuning.comparison_table import ROWS, TableRow, draw_rows, render_rows
-from scale_dspy.tuning.costs import COSTS, pay, read_costs
 from scale_dspy.tuning.joint import check_apart, compile_program, search_thresholds
 from scale_dspy.tuning.prompt_optimizers import Job, Plan, make_writer, run_optimizer
 from scale_dspy.tuning.reanchor import find_cut
 from scale_dspy.tuning.threshold_search import read_requests
 from scale_dspy.tuning.threshold_sweep import WALKS, Walk
+from scale_dspy.utils.files import write_whole
 
-OWN_ROLLOUT = 1_000_003  # draws replies of its own for a row that another would pay for otherwise
+OWN_ROLLOUT = 1_000_003  # so that each row pays for its own replies and finds none of another row's
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ def run_contest(
         )
         drawn = draw_rows(contest.out)
         write_json(contest.out / "table.json", {"rows": drawn})
-        (contest.out / "table.md").write_text(render_rows(drawn), encoding="utf-8")
+        with write_whole(contest.out / "table.md") as draft:
+            draft.write_text(render_rows(drawn), encoding="utf-8")
     return draw_rows(contest.out)
 
 
@@ -133,13 +136,13 @@ def tune_row(
 
 
 def _tune_baseline(contest: Contest, folder: Path, plan: Plan, lm: MeteredLM) -> ChainOfThought:
-    """Chain of thought as an optimizer leaves it, with a metric that says right or wrong."""
+    """Chain of thought tuned by an optimizer, with a metric that says right or wrong."""
     tuned: ChainOfThought = contest.baseline.deepcopy()
     path, metric = folder / "program.json", CountingMetric()
     if not path.exists():
         writer = make_writer(lm, tuned.solve.config)
         job = Job(metric, writer, list(contest.trainset), list(contest.valset), plan)
-        with pay(folder / COSTS, plan.optimizer, None), dspy.context(lm=lm):
+        with pay(folder / COSTS, plan.optimizer), dspy.context(lm=lm):
             found = run_optimizer(tuned, job)
         _write_note(folder, read_costs(folder / COSTS), metric.calls)
         found.save(path)
@@ -161,7 +164,7 @@ def _tune_by_reanchor(contest: Contest, folder: Path) -> tuple[SCALE, dict[str, 
         )
     lm = contest.lm.copy(rollout_id=0 if contest.share else OWN_ROLLOUT)
     metric, threads = CountingMetric(), contest.plan.threads
-    with pay(folder / COSTS, "reanchor", None), dspy.context(lm=lm):
+    with pay(folder / COSTS, "reanchor"), dspy.context(lm=lm):
         program, told = find_cut(contest.program, contest.valset, metric, threads)
     write_json(folder / "reanchor.json", told)
     return program, read_costs(folder / COSTS), metric.calls

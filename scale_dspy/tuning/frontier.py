@@ -1,29 +1,23 @@
-"""Accuracy and tokens as exact step functions of tau, split and stop, and the best point on them.
+"""Accuracy and tokens as exact step functions of tau, split and stop.
 
-What `walks` measured for each (problem, sample) is summed over problems on the grid of all
-thresholds at which anything changes. Choosing a threshold is then reading off a table, and how far
-chance alone moves the choice is seen by choosing again on resampled problems.
+What walks measured for each (problem, sample) is summed over problems on the grid of all
+thresholds at which anything changes. Choosing a threshold is then reading off a table: see
+`choice`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scale_dspy.tuning.threshold_sweep import BOTTOM, CURVES, Piece, Walk
-from scale_dspy.utils.statistics import Interval, bound_accuracy, bound_tokens
 
 Numbers = NDArray[np.float64]
 
 SMALLEST = BOTTOM  # the first split at which problems are rated
-RESAMPLES = 500
-FOLDS, SHUFFLES = 10, 10
-TAIL = 0.025  # the chance left out at either end of an interval
 SLACK = 1e-9  # accuracies closer than this are equal: they are means of floating-point numbers
 
 
@@ -41,8 +35,8 @@ class Frontier:
         right: share of right samples, shape (S, P, V * T): all taus at the first stop, then all at
             the second, and so on.
         tokens: mean response tokens, of the same shape.
-        stops: ascending, the first 0; V of them, all below 1. At a stop of 1 the passes are one
-            request, a draw of its own; to be expected there is what the last one shows.
+        stops: ascending, the first 0; V of them, all below 1. At a stop of 1 all passes are drawn
+            in one request, which are other samples; the last stop shows what to expect there.
     """
 
     problems: tuple[str, ...]
@@ -65,57 +59,6 @@ class Frontier:
             float(self.right[row, :, column].mean()),
             float(self.tokens[row, :, column].mean()),
         )
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A point of a frontier and how sure it is.
-
-    Attributes:
-        threshold: the middle of `threshold_range`, all of which gives the same outcomes.
-        split: the same for `split_range`.
-        accuracy: on the problems it was chosen on, with the interval over problems.
-        tokens: response tokens a problem, with the interval.
-        threshold_interval: where 95 of 100 choices on resampled problems lie, its own range too.
-        split_interval: the same for the split.
-        held_out: mean accuracy of choices made without a tenth of the problems, on that tenth; what
-            `accuracy` exceeds it by is owed to choosing on few problems. None for a point that was
-            not chosen among many, and where there is one problem.
-        within_budget: whether the tokens keep to the budget; otherwise this is the cheapest point.
-        problems: how many it was measured on.
-        stop: the middle of `stop_range`; None where System 2 does not vote.
-        stop_range: all of which gives the same outcomes.
-    """
-
-    threshold: float
-    split: float
-    threshold_range: tuple[float, float]
-    split_range: tuple[float, float]
-    accuracy: Interval
-    tokens: Interval
-    threshold_interval: tuple[float, float]
-    split_interval: tuple[float, float]
-    held_out: float | None
-    within_budget: bool
-    problems: int
-    stop: float | None = None
-    stop_range: tuple[float, float] = (0.0, 1.0)
-
-    @property
-    def expected(self) -> float:
-        """Accuracy to expect on new problems: `held_out`, or `accuracy` where that is None."""
-        return self.accuracy.estimate if self.held_out is None else self.held_out
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; an infinite end of an interval is None."""
-        plain: dict[str, Any] = {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
-        for key in ("accuracy", "tokens"):
-            ends = plain[key]
-            plain[key] = {k: v if math.isfinite(v) else None for k, v in ends.items()}
-        return plain
 
 
 def draw_frontier(walks: Sequence[Walk]) -> Frontier:
@@ -154,141 +97,12 @@ def draw_frontier(walks: Sequence[Walk]) -> Frontier:
     return Frontier(names, counts, grid, np.array(splits), right / each, tokens / each, stops)
 
 
-def choose(
-    frontier: Frontier,
-    *,
-    budget: float | None = None,
-    margin: float = 0.0,
-    seed: int = 0,
-) -> Choice:
-    """The cheapest point whose accuracy is within `margin` of the best that the budget allows.
-
-    Args:
-        budget: response tokens a problem, on average; None for no limit.
-        margin: accuracy that may be given up for fewer tokens, in [0, 1]; at 0 the point is the
-            most accurate one, and the cheapest of several.
-        seed: of the resamples, on which the choice is made RESAMPLES times again.
-
-    Raises:
-        ValueError: the margin is not in [0, 1], or the budget is not above 0.
-    """
-    check_rule(budget, margin)
-    accuracy, cost = frontier.right.mean(axis=1), frontier.tokens.mean(axis=1)
-    row, column = _pick(accuracy, cost, budget, margin)
-    same = (np.abs(accuracy - accuracy[row, column]) < SLACK) & (
-        np.abs(cost - cost[row, column]) < SLACK
-    )
-    count = len(frontier.taus)
-    first = column // count * count  # of the chosen stop's columns
-    taus = _bound_plateau(frontier.taus, same[row, first : first + count], column - first)
-    stops = _bound_plateau(frontier.stops, same[row, column - first :: count], column // count)
-    splits = (0.0, 0.0) if row == 0 else _bound_plateau(frontier.splits, same[:, column], row, 1)
-    chosen = _choose_again(frontier, budget, margin, seed)
-    return replace(
-        describe_point(
-            frontier,
-            _take_middle(*taus),
-            0.0 if row == 0 else _take_middle(*splits),
-            budget,
-            _take_middle(*stops),
-        ),
-        threshold_range=taus,
-        split_range=splits,
-        stop_range=stops,
-        threshold_interval=_take_interval(frontier.taus, chosen[:, 1] % count, taus),
-        split_interval=_take_interval(frontier.splits, chosen[:, 0], splits),
-        held_out=_hold_out(frontier, budget, margin, seed),
-    )
-
-
-def settle(
-    frontier: Frontier, choice: Choice, *, budget: float | None = None, margin: float = 0.0
-) -> Choice:
-    """The choice, or a plain point that is to be expected to do better.
-
-    Plain points are the four that can be named without a look at the problems: always or never
-    split, all by System 1 or all by System 2. A choice among hundreds of points on twenty problems
-    is often worse on new ones than they are, and its accuracy on problems it did not see says so.
-
-    Args:
-        budget, margin: as the choice was made with.
-    """
-    named = name_plain_points(frontier).values()
-    ends = [None] if choice.stop is None else sorted({choice.stop, float(frontier.stops[0])})
-    plain = [
-        describe_point(frontier, tau, split, budget, stop) for stop in ends for tau, split in named
-    ]
-    best = plain[rank(plain, margin)]
-    beaten = best.within_budget and best.expected > choice.expected + margin + SLACK
-    return best if beaten else choice
-
-
-def name_plain_points(frontier: Frontier) -> dict[str, tuple[float, float]]:
-    """(tau, split) of the points that can be named without a look at the problems."""
-    splits = {"split": 0.0, "whole": 1.0} if len(frontier.splits) > 1 else {"split": 0.0}
-    return {
-        f"always {way}, System {2 - round(tau)}": (tau, split)
-        for way, split in splits.items()
-        for tau in (0.0, 1.0)
-    }
-
-
-def check_rule(budget: float | None, margin: float) -> None:
-    """Raise ValueError unless `choose` takes these."""
-    if not 0 <= margin <= 1:
-        raise ValueError(f"a margin is a number from 0 to 1, not {margin!r}")
-    if budget is not None and not budget > 0:
-        raise ValueError(f"a budget is a number of tokens above 0, not {budget!r}")
-
-
-def rank(points: Sequence[Choice], margin: float = 0.0) -> int:
-    """The place of the best of several choices, by the rule of `choose`; the first of equal ones.
-
-    They are compared by the accuracy to expect on new problems. One that keeps to the budget comes
-    before one that does not.
-    """
-    allowed = [place for place, point in enumerate(points) if point.within_budget]
-    if not allowed:
-        return min(range(len(points)), key=lambda place: points[place].tokens.estimate)
-    best = max(points[place].expected for place in allowed)
-    good = [place for place in allowed if points[place].expected >= best - margin - SLACK]
-    return min(good, key=lambda place: points[place].tokens.estimate)
-
-
-def describe_point(
-    frontier: Frontier,
-    tau: float,
-    split: float,
-    budget: float | None = None,
-    stop: float | None = None,
-) -> Choice:
-    """The outcome at given thresholds, as a Choice that was not chosen."""
-    row, column = frontier.find(tau, split, 1.0 if stop is None else stop)
-    votes = len(frontier.stops) > 1
-    right, tokens = frontier.right[row, :, column], frontier.tokens[row, :, column]
-    return Choice(
-        threshold=tau,
-        split=split,
-        threshold_range=_piece(frontier.taus, column % len(frontier.taus)),
-        split_range=(0.0, 0.0) if row == 0 else _piece(frontier.splits, row),
-        accuracy=bound_accuracy(_grade(right, frontier.samples)),
-        tokens=bound_tokens({str(n): [v] for n, v in enumerate(tokens)}),
-        threshold_interval=(tau, tau),
-        split_interval=(split, split),
-        held_out=None,
-        within_budget=budget is None or bool(tokens.mean() <= budget),
-        problems=len(frontier.problems),
-        stop=(1.0 if stop is None else stop) if votes else None,
-        stop_range=_piece(frontier.stops, column // len(frontier.taus)) if votes else (0.0, 1.0),
-    )
-
-
 def read_problems(
     frontier: Frontier, tau: float, split: float, stop: float | None = None
 ) -> dict[str, list[int]]:
     """The samples of each problem at these thresholds, 1 for a right one."""
     row, column = frontier.find(tau, split, 1.0 if stop is None else stop)
-    graded = _grade(frontier.right[row, :, column], frontier.samples)
+    graded = grade(frontier.right[row, :, column], frontier.samples)
     return dict(zip(frontier.problems, graded.values(), strict=True))
 
 
@@ -310,13 +124,13 @@ def list_points(frontier: Frontier) -> list[dict[str, float]]:
         best = float(accuracy[row, column])
         stop, tau = divmod(column, len(frontier.taus))
         point = {
-            "threshold": _take_middle(*_piece(frontier.taus, tau)),
-            "split": 0.0 if row == 0 else _take_middle(*_piece(frontier.splits, row)),
+            "threshold": take_middle(*find_piece(frontier.taus, tau)),
+            "split": 0.0 if row == 0 else take_middle(*find_piece(frontier.splits, row)),
             "accuracy": best,
             "tokens": float(cost[row, column]),
         }
         if len(frontier.stops) > 1:
-            point["stop"] = _take_middle(*_piece(frontier.stops, stop))
+            point["stop"] = take_middle(*find_piece(frontier.stops, stop))
         points.append(point)
     return points
 
@@ -363,53 +177,7 @@ def _find(starts: Numbers, value: float) -> int:
     return int(np.searchsorted(starts, value, side="right")) - 1
 
 
-def _pick(accuracy: Numbers, cost: Numbers, budget: float | None, margin: float) -> tuple[int, int]:
-    """The chosen cell of two (S, T) tables; the first of equal ones."""
-    allowed = cost <= (math.inf if budget is None else budget)
-    if not allowed.any():
-        allowed = cost <= cost.min()
-        margin = 0.0
-    best = accuracy[allowed].max()
-    good = allowed & (accuracy >= best - margin - SLACK)
-    cell = int(np.argmin(np.where(good, cost, np.inf)))
-    row, column = divmod(cell, accuracy.shape[1])
-    return row, column
-
-
-def _choose_again(
-    frontier: Frontier, budget: float | None, margin: float, seed: int
-) -> NDArray[np.int64]:
-    """Cells chosen on resampled problems, shape (RESAMPLES, 2)."""
-    rng = np.random.default_rng(seed)
-    count = len(frontier.problems)
-    cells = np.zeros((RESAMPLES, 2), dtype=np.int64)
-    for number in range(RESAMPLES):
-        drawn = np.bincount(rng.integers(0, count, count), minlength=count) / count
-        accuracy = np.tensordot(drawn, frontier.right, (0, 1))
-        cost = np.tensordot(drawn, frontier.tokens, (0, 1))
-        cells[number] = _pick(accuracy, cost, budget, margin)
-    return cells
-
-
-def _hold_out(frontier: Frontier, budget: float | None, margin: float, seed: int) -> float | None:
-    """Mean accuracy on each fold of the cell that is chosen on the others, over many shuffles."""
-    count = len(frontier.problems)
-    if count < 2:
-        return None
-    rng = np.random.default_rng(seed)
-    right, tokens = frontier.right.sum(axis=1), frontier.tokens.sum(axis=1)
-    unseen = 0.0
-    for _ in range(SHUFFLES):
-        for fold in np.array_split(rng.permutation(count), min(FOLDS, count)):
-            rest = count - len(fold)
-            accuracy = (right - frontier.right[:, fold].sum(axis=1)) / rest
-            cost = (tokens - frontier.tokens[:, fold].sum(axis=1)) / rest
-            row, column = _pick(accuracy, cost, budget, margin)
-            unseen += float(frontier.right[row, fold, column].sum())
-    return unseen / (SHUFFLES * count)
-
-
-def _grade(right: Numbers, samples: Numbers) -> dict[str, list[int]]:
+def grade(right: Numbers, samples: Numbers) -> dict[str, list[int]]:
     """Shares of right samples as the samples themselves, 0 or 1."""
     counts = np.rint(right * samples).astype(int)
     return {
@@ -418,32 +186,12 @@ def _grade(right: Numbers, samples: Numbers) -> dict[str, list[int]]:
     }
 
 
-def _take_interval(
-    starts: Numbers, chosen: NDArray[np.int64], own: tuple[float, float]
-) -> tuple[float, float]:
-    """Where 95 of 100 pieces lie that were chosen again, and the choice's own plateau `own`."""
-    ends = np.append(starts[1:], 1.0)
-    low = min(own[0], float(np.quantile(starts[chosen], TAIL)))
-    return low, max(own[1], float(np.quantile(ends[chosen], 1 - TAIL)))
-
-
-def _piece(starts: Numbers, place: int) -> tuple[float, float]:
+def find_piece(starts: Numbers, place: int) -> tuple[float, float]:
+    """Where the piece at a place begins and ends."""
     return float(starts[place]), float(starts[place + 1]) if place + 1 < len(starts) else 1.0
 
 
-def _bound_plateau(
-    starts: Numbers, same: NDArray[np.bool_], place: int, first: int = 0
-) -> tuple[float, float]:
-    """The ends of the run of equal pieces around `place`."""
-    low = high = place
-    while low > first and same[low - 1]:
-        low -= 1
-    while high + 1 < len(starts) and same[high + 1]:
-        high += 1
-    return float(starts[low]), _piece(starts, high)[1]
-
-
-def _take_middle(low: float, high: float) -> float:
+def take_middle(low: float, high: float) -> float:
     """The middle of [low, high), to as few decimals as keep well inside."""
     middle = (low + high) / 2
     for decimals in range(1, 12):

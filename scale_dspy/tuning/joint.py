@@ -8,16 +8,24 @@ kept in a folder, and finished model calls in DSPy's cache: an interrupted compi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import dspy
 
 from scale_dspy.data.load import digest, drop_folder
+from scale_dspy.evaluation.costs import COSTS, Terms, describe_cost, read_costs, sum_costs
 from scale_dspy.evaluation.description import describe_run
-from scale_dspy.evaluation.folder import match_description
+from scale_dspy.evaluation.folder import (
+    COMPILE,
+    RECORD,
+    match_description,
+    read_description,
+    write_json,
+)
+from scale_dspy.evaluation.paying import complete_terms, pay
 from scale_dspy.evaluation.run_status import announce
 from scale_dspy.evaluation.runner import Progress
 from scale_dspy.grading.metrics import PRICE
@@ -25,17 +33,9 @@ from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.cost_limit import CostLimitError
 from scale_dspy.lm.tally import Tally
 from scale_dspy.program import SCALE, load_program, save_program
-from scale_dspy.tuning.costs import COSTS, pay, read_costs, sum_costs
+from scale_dspy.tuning.choice import Choice, describe_point, name_plain_points, rank
 from scale_dspy.tuning.decision import compare_points
-from scale_dspy.tuning.frontier import (
-    Choice,
-    Frontier,
-    describe_point,
-    list_points,
-    name_plain_points,
-    rank,
-    read_problems,
-)
+from scale_dspy.tuning.frontier import Frontier, list_points, read_problems
 from scale_dspy.tuning.prompt_optimizers import Plan, tune_prompts
 from scale_dspy.tuning.threshold_search import Found, ThresholdSearch, adopt_prompts, change
 from scale_dspy.tuning.threshold_sweep import read_labels, report_scores
@@ -57,6 +57,7 @@ def compile_program(
     plan: Plan,
     *,
     names: tuple[str, str] = ("train", "validation"),
+    settings: Mapping[str, Any] | None = None,
     report: Callable[[str, Progress], None] | None = None,
 ) -> SCALE:
     """Tune a program's thresholds and prompts.
@@ -69,6 +70,7 @@ def compile_program(
         folder: keeps finished stages, so that an interrupted compile goes on.
         plan: which optimizer, and under which limits.
         names: what the record calls the two sets.
+        settings: the flags of the command line, for compile.json.
         report: called with the stage's name as walks end.
 
     Returns:
@@ -86,7 +88,9 @@ def compile_program(
         for key, name, examples in zip(("train", "val"), names, (trainset, valset), strict=True)
     }
     with hold_folder(folder), announce(folder, 0):
-        _match_folder(folder, program, lm, data, plan)
+        terms = complete_terms(plan.terms, lm, folder / COMPILE)
+        plan = replace(plan, token_price=terms.price, gpus=terms.gpus)
+        _match_folder(folder, program, lm, data, plan, settings)
         first = search_thresholds("threshold", program, valset, lm, folder, plan, report)
         last: Found | None = None
         notes: list[str] = []
@@ -97,7 +101,10 @@ def compile_program(
                     last = search_thresholds("joint", tuned, valset, lm, folder, plan, report)
                 except CostLimitError as error:
                     notes.append(_explain_prompts_left(error))
-        return _pick_winner(program, first, last, read_costs(folder / COSTS), lm, plan, data, notes)
+        costs = read_costs(folder / COSTS)
+        winner = _pick_winner(program, first, last, costs, lm, plan, data, notes)
+        write_json(folder / RECORD, winner.record or {})
+        return winner
 
 
 def _tune_within_cost(
@@ -110,9 +117,8 @@ def _tune_within_cost(
 ) -> tuple[SCALE | None, list[str]]:
     """The program with tuned prompts, or none where the limit forbids; and what is to be told."""
     paid = folder / COSTS
-    keep = round(RESERVE * read_costs(paid)["threshold"].completion_tokens)
     try:
-        with pay(paid, "prompts", plan.cost_limit, keep) as ledger:
+        with pay(paid, "prompts", plan.terms, _reserve(read_costs(paid)["threshold"])) as ledger:
             tuned = _tune_prompts_once(first, trainset, valset, lm, folder, plan)
     except CostLimitError as error:
         return None, [_explain_prompts_left(error)]
@@ -124,6 +130,14 @@ def _tune_within_cost(
         notes.append(f"{ledger.failed} requests failed in the search for prompts")
         (folder / PROMPTS).unlink()  # a compile that is interrupted after it searches again
     return tuned, notes
+
+
+def _reserve(first: Tally) -> Tally:
+    """What is kept back for the last search, going by what the first one cost."""
+    return Tally(
+        prompt_tokens=round(RESERVE * first.prompt_tokens),
+        completion_tokens=round(RESERVE * first.completion_tokens),
+    )
 
 
 def _explain_prompts_left(error: CostLimitError) -> str:
@@ -157,7 +171,7 @@ def _pick_winner(
         "data": data,
         "budget": plan.budget,
         "seed": lm.seed,
-        **_describe_outcome(candidates, best, costs),
+        **_describe_outcome(candidates, best, costs, plan.terms),
         "points": list_points(reached),
         "baselines": baselines,
         "runner_up": decision.to_dict()["runner_up"],
@@ -191,7 +205,7 @@ def search_thresholds(
         out=folder / stage,
         report=None if report is None else lambda progress: report(stage, progress),
     )
-    with pay(folder / COSTS, stage, plan.cost_limit):
+    with pay(folder / COSTS, stage, plan.terms):
         return finder.find(student, valset, lm)
 
 
@@ -203,7 +217,7 @@ def _tune_prompts_once(
     folder: Path,
     plan: Plan,
 ) -> SCALE:
-    """The tuned prompts, or those that an interrupted compile had found before."""
+    """The tuned prompts, read from the folder where an earlier session had found them."""
     path = folder / PROMPTS
     if path.exists():
         tuned = change(first.program, {})
@@ -235,13 +249,13 @@ def _list_candidates(
 
 
 def _list_plain(start: Frontier, budget: int | None) -> list[tuple[str, Choice]]:
-    """The plain points of the program as it came, which a search would have fallen back on."""
+    """The points of the program as it came that can be named without a look at the problems."""
     named = name_plain_points(start).items()
     return [(name, describe_point(start, *point, budget)) for name, point in named]
 
 
 def _describe_failures(first: Found, last: Found | None) -> Iterator[str]:
-    """In words, the walks that failed in the searches; few enough to choose by."""
+    """In words, how many walks failed in each search; more than a tenth would have ended it."""
     for stage, found in (("threshold", first), ("joint", last)):
         walks = found.walks if found else []
         failed = sum(walk.error is not None for walk in walks)
@@ -257,10 +271,9 @@ def _find_frontier(stage: str, first: Found, last: Found | None) -> Frontier:
 
 
 def _describe_outcome(
-    stages: Sequence[tuple[str, SCALE, Choice]], best: int, costs: dict[str, Tally]
+    stages: Sequence[tuple[str, SCALE, Choice]], best: int, costs: dict[str, Tally], terms: Terms
 ) -> dict[str, Any]:
     """The part of the record that says what was reached, and at what cost."""
-    total = sum_costs(costs)
     given = stages[0][1].options
     return {
         "before": _describe_choice(stages[0][2]),
@@ -280,19 +293,14 @@ def _describe_outcome(
             }
             for place, (stage, program, choice) in enumerate(stages)
         ],
-        "cost": {
-            "response_tokens": total.completion_tokens,
-            "prompt_tokens": total.prompt_tokens,
-            "calls": total.calls,
-            "seconds": round(total.seconds, 1),
-        },
+        "cost": describe_cost(sum_costs(costs), terms),
     }
 
 
 def _compare_baselines(
     start: Frontier, program: SCALE, reached: Frontier, choice: Choice
 ) -> list[dict[str, Any]]:
-    """What the program could have been left as, against the winner on the same problems.
+    """The winner against simple settings of the program as it came, on the same problems.
 
     Args:
         start: the frontier of `program`, which is the program as it came.
@@ -362,13 +370,23 @@ def _describe_choice(choice: Choice) -> dict[str, Any]:
 
 
 def _match_folder(
-    folder: Path, program: SCALE, lm: MeteredLM, data: dict[str, Any], plan: Plan
+    folder: Path,
+    program: SCALE,
+    lm: MeteredLM,
+    data: dict[str, Any],
+    plan: Plan,
+    settings: Mapping[str, Any] | None,
 ) -> None:
-    """Write what is compiled here, or make sure that the folder is of this very compile."""
+    """Write what is compiled here, or make sure that the folder holds the same compile."""
+    path = folder / COMPILE
     described = asdict(plan)
-    for free in ("cost_limit", "threads"):  # these may change from session to session
+    # These may change from session to session, and so may the number of samples.
+    for free in ("cost_limit", "dollar_limit", "token_price", "gpus", "threads"):
         del described[free]
-    described["price"] = PRICE  # of the metric; an option once, which folders of then name
+    begun = read_description(path).get("plan") if path.exists() else None
+    if isinstance(begun, dict) and "samples" in begun:
+        described["samples"] = begun["samples"]
+    described["price"] = PRICE  # of the metric; it was an option once, which older folders name
     described["variants"] = list(plan.variants)
     started = describe_run(program, "compile", "", [], lm, plan.samples)
     same = {
@@ -376,7 +394,18 @@ def _match_folder(
     }
     same["thresholds"] = [each.value for each in (program.threshold, program.split, program.stop)]
     same["estimate"] = program.estimate.dump_state()
-    match_description(folder / "compile.json", {**same, "data": data, "plan": described})
+    told = {"settings": dict(settings)} if settings else {}
+    match_description(
+        path,
+        {
+            **told,
+            **same,
+            "data": data,
+            "plan": described,
+            "samples": plan.samples,
+            **plan.terms.describe(),
+        },
+    )
 
 
 def _check_sets(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> None:

@@ -11,18 +11,20 @@ from typing import Any
 
 import dspy
 
+from scale_dspy.evaluation.costs import Terms
 from scale_dspy.grading.labels import Label
 from scale_dspy.grading.metrics import make_metric
 from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.price import Price
 from scale_dspy.program import SCALE
 from scale_dspy.tuning import OPTIMIZERS
-from scale_dspy.tuning.frontier import check_rule
+from scale_dspy.tuning.choice import check_rule
 from scale_dspy.tuning.threshold_search import adopt_prompts, change
 from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.validation import check_whole
 
 NEEDS = {"mipro": "optuna", "gepa": "gepa"}  # packages that DSPy imports late, after spending
-DEMOS = 2  # bootstrapped demos of a predictor: each is a whole solution in every prompt
+DEMOS = 2  # bootstrapped demos of a predictor; each adds a whole solution to every prompt
 SUCCESS = 0.5  # the score from which a rollout may become a demo
 PROPOSAL = 2048  # response tokens of a proposal, where System 2 has a cap of its own
 
@@ -38,6 +40,9 @@ class Plan:
         samples: walks of each validation problem.
         rollouts: about how many runs of the program the prompt optimizer may make.
         cost_limit: response tokens that the whole compile may cost; None for no limit.
+        dollar_limit: US dollars that it may cost; None for no limit.
+        token_price: of a token; None for that of LiteLLM's table, where it has one.
+        gpus: that serve the model, for the record.
         threads: problems at work at once.
         variants: options of SCALE to try; see `ThresholdSearch`.
         seed: of the optimizer and the intervals.
@@ -52,14 +57,21 @@ class Plan:
     threads: int = 64
     variants: Sequence[dict[str, Any]] = ()
     seed: int = 0
+    dollar_limit: float | None = None
+    token_price: Price | None = None
+    gpus: int | None = None
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)
         check_rule(self.budget, self.margin)
         for name in ("samples", "rollouts", "threads"):
             check_whole(name, getattr(self, name))
-        if self.cost_limit is not None:
-            check_whole("a cost limit", self.cost_limit)
+        self.terms  # noqa: B018 - checks them
+
+    @property
+    def terms(self) -> Terms:
+        """What tokens and time cost, and the limits of the whole compile."""
+        return Terms(self.token_price, self.gpus, self.cost_limit, self.dollar_limit)
 
 
 def check_optimizer(name: str) -> None:
@@ -119,12 +131,12 @@ class Job:
     plan: Plan
 
     def share(self, cost: int, most: int) -> int:
-        """How often something that costs so many rollouts may be done: 1 to `most` times."""
+        """How many rounds of so many rollouts each the plan allows: from 1 to `most`."""
         return max(1, min(most, self.plan.rollouts // max(1, cost)))
 
 
 def run_optimizer(student: dspy.Module, job: Job) -> dspy.Module:
-    """The student as the plan's optimizer leaves it; its optimizer is not "none"."""
+    """The student after the plan's optimizer, which is not "none", has tuned it."""
     return _MAKERS[job.plan.optimizer](student, job)
 
 
@@ -227,11 +239,11 @@ def _gepa(student: dspy.Module, job: Job) -> dspy.Module:
 
 
 def find_idle(student: dspy.Module) -> set[str]:
-    """The predictors that run and change nothing: the rating, where thresholds leave no choice."""
+    """The predictors whose replies decide nothing: ratings, where thresholds leave no choice."""
     if not isinstance(student, SCALE):
         return set()
     decided = {student.threshold.value, student.split.value} <= {0.0, 1.0}
-    return {"assess.rate"} if decided else set()
+    return {"assess.rate", "assess.review"} if decided else set()
 
 
 def choose_predictor(

@@ -1,4 +1,4 @@
-"""dspy's ReAnchor on SCALE's threshold, as something to compare ThresholdSearch with.
+"""DSPy's ReAnchor on SCALE's threshold, for comparison with ThresholdSearch.
 
 ReAnchor is for Boolean outputs with a probability. Here the output is whether a sub-problem is
 hard, and its probability is the difficulty score of the same program.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import dspy
 from dspy.experimental import Noul, ReAnchor
@@ -25,7 +25,7 @@ def find_cut(
 ) -> tuple[SCALE, dict[str, Any]]:
     """(a copy of the program with the threshold that ReAnchor finds, what ReAnchor reports)."""
     anchor = ReAnchor(metric, num_threads=threads)
-    tuned = anchor.compile(DecidingSCALE.of(program), trainset=list(examples))
+    tuned: Any = anchor.compile(DecidingSCALE.of(program), trainset=list(examples))
     found = change(program, {})
     cut = tuned.decide.fields.get(CUT, {}).get("threshold")
     if cut is not None:
@@ -41,7 +41,7 @@ class DecideHard(dspy.Signature):
 
 
 class ScoreReader:
-    """What answers a decision with the score itself as the probability; it asks no model."""
+    """Answers a decision with the score itself as the probability, and asks no model."""
 
     supports_decision_requests = True
     cache = True
@@ -53,13 +53,15 @@ class ScoreReader:
 class DecidingSCALE(SCALE):
     """SCALE whose choice of a system is a decision that ReAnchor can tune."""
 
+    decide: dspy.Predict
+
     @classmethod
     def of(cls, program: SCALE) -> DecidingSCALE:
         """This program, with the threshold that it came with."""
         deciding = cls.__new__(cls)
         deciding.__dict__.update(change(program, {}).__dict__)
         deciding.decide = dspy.Predict(DecideHard)
-        deciding.decide.lm = ScoreReader()
+        deciding.decide.lm = cast(Any, ScoreReader())  # of an LM it has what a decision needs
         deciding.decide.fields[CUT] = {"threshold": turn_into_cut(program.threshold.value)}
         return deciding
 
@@ -70,10 +72,10 @@ class DecidingSCALE(SCALE):
 
 
 def turn_into_tau(cut: float) -> float:
-    """The tau for which d > tau says what d >= cut says; 0 where there is none."""
+    """The tau for which d > tau holds where d >= cut does; 0 where there is none."""
     return max(0.0, math.nextafter(cut, -1.0))
 
 
 def turn_into_cut(tau: float) -> float:
-    """The cut for which d >= cut says what d > tau says; 1 where there is none."""
+    """The cut for which d >= cut holds where d > tau does; 1 where there is none."""
     return min(1.0, math.nextafter(tau, 2.0))

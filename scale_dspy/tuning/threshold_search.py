@@ -22,15 +22,8 @@ from scale_dspy.program import SCALE
 from scale_dspy.stages.ask import read_config
 from scale_dspy.stages.registry import STAGES
 from scale_dspy.threshold import Threshold
-from scale_dspy.tuning.frontier import (
-    Choice,
-    Frontier,
-    check_rule,
-    choose,
-    draw_frontier,
-    rank,
-    settle,
-)
+from scale_dspy.tuning.choice import Choice, check_rule, choose, rank, settle
+from scale_dspy.tuning.frontier import Frontier, draw_frontier
 from scale_dspy.tuning.threshold_sweep import Walk, read_drafts, walk_all
 
 TRIALS = 40  # values that Optuna tries

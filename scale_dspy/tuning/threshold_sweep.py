@@ -16,7 +16,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,9 +27,18 @@ from typing_extensions import Unpack
 
 from scale_dspy.estimate import FEATURES
 from scale_dspy.evaluation.description import describe_run
+from scale_dspy.evaluation.folder import RUN
+from scale_dspy.evaluation.paying import complete_terms
 from scale_dspy.evaluation.rollout import Rollout, read_pairs, sum_usage
 from scale_dspy.evaluation.runner import Effort, finish_pairs, solve_once
-from scale_dspy.grading.labels import Label, ScoreReport, make_label, measure_scores
+from scale_dspy.grading.labels import (
+    Label,
+    ScoreReport,
+    bound_auroc,
+    make_label,
+    measure_auroc,
+    measure_scores,
+)
 from scale_dspy.grading.metrics import is_right
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.tally import Tally
@@ -57,10 +66,16 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Known:
-    """A draft of which it is known whether it was wrong; see `estimate.FEATURES`."""
+    """A draft of which it is known whether it was wrong.
+
+    Attributes:
+        features: see `estimate.FEATURES`.
+        difficulty: the score that was found on it; None in walks of earlier versions.
+    """
 
     features: dict[str, float]
     wrong: bool
+    difficulty: Share | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +145,7 @@ def walk_all(
     out: Path,
     *,
     data: str = "",
+    settings: Mapping[str, Any] | None = None,
     **effort: Unpack[Effort],
 ) -> list[Walk]:
     """Walk every example `samples` times, each written as it ends; again, do what is missing.
@@ -140,6 +156,7 @@ def walk_all(
         lm: must cache, or the runs of a walk would not share their beginnings.
         out: the folder of walks.jsonl and run.json.
         data: the name of the examples, for run.json.
+        settings: the flags of the command line, for run.json.
         effort: as for `evaluate`, and counted in walks; one sample by default.
 
     Returns:
@@ -157,7 +174,10 @@ def walk_all(
     async def work(example: dspy.Example, sample: int) -> Walk:
         return await walk_pair(program, example, sample, lm)
 
-    described = describe_run(program.at(0, 0, TOP), "frontier", data, examples, lm, samples)
+    effort["terms"] = complete_terms(effort.get("terms"), lm, out / RUN)
+    described = describe_run(
+        program.at(0, 0, TOP), "frontier", data, examples, lm, samples, settings
+    )
     path = out / WALKS
     finish_pairs(Walk, work, examples, path, {**described, "whole": True}, effort)
     places = {str(example.id): place for place, example in enumerate(examples)}
@@ -184,6 +204,33 @@ def report_scores(walks: Sequence[Walk]) -> ScoreReport | None:
     """How well the difficulty scores tell hard sub-problems; None where no walk tells."""
     labels = read_labels(walks)
     return measure_scores(labels) if labels else None
+
+
+def report_signals(walks: Sequence[Walk]) -> dict[str, dict[str, Any]]:
+    """How well the difficulty and every feature of a draft tell wrong drafts from right ones, all
+    on the same drafts; empty where no walk has any.
+
+    Returns:
+        By signal: `auroc` with its interval over problems (None where there is none), of how many
+        `drafts`, and what `share_wrong`.
+    """
+    told = [(draft, walk.id) for walk in walks for draft in walk.drafts]
+    wrong, groups = [draft.wrong for draft, _ in told], [name for _, name in told]
+    columns: dict[str, list[float | None]] = {"difficulty": [one.difficulty for one, _ in told]}
+    columns |= {name: [one.features.get(name) for one, _ in told] for name in FEATURES}
+    known = {
+        name: [value for value in column if value is not None] for name, column in columns.items()
+    }
+    return {
+        name: {
+            "auroc": measure_auroc(column, wrong),
+            "auroc_interval": bound_auroc(column, wrong, groups),
+            "drafts": len(wrong),
+            "share_wrong": sum(wrong) / len(wrong),
+        }
+        for name, column in known.items()
+        if column and len(column) == len(wrong)
+    }
 
 
 @dataclass(frozen=True)
@@ -236,8 +283,11 @@ async def walk_pair(program: SCALE, example: dspy.Example, sample: int, lm: Mete
 async def _walk_curve(
     program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM, start: float = 0.0
 ) -> list[Run]:
-    """Runs at rising thresholds, for each falling stop that makes a difference; in rising order of
-    the stop from which they hold."""
+    """Runs at rising thresholds, and the same again at each lower stop that makes a difference.
+
+    Returns:
+        The runs in rising order of the stop from which they hold.
+    """
     rows: list[list[Run]] = []
     stop: float | None = TOP
     while stop is not None:
@@ -268,15 +318,19 @@ async def _walk_ends(
 
 
 def _add_row(rows: list[list[Run]], runs: Sequence[Run]) -> float | None:
-    """Add runs of one stop, with the stop from which they hold; the largest one below that."""
+    """Add the runs at one stop, marked with the smallest stop at which they are the same.
+
+    Returns:
+        The next smaller stop, at which runs may differ; None where there is none.
+    """
     least = max(_find_least_stop(run.rollout) for run in runs)
     rows.append([replace(run, stop=least) for run in runs])
     return math.nextafter(least, 0.0) if least > 0 else None
 
 
 def _find_least_stop(rollout: Rollout) -> float:
-    """The surest lead at which a vote of this run went on: with a lower stop it would have ended
-    there. 0 where none went on."""
+    """The largest lead after which a vote of this run drew another wave: at a stop below that it
+    would have ended there. 0 where no vote drew a second wave."""
     leads = [0.0]
     for step in rollout.steps:
         votes = [vote for vote in step.votes if vote.system == 2]
@@ -312,20 +366,22 @@ def _list_drafts(example: dspy.Example, *curves: list[Run]) -> tuple[Known, ...]
     for curve in curves:
         for _, ours, theirs in _find_handed_over(curve):
             label = make_label("", "", 0.0, theirs.solution, ours.solution)
-            _note_draft(found, ours.draft, not label.alike)
+            _note_draft(found, ours, not label.alike)
         for run in curve:
             steps = run.rollout.steps
             if len(steps) == 1 and steps[0].draft:
                 told = dspy.Prediction(answer=steps[0].draft["result"])
-                _note_draft(found, steps[0].draft, not is_right(example, told))
+                _note_draft(found, steps[0], not is_right(example, told))
     return tuple(found.values())
 
 
-def _note_draft(found: dict[str, Known], draft: dict[str, Any], wrong: bool) -> None:
-    """Enter a draft, once; what a gold answer says comes later and has the last word."""
-    if draft:
-        features = {name: float(draft[name]) for name in FEATURES if name in draft}
-        found[json.dumps([features, draft.get("result")])] = Known(features, bool(wrong))
+def _note_draft(found: dict[str, Known], step: Step, wrong: bool) -> None:
+    """Enter a step's draft. One that is entered again replaces the first: a verdict by the gold
+    answer comes after those by System 2."""
+    if step.draft:
+        features = {name: float(step.draft[name]) for name in FEATURES if name in step.draft}
+        key = json.dumps([features, step.draft.get("result")])
+        found[key] = Known(features, bool(wrong), step.difficulty)
 
 
 def _find_handed_over(runs: list[Run]) -> Iterator[tuple[str, Step, Step]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def advise_install(extra: str) -> str:
-    """The command that brings an extra. The package is on no index, where a stranger could put one
-    of its name; it is installed from a clone.
+    """The command that installs an extra, from a clone: the package is on no index, and a stranger
+    could publish another one there under its name.
 
     >>> advise_install("report")
     'pip install ".[report]" in a clone of scale_dspy'

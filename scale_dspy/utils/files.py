@@ -7,14 +7,32 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from filelock import FileLock, Timeout
 
 LOCK = ".lock"
-GLANCE = 0.5  # seconds to wait for a lock: `is_held` takes it for a moment to see if it is free
+MOST_FILES = 8192  # open ones that are asked for, where the system allows so many
+LIKELY_FILES = 1024  # that may be open, where the system tells no limit
+GLANCE = 0.5  # seconds to wait for a lock, as `is_held` takes it for a moment to look at it
+
+
+def allow_files() -> int:
+    """Raise the limit of files, connections among them, that this process may have open, to
+    MOST_FILES if the system allows it; the limit that holds then."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return LIKELY_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < MOST_FILES:
+        wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return int(min(soft, MOST_FILES)) if soft > 0 else LIKELY_FILES
 
 
 def create_file(path: Path, mode: int = 0o666) -> int:
@@ -50,12 +68,37 @@ def read_file(path: Path) -> bytes:
 
 
 @contextmanager
+def append_lines(path: Path) -> Iterator[TextIO]:
+    """A text file, open to write at its end; made where it is missing, and a link not followed.
+
+    Half a character, which UTF-8 has no bytes for, is written as JSON's escape of it.
+
+    Raises:
+        OSError: the file cannot be opened, or a link has its name.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    file = os.open(path, flags, 0o666)
+    with os.fdopen(file, "a", encoding="utf-8", errors="backslashreplace") as lines:
+        yield lines
+
+
+def check_in_place(path: Path, file: TextIO) -> None:
+    """RuntimeError where `path` is no longer the file that is open: it was removed or replaced."""
+    try:
+        there = os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError:
+        there = False
+    if not there:
+        raise RuntimeError(f"{path} was removed while it was written, so the run stops here")
+
+
+@contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
     """A draft's path to write to; it becomes `path` where the block ends well, else it goes.
 
-    The draft has the suffix of `path`, as some writers look at it, and is this process's own: of
-    two that write the same file at once, each writes it whole and the later one stays. Nobody can
-    tell its name beforehand and put a link there.
+    The draft keeps the suffix of `path`, which some writers look at. Its name belongs to this
+    process: if two write the same file at once, each writes it whole and the later one stays. The
+    name cannot be guessed, so nobody can plant a link there.
     """
     own = f"{os.getpid()}-{secrets.token_hex(4)}"
     draft = path.with_name(f"{path.stem}.draft{own}{path.suffix}")

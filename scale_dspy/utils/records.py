@@ -1,8 +1,8 @@
 """Records: JSON read into frozen dataclasses, every value checked against the type of its field.
 
-A field without a value takes its default, so that a file from before the field was added still
-reads; one that the class does not know is passed over. Numbers are from 0 to LARGEST unless a
-`Between` says otherwise, as all that is counted or measured here is; NaN and infinities are none.
+A missing field takes its default, so that a file written before the field was added still reads;
+an unknown field is ignored. Numbers are from 0 to LARGEST unless a `Between` says otherwise, as
+everything counted or measured here is; NaN and infinities are refused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class WrongFieldError(ValueError):
         self.field, self.must, self.found = field, must, found
 
     def inside(self, place: str) -> WrongFieldError:
-        """The same of the record or list around this one."""
+        """The same error as seen from the record or list around this one."""
         joint = "" if not self.field or self.field.startswith("[") else "."
         return WrongFieldError(f"{place}{joint}{self.field}", self.must, self.found)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-LARGEST = 10**12  # of a count; above it nothing is meant, and arithmetic with floats ends somewhere
-SEEDS = (-(2**63), 2**63 - 1)  # what JSON libraries and model servers hold in 64 bits
+LARGEST = 10**12  # of a count; nobody means more, and floats do not hold arbitrary numbers
+SEEDS = (-(2**63), 2**63 - 1)  # the range of 64 bits, which JSON libraries and servers accept
 
 
 def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:

@@ -79,6 +79,7 @@ def _find_endings() -> dict[str, str]:
         ending(ProposeSubproblems): items,
         ending(SelectCandidate): "1",
         ending(RateDifficulty): "0.3",
+        "[[ ## completed ## ]]": "[[ ## answer ## ]]\n7\n\n[[ ## completed ## ]]",  # DSPy's own
     }
 
 

@@ -1,6 +1,6 @@
 """Fuzz the door of `serve`: bodies, content types, headers, names and paths, over HTTP.
 
-    python -m tests.fuzz.door [--count 100000] [--seed 0] [--at-once 16]
+    python -m tests.fuzz.door [--count 100000] [--seed 0] [--at-once 16] [--seconds 3600]
 
 LiteLLM's real proxy is behind the door, and between them, on LiteLLM's side, stands a check: what
 comes through is an object of the known shape and nothing else. Beside it another provider waits,
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=3600.0, help="no request begins later")
     given = parser.parse_args()
     with (
         TemporaryDirectory() as folder,
@@ -96,19 +97,21 @@ def main() -> None:
 async def fuzz(url: str, pid: int, given: argparse.Namespace) -> dict[str, Any]:
     """All requests, the models asked meanwhile, and the memory of `serve` along the way."""
     chance, statuses, wrong = random.Random(given.seed), Counter[int](), list[str]()
+    ends = time.monotonic() + given.seconds
     left, memory, waits, done = given.count, [read_memory(pid)[0]], [0.0], asyncio.Event()
 
     async def work() -> None:
         nonlocal left
-        while left > 0:
+        while left > 0 and time.monotonic() < ends:
             left -= 1
             request = make_request(chance)
             status, complaint = await send(url, request)
             statuses[status] += 1
             if complaint:
                 wrong.append(f"{complaint}: {request[:300]!r}")
-            if left % max(1, given.count // 20) == 0:
+            if left % max(1, given.count // 100) == 0:
                 memory.append(read_memory(pid)[0])
+                print(f"{left:,} left, {len(wrong)} wrong", file=sys.stderr, flush=True)
 
     async def watch() -> None:
         line = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

@@ -6,6 +6,7 @@ import atexit
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,5 +50,7 @@ if __name__ == "__main__":
     path = Path(sys.argv.pop(1))
     atexit.register(lambda: path.write_text(json.dumps(seen)))
     make_door = gateway.make_door
-    gateway.make_door = lambda app, *rest: make_door(check_all(app), *rest)
+    gateway.make_door = lambda inside, ready: make_door(
+        replace(inside, app=check_all(inside.app)), ready
+    )
     sys.exit(cli.main(sys.argv[1:]))

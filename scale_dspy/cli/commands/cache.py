@@ -1,4 +1,4 @@
-"""`cache`: where replies are kept, how many they are, and an end to them."""
+"""`cache`: shows where replies are kept and how many there are, or deletes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show the cache of replies, or clear it."""
-    from scale_dspy.lm.cache import find_folder, open_store
+    from scale_dspy.lm.cache import MOST_BYTES, find_folder, open_store
 
     folder, store = find_folder(), open_store()
     if store is None:
@@ -33,7 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
         store.clear()
     replies, size = store.measure()
     if arguments.json:
-        print_json({"folder": str(folder), "replies": replies, "bytes": size})
+        told = {"folder": str(folder), "replies": replies, "bytes": size}
+        print_json({**told, "most_bytes": MOST_BYTES})
     else:
         print(f"{replies:,} replies, {size / 1e6:,.1f} MB, in {folder}")
+        print(f"beyond {MOST_BYTES / 1e9:g} GB the oldest are dropped when a run begins")
     return DONE

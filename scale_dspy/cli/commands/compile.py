@@ -7,22 +7,27 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scale_dspy.cli.arguments import add_backend, add_choice, add_steering
+from scale_dspy.cli.arguments import add_backend, add_choice, add_costs, add_steering
 from scale_dspy.cli.options import (
     DONE,
+    add_price,
     check_counts,
     connect_program,
     open_cache,
     print_json,
     read_options,
     read_start,
+    read_terms,
     settle_backend,
+    show_plan,
 )
 from scale_dspy.tuning import OPTIMIZERS
+from scale_dspy.utils.files import append_lines
 
 if TYPE_CHECKING:
     from scale_dspy.tuning.prompt_optimizers import Plan
@@ -49,10 +54,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         default=200,
         help="about how often the optimizer may run a program [200]",
     )
-    command.add_argument(
-        "--cost-limit", type=int, metavar="TOKENS", help="response tokens of the whole compile"
-    )
     add_choice(command, margin=0.0)
+    add_costs(command)
     add_steering(command)
     add_backend(command)
 
@@ -61,13 +64,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Tune thresholds and prompts and write the program; again, it goes on where it stopped."""
     from rich.console import Console
 
-    from scale_dspy.cli.console import RunBar, show_compiled
+    from scale_dspy.cli.console import RunBar
     from scale_dspy.cli.detach import detach
+    from scale_dspy.cli.figures import show_compiled
     from scale_dspy.program import save_program
+    from scale_dspy.tuning.forecast import forecast_compile
     from scale_dspy.tuning.joint import compile_program
 
     console = Console(file=sys.stderr, highlight=False)  # this one, whatever is diverted later
-    check_counts(arguments, "threads")
+    check_counts(arguments, "threads", "limit", "budget")
     settled = settle_backend(arguments)
     plan = _read_plan(arguments, settled.threads)
     out = Path(arguments.out)
@@ -75,6 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--out is a .json file in a folder that exists, not {arguments.out}")
     trainset, valset = _load_sets(arguments, plan.seed)
     folder = out.with_suffix(".compile")
+    if arguments.dry_run:
+        like = Path(arguments.like) if arguments.like else None
+        start = read_start(arguments, settled)
+        plan = replace(plan, token_price=add_price(plan.terms, settled).price)
+        planned = forecast_compile(start, trainset, valset, folder, plan, like)
+        return show_plan(planned, console, folder, arguments)
     if arguments.detach:
         return detach(arguments.argv, folder)
     program, lm = connect_program(settled, partial(read_start, arguments), console)
@@ -89,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
             folder,
             plan,
             names=(arguments.data, arguments.valset or f"{arguments.data}, second half"),
+            settings=arguments.settings,
             report=lambda stage, progress: bar.report(progress, stage),
         )
     save_program(tuned, out)
@@ -103,13 +115,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def divert_output(log: Path) -> Iterator[None]:
-    """Let all that is printed inside the block go to a file, which is gone if nothing is.
+    """Send all that is printed inside the block to a file, which is deleted if it stays empty.
 
     DSPy's optimizers show bars, log every step and print the stack of every failed run. That is
     for a file: the terminal has one bar, and standard output is for --json.
     """
     log.parent.mkdir(exist_ok=True)
-    with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+    with append_lines(log) as file:
         try:
             with redirect_stdout(file), redirect_stderr(file):
                 yield
@@ -121,13 +133,17 @@ def divert_output(log: Path) -> Iterator[None]:
 def _read_plan(arguments: argparse.Namespace, threads: int) -> Plan:
     from scale_dspy.tuning.prompt_optimizers import Plan
 
+    terms = read_terms(arguments)
     return Plan(
         optimizer=arguments.optimizer,
         budget=arguments.budget,
         margin=arguments.margin,
         samples=arguments.samples,
         rollouts=arguments.rollouts,
-        cost_limit=arguments.cost_limit,
+        cost_limit=terms.cost_limit,
+        dollar_limit=terms.dollar_limit,
+        token_price=terms.price,
+        gpus=terms.gpus,
         threads=threads,
         variants=read_options(arguments)[1:],
         seed=arguments.seed or 0,

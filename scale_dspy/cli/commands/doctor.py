@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from scale_dspy.cli.arguments import add_backend
-from scale_dspy.cli.options import DONE, FAILED, print_json, start_embedded
+from scale_dspy.cli.options import DONE, FAILED, check_counts, print_json, start_embedded
+from scale_dspy.utils.validation import check_seed
 
 if TYPE_CHECKING:
     from scale_dspy.lm.doctor import Finding
@@ -27,12 +28,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Probe the server with real calls and say what holds; fails if SCALE cannot work with it."""
     from rich.console import Console
 
-    from scale_dspy.cli.console import show_finding
+    from scale_dspy.cli.figures import show_finding
+    from scale_dspy.lm.client import prepare_address
     from scale_dspy.lm.connect import uses_embedded
     from scale_dspy.lm.doctor import examine, write_command_line
     from scale_dspy.lm.routing import split_addresses
 
     console = Console(stderr=bool(arguments.json), highlight=False)
+    check_counts(arguments, "threads")
+    check_seed(arguments.seed)
     model = (arguments.model or "").removeprefix("hosted_vllm/") or None
     api_base, key = arguments.api_base, arguments.api_key
     embedded = uses_embedded(model, api_base)
@@ -46,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     with console.status("asking the server"):
         for number, address in enumerate(addresses, 1):
             if len(addresses) > 1:
-                console.print(f"server {number}: {address}", markup=False)
+                plain, _ = prepare_address(address, None)  # without a password
+                console.print(f"server {number}: {plain}", markup=False)
             findings = []
             for finding in examine(address, model, key, embedded=embedded):
                 finding = _hide_key(finding, key)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from scale_dspy.cli.arguments import (
     add_backend,
+    add_costs,
     add_engine,
     add_method,
     add_reuse,
@@ -16,13 +16,15 @@ from scale_dspy.cli.arguments import (
     add_steering,
 )
 from scale_dspy.cli.options import (
-    DONE,
     check_counts,
     connect_run,
     end_run,
+    forecast_run,
     print_json,
     read_engine,
     read_program,
+    read_retry,
+    read_terms,
     settle_backend,
 )
 
@@ -44,7 +46,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add_reuse(command)
     add_engine(command)
     add_method(command)
-    add_steering(command, dry_run=True)
+    add_costs(command)
+    add_steering(command)
     add_backend(command)
 
 
@@ -52,28 +55,25 @@ def run(arguments: argparse.Namespace) -> int:
     """Run a method on a set and write rollouts, run and summary; again, it does what is missing."""
     from rich.console import Console
 
-    from scale_dspy.cli.console import RunBar, show_forecast, show_summary
+    from scale_dspy.cli.console import RunBar
     from scale_dspy.cli.detach import detach
+    from scale_dspy.cli.figures import show_summary
     from scale_dspy.data.load import load
     from scale_dspy.evaluation.description import describe_run
     from scale_dspy.evaluation.folder import name_folder
-    from scale_dspy.evaluation.forecast import forecast
+    from scale_dspy.evaluation.forecast import bound_requests
     from scale_dspy.evaluation.runner import evaluate
 
     console = Console(stderr=True, highlight=False)
-    check_counts(arguments, "samples", "threads")
+    check_counts(arguments, "samples", "limit", "threads")
+    terms = read_terms(arguments)
     examples = load(arguments.data, limit=arguments.limit)
     settled = settle_backend(arguments)
     method = arguments.method
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, method)}")
     if arguments.dry_run:
-        like = Path(arguments.like) if arguments.like else None
-        program = read_program(arguments, settled)
-        planned = forecast(program, examples, arguments.samples, out, like)
-        show_forecast(console, planned, out)
-        if arguments.json:
-            print_json(asdict(planned))
-        return DONE
+        bounds = bound_requests(read_program(arguments, settled))
+        return forecast_run(bounds, examples, out, settled, console, arguments)
     if arguments.detach:
         return detach(arguments.argv, out)
     settled, program, lm = connect_run(
@@ -96,7 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
             ),
             samples=arguments.samples,
             threads=settled.threads,
-            retry_errors=arguments.retry_errors,
+            retry_errors=read_retry(arguments),
+            terms=terms,
             engine=read_engine(arguments, settled, program),
             report=bar.report,
         )

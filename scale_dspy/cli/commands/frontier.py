@@ -6,15 +6,24 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from scale_dspy.cli.arguments import add_backend, add_choice, add_rollouts, add_steering
+from scale_dspy.cli.arguments import (
+    add_backend,
+    add_choice,
+    add_costs,
+    add_rollouts,
+    add_steering,
+)
 from scale_dspy.cli.options import (
     check_counts,
     connect_program,
     end_run,
+    forecast_run,
     open_cache,
     print_json,
     read_options,
+    read_retry,
     read_start,
+    read_terms,
     settle_backend,
 )
 
@@ -30,6 +39,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", metavar="DIR", help="where to write [runs/DATA-frontier]")
     add_rollouts(command, 1, "walks of each problem")
     add_choice(command, margin=0.02)
+    add_costs(command)
     add_steering(command)
     add_backend(command)
 
@@ -38,22 +48,29 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure accuracy and tokens at every threshold; again, it does what is missing."""
     from rich.console import Console
 
-    from scale_dspy.cli.console import RunBar, show_frontier
+    from scale_dspy.cli.console import RunBar
     from scale_dspy.cli.detach import detach
+    from scale_dspy.cli.figures import show_frontier
     from scale_dspy.data.load import load
+    from scale_dspy.evaluation.costs import read_spending
     from scale_dspy.evaluation.folder import name_folder, write_json
+    from scale_dspy.tuning.choice import check_rule
     from scale_dspy.tuning.decision import summarise_frontier
-    from scale_dspy.tuning.frontier import check_rule
+    from scale_dspy.tuning.forecast import bound_walk
     from scale_dspy.tuning.threshold_sweep import walk_all
 
     console = Console(stderr=True, highlight=False)
-    check_counts(arguments, "samples", "threads")
+    check_counts(arguments, "samples", "limit", "budget", "threads")
+    terms = read_terms(arguments)
     check_rule(arguments.budget, arguments.margin)
     if len(read_options(arguments)) > 1:
         raise ValueError("frontier measures one program: give --candidates and --caps one number")
     examples = load(arguments.data, limit=arguments.limit)
     settled = settle_backend(arguments)
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, 'frontier')}")
+    if arguments.dry_run:
+        bounds = bound_walk(read_start(arguments, settled))
+        return forecast_run(bounds, examples, out, settled, console, arguments)
     if arguments.detach:
         return detach(arguments.argv, out)
     program, lm = connect_program(settled, partial(read_start, arguments), console)
@@ -67,7 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
             data=arguments.data,
             samples=arguments.samples,
             threads=settled.threads,
-            retry_errors=arguments.retry_errors,
+            settings=arguments.settings,
+            retry_errors=read_retry(arguments),
+            terms=terms,
             report=bar.report,
         )
     found = summarise_frontier(
@@ -77,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         margin=arguments.margin,
         seed=arguments.seed or 0,
     )
+    found["cost"] = read_spending(out)
     write_json(out / "frontier.json", found)
     show_frontier(console, found)
     console.print(f"walks and frontier are in {out}", markup=False)

@@ -1,4 +1,4 @@
-"""`solve`: one problem is solved before one's eyes."""
+"""`solve`: one problem is solved, with each step shown as it is done."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from scale_dspy.cli.arguments import add_backend, add_method
 from scale_dspy.cli.options import (
     DONE,
     FAILED,
+    check_counts,
     connect_program,
     print_json,
     read_program,
@@ -39,11 +40,13 @@ def run(arguments: argparse.Namespace) -> int:
     import dspy
     from rich.console import Console
 
-    from scale_dspy.cli.console import Watch, show_usage
+    from scale_dspy.cli.console import Watch
+    from scale_dspy.cli.figures import show_usage
     from scale_dspy.lm.usage import track
     from scale_dspy.step import show_step
 
     console = Console(stderr=True, highlight=False)
+    check_counts(arguments, "threads")
     problem = read_problem(arguments.problem, arguments.file)
     make = partial(read_program, arguments)
     program, lm = connect_program(settle_backend(arguments), make, console)

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    from scale_dspy.cli.console import render_statuses
+    from scale_dspy.cli.figures import render_statuses
     from scale_dspy.evaluation.run_status import find_runs, read_status
 
     folders = find_runs([Path(folder) for folder in arguments.folders])

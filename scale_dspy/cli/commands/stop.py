@@ -23,14 +23,14 @@ def run(arguments: argparse.Namespace) -> int:
     """End a run as Ctrl-C would."""
     from rich.console import Console
 
-    from scale_dspy.cli.console import show_done
+    from scale_dspy.cli.figures import show_done
     from scale_dspy.evaluation.run_status import stop_run
 
     ended = stop_run(Path(arguments.folder))
     console = Console(stderr=bool(arguments.json), highlight=False)
     console.print(
         f"stopped: {show_done(ended)} are kept in {ended.folder}; "
-        "the same command goes on from there",
+        "the same command goes on from there, with other limits if you like",
         markup=False,
     )
     if arguments.json:

@@ -10,6 +10,7 @@ from typing import Any
 
 from scale_dspy.cli.arguments import (
     add_backend,
+    add_costs,
     add_engine,
     add_method,
     add_reuse,
@@ -21,9 +22,12 @@ from scale_dspy.cli.options import (
     check_counts,
     connect_run,
     end_run,
+    forecast_run,
     print_json,
     read_engine,
     read_program,
+    read_retry,
+    read_terms,
     settle_backend,
 )
 from scale_dspy.methods import METHODS
@@ -50,6 +54,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add_reuse(command)
     add_engine(command)
     add_method(command)
+    add_costs(command)
     add_steering(command)
     add_backend(command)
 
@@ -58,13 +63,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Solve training problems and write the right solutions; again, it does what is missing."""
     from rich.console import Console
 
-    from scale_dspy.cli.console import RunBar, show_card
+    from scale_dspy.cli.console import RunBar
     from scale_dspy.cli.detach import detach
+    from scale_dspy.cli.figures import show_card
     from scale_dspy.data.load import load
-    from scale_dspy.traces.traces import check_path, make_traces
+    from scale_dspy.evaluation.forecast import bound_requests
+    from scale_dspy.traces.traces import check_path, drop_overlapping, make_traces
 
     console = Console(stderr=True, highlight=False)
-    check_counts(arguments, "samples", "threads")
+    check_counts(arguments, "samples", "limit", "threads")
+    terms = read_terms(arguments)
     out = Path(arguments.out)
     check_path(out)
     if not METHODS[arguments.method].joinable:
@@ -76,9 +84,13 @@ def run(arguments: argparse.Namespace) -> int:
     examples = load(arguments.data, limit=arguments.limit)
     against, unchecked = _load_against(arguments.against)
     folder = out.with_name(f"{out.name}.run")
+    settled = settle_backend(arguments)
+    if arguments.dry_run:
+        clean, _ = drop_overlapping(examples, against)
+        bounds = bound_requests(read_program(arguments, settled))
+        return forecast_run(bounds, clean, folder, settled, console, arguments)
     if arguments.detach:
         return detach(arguments.argv, folder)
-    settled = settle_backend(arguments)
     settled, program, lm = connect_run(
         settled, partial(read_program, arguments), console, folder, arguments
     )
@@ -94,7 +106,9 @@ def run(arguments: argparse.Namespace) -> int:
             unchecked=unchecked,
             samples=arguments.samples,
             threads=settled.threads,
-            retry_errors=arguments.retry_errors,
+            settings=arguments.settings,
+            retry_errors=read_retry(arguments),
+            terms=terms,
             engine=read_engine(arguments, settled, program),
             report=bar.report,
         )

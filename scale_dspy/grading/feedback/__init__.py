@@ -1,1 +1,1 @@
-"""What an optimizer that reads words is told of a run."""
+"""Feedback in words for GEPA and other optimizers that read it."""

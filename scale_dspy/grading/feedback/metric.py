@@ -9,6 +9,7 @@ import dspy
 
 from scale_dspy.grading.feedback.plan import speak_of_choice, speak_of_list
 from scale_dspy.grading.feedback.rating import speak_of_rating
+from scale_dspy.grading.feedback.reviewing import speak_of_review
 from scale_dspy.grading.feedback.solving import speak_of_solving
 from scale_dspy.grading.feedback.trajectory import (
     Labels,
@@ -60,7 +61,7 @@ def _read_call(pred_trace: Any) -> tuple[Mapping[str, Any], Any]:
 
 
 def _speak(run: Trajectory, name: str | None, pred_trace: Any) -> str:
-    """What to tell about the predictor of this name."""
+    """Return the feedback for the predictor of this name."""
     inputs, outputs = _read_call(pred_trace)
     stage = find_asker(name)
     if stage is None:
@@ -78,11 +79,13 @@ _SPEAKERS: dict[str, Callable[[Trajectory, Mapping[str, Any], Any], list[str]]] 
     "assess": speak_of_rating,
     "solve_1": speak_of_solving,
     "solve_2": speak_of_solving,
+    "whole": speak_of_solving,
+    "review": speak_of_review,
 }
 
 
 def _speak_of_run(run: Trajectory, outputs: Any) -> list[str]:
-    """For the predictors of baselines, and where none is named."""
+    """Return the feedback for predictors of baselines, and where no predictor is named."""
     hard = sum(step.system == 2 for step in run.steps)
     solved = f"{len(run.steps)} sub-problems were solved, {hard} of them by System 2."
     return [

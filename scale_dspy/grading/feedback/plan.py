@@ -70,7 +70,7 @@ def _describe_used_list(run: Trajectory) -> str:
 
 
 def _describe_repeats(items: Mapping[int, str]) -> str:
-    """Sub-problems that differ in no more than blanks and their first word, which is a verb."""
+    """Sub-problems that differ only in blanks and in their first word, which is a verb."""
     alike: dict[str, list[int]] = defaultdict(list)
     for number, item in items.items():
         alike[re.sub(r"[\s$]+|\.\Z", "", item.partition(" ")[2] or item)].append(number)
@@ -101,7 +101,7 @@ def _list_words(text: str) -> set[str]:
 
 
 def _judge_plan(run: Trajectory, stage: str) -> list[str]:
-    """What came of the list in use."""
+    """Describe the outcome of the list that was used."""
     planning = count_stage(run.usage, "decompose") + count_stage(run.usage, "select")
     cost = f"Planning took {planning:,} of the {run.tokens:,} response tokens." if planning else ""
     return [

@@ -12,6 +12,7 @@ from scale_dspy.grading.feedback.trajectory import (
     clip,
     describe_cost,
     describe_outcome,
+    describe_unread_score,
     name_step,
     quote,
 )
@@ -23,7 +24,11 @@ def speak_of_rating(run: Trajectory, inputs: Mapping[str, Any], outputs: Any) ->
     place = _find_rated(run, inputs)
     lines = [_describe_whole_rating(run, inputs, outputs) if place is None else ""]
     if place is not None:
-        lines = [_judge_score(run, place), _describe_unread(run, place, outputs)]
+        said = getattr(outputs, "difficulty", None)
+        lines = [
+            _judge_score(run, place),
+            describe_unread_score(said, run.steps[place].difficulty),
+        ]
     others = [k for k in _list_rated(run) if k != place and _is_telling(run, k)]
     return [
         *lines,
@@ -62,7 +67,7 @@ def _is_telling(run: Trajectory, place: int) -> bool:
 
 
 def _judge_score(run: Trajectory, place: int) -> str:
-    """One score: what came of it, and whether it should have been another one."""
+    """Describe the outcome of one score, and whether it was too high or too low."""
     step = run.steps[place]
     label = run.find_label(step.subproblem)
     how = "with thinking" if step.system == 2 else "without thinking"
@@ -96,19 +101,8 @@ def _judge_unknown(run: Trajectory, step: Step) -> str:
     return "It was thought over, so a higher score would have changed nothing."
 
 
-def _describe_unread(run: Trajectory, place: int, outputs: Any) -> str:
-    """Where the reply is not the number that counted."""
-    said, counted = getattr(outputs, "difficulty", None), run.steps[place].difficulty
-    if not isinstance(said, str) or (number := _read_number(said)) == counted:
-        return ""
-    told = f"The reply was {quote(said)}, and the score in use {counted:g}"
-    if number is not None and 0 <= number <= 1:
-        return f"{told}, which another reply or the program's settings gave."
-    return f"{told}: reply with one number from 0 to 1 and nothing else."
-
-
 def _describe_whole_rating(run: Trajectory, inputs: Mapping[str, Any], outputs: Any) -> str:
-    """A rating that no step goes back to: of the whole problem, or of one that was skipped."""
+    """Describe a rating without a step: of the whole problem, or of a skipped sub-problem."""
     subproblem, said = inputs.get("subproblem"), getattr(outputs, "difficulty", None)
     if not isinstance(subproblem, str) or not isinstance(said, str):
         return ""
@@ -123,10 +117,3 @@ def _describe_label(label: Label) -> str:
     if label.alike:
         return f"Known to be easy: System 1 and System 2 both find {one}."
     return f"Known to be hard: System 1 finds {one}, System 2 finds {two}."
-
-
-def _read_number(text: str) -> float | None:
-    try:
-        return float(text.strip())
-    except ValueError:
-        return None

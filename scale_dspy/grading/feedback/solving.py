@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from scale_dspy.grading.answers import find_answer
+from scale_dspy.grading.answers import find_answer, normalise
 from scale_dspy.grading.feedback.trajectory import (
+    LISTED,
     Trajectory,
     clip,
     describe_cost,
@@ -18,10 +20,12 @@ from scale_dspy.grading.feedback.trajectory import (
     names_result,
 )
 from scale_dspy.grading.labels import Label
+from scale_dspy.step import Step
 
 
 def speak_of_solving(run: Trajectory, inputs: Mapping[str, Any], outputs: Any) -> list[str]:
-    place = run.find_step(inputs.get("subproblem"))
+    # A problem that is not split is asked for without a sub-problem.
+    place = run.find_step(inputs.get("subproblem") or inputs.get("problem"))
     lines = [] if place is None else _judge_step(run, place)
     draft = "It went on from a draft that System 2 had to leave unfinished."
     return [
@@ -44,9 +48,23 @@ def _judge_step(run: Trajectory, place: int) -> list[str]:
     return [
         f"{name_step(run, place)}: System {step.system} gave {result} after {step.tokens:,} "
         f"tokens{last}.",
+        _describe_votes(step),
         _describe_known(run.find_label(step.subproblem), found),
         describe_notes(run.pick_notes(place, "solve")),
     ]
+
+
+def _describe_votes(step: Step) -> str:
+    """What the passes of a vote found, the most frequent result first."""
+    results = [vote.result for vote in step.votes if vote.system == 2]
+    if len(results) < 2:
+        return ""
+    counts = Counter(normalise(result or "") for result in results)
+    unread = counts.pop("", 0)
+    found = [f"{clip(result)} ({count} of them)" for result, count in counts.most_common(LISTED)]
+    found += [f"nothing that can be read ({unread} of them)"] if unread else []
+    advice = " Where they differ, the step at which they part is at fault."
+    return f"Its {len(results)} passes found {', '.join(found)}.{advice if len(counts) > 1 else ''}"
 
 
 def _describe_known(label: Label | None, found: str | None) -> str:

@@ -1,4 +1,4 @@
-"""A run as feedback retells it: what happened in it, and the words that all predictors hear."""
+"""Describe a run for feedback: what happened in it, and what all predictors are told."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scale_dspy.grading.labels import Label
 from scale_dspy.step import Step
 
 Labels = Mapping[tuple[str, str], Label]
-"""What is known of sub-problems' difficulty, by (problem, sub-problem)."""
+"""Difficulty labels by (problem, sub-problem)."""
 WORKED = 2_000  # characters of the gold worked solution that are quoted
 QUOTE = 200  # characters of anything else
 LISTED = 6  # sub-problems spoken of beside the one under reflection
@@ -33,7 +33,7 @@ def count_stage(usage: Any, name: str) -> int:
 
 
 def find_failure(prediction: Any) -> str:
-    """What a run ended with instead of an answer; empty where it has one, or says it has none."""
+    """What a run returned in place of an answer; empty if it has one or reports none."""
     if isinstance(prediction, BaseException):
         return clip(f"{type(prediction).__name__}: {prediction}")
     if hasattr(prediction, "answer"):
@@ -157,7 +157,7 @@ def name_step(run: Trajectory, place: int) -> str:
 
 
 def describe_worked(run: Trajectory) -> str:
-    """The gold worked solution, where the answer is wrong; to a right one it adds nothing."""
+    """The gold worked solution, given only where the answer is wrong."""
     if run.right or not run.worked:
         return ""
     more = " ..." if len(run.worked) > WORKED else ""
@@ -174,6 +174,23 @@ def describe_reply(outputs: Any) -> list[str]:
     if find_answer(solution) is None:
         return [r"No result could be read in this reply: it must end with its result in \boxed{}."]
     return []
+
+
+def describe_unread_score(said: Any, counted: float | None) -> str:
+    """Where a reply is not the score that counted for its step."""
+    if not isinstance(said, str) or counted is None or (number := _read_number(said)) == counted:
+        return ""
+    told = f"The reply was {quote(said)}, and the score in use {counted:g}"
+    if number is not None and 0 <= number <= 1:
+        return f"{told}, which another reply or the program's settings gave."
+    return f"{told}: reply with one number from 0 to 1 and nothing else."
+
+
+def _read_number(text: str) -> float | None:
+    try:
+        return float(text.strip())
+    except ValueError:
+        return None
 
 
 def asks_problem(run: Trajectory, place: int) -> bool:

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-import filelock
 
 from scale_dspy.lm.embedded.weights import (
     CHUNK,
     ByteProgress,
     EmbeddedError,
     cache_folder,
-    digest_record,
+    copy_parts,
+    make_folder,
+    name_partial,
+    open_or_write,
+    write_digest,
 )
+from scale_dspy.utils.files import create_file
 
 
 @dataclass(frozen=True)
@@ -70,37 +73,38 @@ HUB: dict[str, HubFile] = {
 }
 
 
-def fetch(wanted: HubFile, progress: ByteProgress | None = None) -> Path:
-    """The file in the cache, downloaded if it isn't there; a download that was cut off goes on.
+def open_fetched(wanted: HubFile, progress: ByteProgress | None = None) -> int:
+    """The file in the cache, open for reading, all its bytes checked just now; downloaded if it
+    isn't there. A download that was cut off goes on.
 
     Processes that ask at once download once. A file that the hub's own cache holds is taken there.
 
     Raises:
         EmbeddedError: it cannot be had, or it is not the expected one; then it is removed.
     """
-    target = cache_folder() / "weights" / f"{wanted.name}.gguf"
-    if _is_checked(target, wanted):
-        return target
+    target = name_fetched(wanted)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(target.with_suffix(".lock")):
-            if not _is_checked(target, wanted):
-                _fetch_whole(target, wanted, progress)
+        make_folder(target.parent)
+        return open_or_write(target, wanted, lambda: _fetch_whole(target, wanted, progress))
     except EmbeddedError:
         raise
     except Exception as error:  # the hub's own, httpx's and the disk's
         raise EmbeddedError(_explain(error, wanted)) from error
-    return target
+
+
+def name_fetched(wanted: HubFile) -> Path:
+    """Where the file lies once it is whole."""
+    return cache_folder() / "weights" / f"{wanted.name}.gguf"
 
 
 def _fetch_whole(target: Path, wanted: HubFile, progress: ByteProgress | None) -> None:
     """Write `target`, which appears whole and checked or not at all."""
     from huggingface_hub import try_to_load_from_cache
 
-    partial = target.with_suffix(".gguf.part")
+    partial = name_partial(target)
     there = try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
     if isinstance(there, str):
-        shutil.copyfile(there, partial)
+        copy_parts([Path(there)], partial, wanted.bytes, progress)
     else:
         _download(partial, wanted, progress)
     with partial.open("rb") as file:
@@ -115,8 +119,7 @@ def _fetch_whole(target: Path, wanted: HubFile, progress: ByteProgress | None) -
             f"{found} instead of {wanted.bytes} of {wanted.sha256}; it is removed"
         )
     partial.replace(target)
-    # Last, so that the record never stands beside a file that wasn't checked.
-    digest_record(target).write_text(found + "\n", encoding="ascii")
+    write_digest(target, found)  # for people: the program itself reads the file again
 
 
 def _download(partial: Path, wanted: HubFile, progress: ByteProgress | None) -> None:
@@ -131,10 +134,11 @@ def _download(partial: Path, wanted: HubFile, progress: ByteProgress | None) -> 
     location = get_hf_file_metadata(url, headers=headers).location
     if urlsplit(location).netloc != urlsplit(url).netloc:
         headers.pop("authorization", None)  # the hub's token is not for where the bytes lie
-    partial.touch()
-    if partial.stat().st_size > wanted.bytes:
-        partial.write_bytes(b"")
-    with partial.open("r+b") as file:
+    # What is no plain file of ours is not gone on with: a link could lead anywhere.
+    if partial.is_symlink() or not partial.is_file() or partial.stat().st_size > wanted.bytes:
+        os.close(create_file(partial, 0o644))
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(partial, flags), "r+b") as file:
         done = file.seek(0, io.SEEK_END)
         http_get(
             location,
@@ -145,15 +149,6 @@ def _download(partial: Path, wanted: HubFile, progress: ByteProgress | None) -> 
             displayed_filename=wanted.file,
             tqdm_class=_make_bar(progress),
         )
-
-
-def _is_checked(target: Path, wanted: HubFile) -> bool:
-    """Whether `target` has the right size and a record that its digest was checked."""
-    try:
-        record = digest_record(target).read_text(encoding="ascii", errors="replace").strip()
-        return record == wanted.sha256 and target.stat().st_size == wanted.bytes
-    except OSError:
-        return False
 
 
 def _explain(error: Exception, wanted: HubFile) -> str:

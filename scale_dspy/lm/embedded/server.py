@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from scale_dspy.lm.embedded.hub import HUB, fetch
+from scale_dspy.lm.embedded.hub import HUB, name_fetched, open_fetched
 from scale_dspy.lm.embedded.weights import (
     MODELS,
     ByteProgress,
@@ -139,8 +139,8 @@ def find_key(api_base: str | None) -> str | None:
 
 
 def explain_end(api_base: str | None) -> str | None:
-    """What became of the server at this address, if this process started it and it has ended: then
-    whoever took its port answers there, and is not believed. None while it runs."""
+    """Why the server at this address is not to be asked: this process started it and it has ended,
+    so that another program may have taken its port. None while it runs."""
     server = _addresses.get(api_base or "")
     code = server.process.poll() if server else None
     if code is None:
@@ -157,14 +157,10 @@ def _find_model(
         model = choose_model()
     if str(model) in MODELS:
         weights = MODELS[str(model)]
-        file = open_weights(weights, progress)
-        opened = Path(f"/dev/fd/{file}")
-        if sys.platform == "linux" and opened.exists():
-            return weights.name, opened, file
-        os.close(file)
-        return weights.name, name_weights(weights), None
+        return weights.name, *_name_open(open_weights(weights, progress), name_weights(weights))
     if str(model) in HUB:
-        return str(model), fetch(HUB[str(model)], progress), None
+        wanted = HUB[str(model)]
+        return wanted.name, *_name_open(open_fetched(wanted, progress), name_fetched(wanted))
     path = Path(model).expanduser()
     try:
         with path.open("rb") as given:
@@ -179,6 +175,16 @@ def _find_model(
     if magic != MAGIC:
         raise EmbeddedError(f"{path} is not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
     return path.stem, path.resolve(), None
+
+
+def _name_open(file: int, path: Path) -> tuple[Path, int | None]:
+    """(the path of an open file, the file); its own path, the file closed, where a system has no
+    paths of open files."""
+    opened = Path(f"/dev/fd/{file}")
+    if sys.platform == "linux" and opened.exists():
+        return opened, file
+    os.close(file)
+    return path, None
 
 
 def count_cores() -> int:
@@ -207,7 +213,7 @@ def start_process(settings: dict[str, Any]) -> tuple[subprocess.Popen[bytes], Pa
         with os.fdopen(create_file(log, 0o600), "ab") as errors:
             process = subprocess.Popen(
                 _make_command(told),
-                stdin=subprocess.PIPE,  # never written to: its end tells the child that we are gone
+                stdin=subprocess.PIPE,  # never written to: when it ends, so does the child
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 cwd=Path(__file__).parents[3],  # the package is there, and no stranger's modules

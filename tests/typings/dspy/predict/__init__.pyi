@@ -1,0 +1,1 @@
+from dspy.predict import parameter as parameter
