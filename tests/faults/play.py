@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -306,7 +306,9 @@ def _judge_two(command: Command, first: Ended, other: Ended) -> Ended:
         told = "in use by another" in kept_out.err and "Traceback" not in kept_out.err
         if worker.code == 0 and ((kept_out.code == 2 and told) or not command.result):
             return worker
-    return first if first.code else other
+    failed, beside = (first, other) if first.code else (other, first)
+    said = f"the other, with {beside.code}: {_last_line(beside)}; {_last_line(failed)}"
+    return replace(failed, err=f"{failed.err}\n{said}")
 
 
 def _last_line(ended: Ended) -> str:
