@@ -137,6 +137,10 @@ HOSTILE = {
     "mixed scripts": "７½²√٣万º∞≤元й" * 100,
     "private characters": "\ue000\uf8ff" * 300,
     "surrogates": "\ud800\udfff7",
+    "letters after an estimate": r"\frac{1}{2} \approx " + "a" * 1500,
+    "texts before an estimate": "1" + r"\text{ " * 400 + r"\approx 2",
+    "blanks inside": "1" + " " * 1900 + "x",
+    "commas and ties": "1" + ",~" * 900,
     "zero bytes": "\x007\x00" * 300,
 }
 

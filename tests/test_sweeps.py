@@ -40,7 +40,7 @@ def test_a_frontier_alone_has_a_page(tmp_path: Path) -> None:
     assert cli.main(["report", str(folder), "--out", str(tmp_path / "page.html")]) == 0
     text = (tmp_path / "page.html").read_text()
     check_harmless(text)
-    assert "mine-frontier: the most accurate threshold is τ = 0.2, right 100.0 %" in text
+    assert "mine-frontier: the most accurate threshold is τ = 0.2, right 100.0\u00a0%" in text
     assert (tmp_path / "page-accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert 'id="problems"' not in text
 

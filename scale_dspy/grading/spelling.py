@@ -39,6 +39,7 @@ REMEMBERED = 2048
 _BRACKET = re.compile(r"[(\[]|\\\{")
 _MARKS = compile_rules(
     [
+        (r"\s{3,}", lambda blanks: "\n" if "\n" in blanks[0] else " "),
         (r'\\"', '"'),
         (r"(?<=.)\\\$", ""),
         (r"\\[()\[\]](?!\d*(?:pt|em|mm)\])|(?<!\\)\$", ""),
