@@ -84,13 +84,14 @@ def read_reply(export: Export, choice: dict[str, Any]) -> Reply:
     told, message = export["reply"], choice["message"]
     content = message.get("content") or ""
     reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
-    before, opened, after = content.partition(told["open"])
-    if not opened and told["close"] in content:
-        before, after = "", content
-    if opened or told["close"] in content:
-        inside, closed, rest = after.rpartition(told["close"])
-        inside, rest = (inside, rest) if closed else (after, "")
-        content, reasoning = before + rest, reasoning or inside.strip()
+    for tags in (told, *told["other_tags"]):
+        if tags["open"] in content or tags["close"] in content:
+            before, opened, after = content.partition(tags["open"])
+            before, after = (before, after) if opened else ("", content)
+            inside, closed, rest = after.rpartition(tags["close"])
+            inside, rest = (inside, rest) if closed else (after, "")
+            content, reasoning = before + rest, reasoning or inside.strip()
+            break
     tokens = (choice.get("logprobs") or {}).get("content") or []
     logprobs = tuple(token["logprob"] for token in tokens)
     cut_off = choice.get("finish_reason") == told["cut_off"]
@@ -103,58 +104,99 @@ def read(export: Export, stage: str, text: str, count: int = 0) -> Any:
     if told["kind"] == "numbered_list":
         return read_list(told, text) or None
     if told["kind"] == "choice":
-        numbers = {int(number) for number in find(told["number"]).findall(text)}
-        return next((k for k in numbers if len(numbers) == 1 and 1 <= k <= count), None)
+        return read_choice(told, text[: told["longest"]], count)
     if told["kind"] == "score":
         return read_score(told, text)
     return text or None
 
 
 def read_list(told: dict[str, Any], text: str) -> list[str]:
+    text = text[: told["longest"]]
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("```")]
-    items: list[list[str]] = []
-    for line in lines:
-        match = find(told["numbered"]).match(line)
-        if match and int(match[1]) == len(items) + 1:
-            items.append([line[match.end() :]])
-        elif items:
-            items[-1].append(line)
-    items = [end_at_gap(item) for item in items]
-    for line in lines if not items else []:
-        match = find(told["bulleted"]).match(line)
-        if match:
-            items.append([line[match.end() :]])
-        elif items and line.strip():
-            items[-1].append(line)
-    kept = [item for item in map(tidy, items) if item]
-    return list(dict.fromkeys(kept))[: told["most"]]
+    text = "\n".join(lines)
+    items = read_array(told, text)
+    for style in told["styles"]:
+        items = items or collect(told, style, text)
+    return list(dict.fromkeys(items))[: told["most"]]
 
 
-def end_at_gap(item: list[str]) -> list[str]:
-    gap = next((k for k, line in enumerate(item) if k and not line.strip()), len(item))
-    return item[:gap]
+def read_array(told: dict[str, Any], text: str) -> list[str]:
+    try:
+        found = json.loads(text) if text.lstrip().startswith("[") else []
+    except (ValueError, RecursionError):
+        return []
+    if not all(isinstance(item, str) for item in found):
+        return []
+    numbers = [find(told["number"]).match(item) for item in found]
+    cut = [
+        item[number.end() :] if number else item
+        for item, number in zip(found, numbers, strict=True)
+    ]
+    return [item for item in map(tidy, cut) if item]
 
 
-def tidy(item: list[str]) -> str:
-    text = "\n".join(line.strip() for line in item).strip()
+def collect(told: dict[str, Any], style: dict[str, Any], text: str) -> list[str]:
+    opened: list[re.Match[str]] = []
+    last = 0
+    for match in find(style["opening"]).finditer(text):
+        if style["ordinals"] is None:
+            number = last + 1
+        elif style["ordinals"]:
+            ordinal = match[1].lower()
+            number = 1 + style["ordinals"].index(ordinal) if ordinal in style["ordinals"] else -1
+        else:
+            number = int(match[1])
+        if number == last + 1 or (not opened and number == 0):
+            opened, last = [*opened, match], number
+    items = []
+    for place, match in enumerate(opened):
+        item = text[match.end() : opened[place + 1].start() if opened[place + 1 :] else None]
+        if style["cells"]:
+            (item, *_) = item.split("\n")
+            end = find(told["cell_end"]).search(item)
+            item = item[: end.start()] if end else item
+        items.append(tidy(item))
+    sound = not style["sentences"] or all(map(find(told["sentence"]).match, items))
+    return [item for item in items if item] if len(items) >= style["least"] and sound else []
+
+
+def tidy(item: str) -> str:
+    lines = [line.strip() for line in item.strip().split("\n")]
+    text = "\n".join(lines[: lines.index("")] if "" in lines else lines)
     bold = len(text) > 4 and text.startswith("**") and text.endswith("**") and "\n" not in text
-    return text[2:-2].strip() if bold else text
+    if bold:
+        return text[2:-2].strip()
+    return text[:-2].strip() if text.endswith("**") and text.count("**") % 2 else text
+
+
+def read_choice(told: dict[str, Any], text: str, count: int) -> int | None:
+    numbers = {int(number) for number in find(told["number"]).findall(text)}
+    if len(numbers) > 1:
+        named = [find(each).findall(text) for each in told["named"]]
+        numbers = {int(number) for found in named for number in found}
+    return next((k for k in numbers if len(numbers) == 1 and 1 <= k <= count), None)
 
 
 def read_score(told: dict[str, Any], text: str) -> float | None:
-    stripped = text.strip().strip(told["strip"])
-    numbers = find(told["number"]).findall(stripped)
-    if not numbers:
+    text = text[: told["longest"]].strip().strip(told["strip"])
+    for change in told["rewrite"]:
+        text = find(change).sub(lambda match, new=change["with"]: match.expand(new), text)
+    named, numbers = (list(find(told[key]).finditer(text)) for key in ("named", "number"))
+    at_once = find(told["number"]).match(text)
+    match = at_once or (named or numbers or [None])[-1]
+    if match is None:
         return None
-    number, whole = numbers[0] if find(told["number"]).match(stripped) else numbers[-1]
-    if number.endswith("%") or float(whole or 1) == 0:
-        return None
-    score = float(number.replace(",", ".")) / float(whole or 1)
+    groups = match.groups()
+    low, high = groups[0], groups[1] or groups[0]
+    values = [float(each.rstrip("% ").replace(",", ".")) for each in (low, high)]
+    whole = 100 if "%" in low + high else float(groups[2] or 1)
+    score = sum(values) / 2 / whole if whole else -1
     return score if 0 <= score <= 1 else None
 
 
 def find(pattern: dict[str, Any]) -> re.Pattern[str]:
-    return re.compile(pattern["regex"], re.IGNORECASE if pattern["ignore_case"] else 0)
+    flags = re.MULTILINE | (re.IGNORECASE if pattern["ignore_case"] else 0)
+    return re.compile(pattern["regex"], flags)
 
 
 def read_answer(export: Export, text: str) -> str | None:

@@ -286,6 +286,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(
     server: FakeVLLM,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("scale_dspy.lm.cache._chosen", [])
@@ -301,6 +302,9 @@ def test_a_cache_that_cannot_be_written_is_one_line(
         assert (code, out) == (1, ""), name
         assert "cannot be used" in err.splitlines()[-1]
     assert not server.chats()
+    code, out, err = run(capsys, "solve", World().problem(0).text, *backend(server))
+    assert (code, out) == (0, f"{World().problem(0).answer}\n"), err  # it has nothing to resume
+    assert caplog.text.count("no reply is kept") == 1
 
 
 @pytest.mark.parametrize(

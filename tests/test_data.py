@@ -83,6 +83,7 @@ def test_integers_become_canonical(tmp_path, written, canonical):
     [
         (r"\frac{14}{3}", r"\frac{14}{3}"),
         (2.50, "2.5"),
+        (1e-5, "0.00001"),
         ("3, 5, 7", "3, 5, 7"),
         ("12,34", "12,34"),
         ("x=5", "x=5"),

@@ -47,6 +47,19 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in name_anchors(target), link
 
 
+def test_every_test_that_the_page_of_faults_names_is_there() -> None:
+    page = ROOT / "scale_dspy" / "docs" / "faults.md"
+    named = set(re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8")))
+    files = (ROOT / "tests").rglob("test_*.py")
+    there = {
+        name
+        for file in files
+        for name in re.findall(r"def (test_\w+)\(", file.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 50
+    assert named <= there
+
+
 def test_the_front_page_is_short_and_leads_to_every_page() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.split()) <= 800

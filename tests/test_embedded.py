@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -310,6 +311,27 @@ def test_serves_every_method(server: Server, method: str) -> None:
         prediction = program(problem="What is 17 + 25?")
     assert prediction.steps
     assert prediction.usage["solve_2"]["calls"] + prediction.usage["solve_1"]["calls"] > 0
+
+
+@pytest.mark.embedded
+@pytest.mark.timeout(1200)
+def test_the_python_of_the_front_page_on_the_embedded_model(tmp_path: Path) -> None:
+    """As printed, by a user who has set nothing."""
+    page = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SCALE_")}
+    kept = {name: os.environ[name] for name in ("SCALE_CACHE_DIR",) if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        env={**clean, **kept, "SCALE_CACHE": str(tmp_path)},
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer, steps, tokens = done.stdout.splitlines()
+    assert answer
+    assert steps.startswith("[(")
+    assert int(tokens) >= 0
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.embedded

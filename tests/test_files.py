@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scale_dspy.utils.files import append_lines, hold_folder, write_whole
+from scale_dspy.utils.files import append_lines, hold_folder, open_file, write_whole
 from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, fake_vllm
 from tests.world import World, write_set
@@ -79,6 +80,32 @@ def test_a_second_process_is_kept_out_of_a_folder_until_the_first_is_done(tmp_pa
         refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert f"ValueError: {folder} is in use by another run" in refused.stderr
     assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == "held\n"
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
+def test_what_is_no_regular_file_is_one_line(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pipe would be waited for, and some devices have no end."""
+    for name in ("run.json", "rollouts.jsonl"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "run.json").write_text("{}")
+        path = folder / name
+        path.unlink(missing_ok=True)
+        {
+            "a pipe": lambda path: os.mkfifo(path),
+            "a device": lambda path: path.symlink_to("/dev/zero"),
+            "a folder": lambda path: path.mkdir(),
+        }[kind](path)
+        with pytest.raises(OSError, match=r"regular|directory"):
+            open_file(path)
+        for command in ("regrade", "report"):
+            code, out, err = run(capsys, command, str(folder))
+            assert (code, out) == (2, "")
+            assert len(err.splitlines()) == 1, err
+    with pytest.raises(FileNotFoundError):
+        open_file(tmp_path / "nothing")
 
 
 # Links that somebody planted

@@ -15,6 +15,7 @@ import dspy
 import pytest
 
 from scale_dspy import SCALE, connect, modes
+from scale_dspy.cli.commands.compile import divert_output
 from scale_dspy.evaluation.costs import read_costs
 from scale_dspy.evaluation.paying import NOTED
 from scale_dspy.lm.cache import Store, use
@@ -343,3 +344,10 @@ def test_the_cap_of_system_2_is_tuned_kept_and_told(tmp_path: Path) -> None:
     for bad in (0, True, 1.5):
         with pytest.raises(ValueError, match="a cap is"):
             SCALE(system_2_cap=bad)  # type: ignore[arg-type]
+
+
+def test_two_that_share_the_log_of_optimizers_both_leave_it(tmp_path: Path) -> None:
+    log = tmp_path / "p.compile" / "optimizer.log"
+    with divert_output(log), divert_output(log):
+        pass
+    assert not log.exists()

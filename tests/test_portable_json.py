@@ -185,12 +185,15 @@ def test_a_runtime_without_dspy_does_what_the_program_does(flow: str, tmp_path: 
 # fmt: off
 NOISE = [
     "1. ", "2) ", "(1) ", "- ", "* ", "**", "\n", "\n\n", "Step 2: ", "3.5", "```\n", "a b", " ",
-    "0.3", "1", ".5", "%", "-", "$", "4", "Subproblem 1: ",
+    "0.3", "1", ".5", "%", "-", "$", "4", "Subproblem 1: ", "0. ", "1. Find a. ", "2. Find b. ",
+    "① ", "② ", "a) ", "b) ", "| 1 | ", "| 2 | ", " |", "ii. ", "First, ", "[", '"Find a."', "]",
+    ", ", "difficulty ", "of 10", "/10", " to ", "between ", " and ", "0 to 1", "1 = hard", "best ",
+    "is ", "candidate 3", "not ", " or ",
 ]
 # fmt: on
 
 
-@settings(max_examples=150)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(NOISE), max_size=14).map("".join))
 def test_replies_are_read_as_the_program_reads_them(text: str) -> None:
     export = export_messages(SCALE())

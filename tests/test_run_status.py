@@ -6,11 +6,13 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -238,3 +240,19 @@ def test_another_machines_run_is_not_signalled(
         with pytest.raises(ValueError, match="stop it there"):
             stop_run(tmp_path)
     assert not (tmp_path / "process.json").exists()
+
+
+@pytest.mark.parametrize("number", [0, -1, 1, -(2**31)])
+def test_a_planted_number_is_not_signalled(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal to 0 or below goes to a group of processes, or to all of a user's."""
+    sent: list[Any] = []
+    monkeypatch.setattr(os, "kill", lambda *to: sent.append(to))
+    (tmp_path / "run.json").write_text("{}")
+    told = {"pid": number, "host": socket.gethostname(), "started": 1.0, "done": 0}
+    with hold_folder(tmp_path):
+        (tmp_path / "process.json").write_text(json.dumps(told))
+        with pytest.raises(ValueError, match="nothing runs"):
+            stop_run(tmp_path, 0.1)
+    assert not sent

@@ -135,6 +135,50 @@ def test_where_nobody_can_read_it_runs_without_a_stream(
     assert prediction.answer == EXAMPLES[0].answer
 
 
+class Explain(dspy.Module):
+    """The shape of DSPy's streaming tutorial: two predictors in a row, SCALE the first of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = SCALE(candidates=2)
+        self.explain = dspy.Predict("answer -> sentence")
+
+    def forward(self, problem: str) -> dspy.Prediction:
+        solved = self.scale(problem=problem)
+        told = self.explain(answer=solved.answer)
+        return dspy.Prediction(answer=solved.answer, sentence=told.sentence)
+
+
+@pytest.mark.parametrize("options", [{}, {"async_streaming": False}], ids=str)
+def test_the_program_of_dspy_s_tutorial_tells_its_state_and_streams_both_parts(
+    options: dict[str, Any],
+) -> None:
+    words = "It is found by going through the parts one after another."
+    said = f"[[ ## sentence ## ]]\n{words}\n\n[[ ## completed ## ]]"
+    program = Explain()
+    listeners = [
+        StreamListener("sentence", predict=program.explain, predict_name="explain"),
+        StreamListener(
+            "solution", predict=program.scale.solve.system_1, predict_name="scale.solve.system_1",
+            allow_reuse=True,
+        ),
+    ]  # fmt: skip
+    with fake_vllm(World(), other=said) as server:
+        lm = connect(server.model, server.api_base, seed=0, cache=False)
+        with dspy.context(lm=lm):
+            *heard, prediction = read(
+                program, stream_listeners=listeners, status_message_provider=Told(), **options
+            )
+    assert (prediction.answer, prediction.sentence) == (EXAMPLES[0].answer, words)
+    chunks = [item for item in heard if isinstance(item, StreamResponse)]
+    told = [item.message for item in heard if isinstance(item, StatusMessage)]
+    sentence = "".join(item.chunk for item in chunks if item.signature_field_name == "sentence")
+    assert sentence.strip() == words
+    assert any(item.signature_field_name == "solution" for item in chunks)
+    assert [message for message in told if message in ("SCALE begins", "Predict begins")]
+    assert told.index("SCALE begins") < told.index("a reply")
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_reader_who_leaves_leaves_no_thread_behind() -> None:
     async def leave(after: int) -> None:

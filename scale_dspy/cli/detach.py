@@ -23,10 +23,11 @@ def detach(argv: Sequence[str], out: Path) -> int:
         out: the folder it will work in.
     """
     from scale_dspy.evaluation.run_status import find_worker
+    from scale_dspy.utils.files import make_folder
 
     if find_worker(out):
         raise ValueError(f"{out} is in use by another run")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     command = [sys.executable, "-m", "scale_dspy", *(each for each in argv if each != "--detach")]
     with append_lines(out / LOG) as log:
         process = subprocess.Popen(

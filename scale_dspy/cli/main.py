@@ -119,6 +119,9 @@ def _complain(message: str, code: int) -> int:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:  # without the number that Python puts first
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror[:1].lower()}{error.strerror[1:]}{where}"[:300]
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
@@ -132,6 +135,7 @@ def _explain(error: Exception, arguments: argparse.Namespace) -> str:
     """A model error as one line that says what to do."""
     from dspy.utils import exceptions as kinds
 
+    from scale_dspy.lm.client import find_proxy
     from scale_dspy.lm.routing import split_addresses
 
     addresses = split_addresses(arguments.api_base)
@@ -148,5 +152,7 @@ def _explain(error: Exception, arguments: argparse.Namespace) -> str:
     if isinstance(error, kinds.LMTransportError) or "connect to host" in str(error).lower():
         if len(addresses) > 1:
             return f"none of {', '.join(addresses)} can be reached: are the servers running?"
-        return f"{where} cannot be reached: is the server running?"
+        by_proxy = addresses and find_proxy(addresses[0])
+        proxy = ", through the proxy that the environment names" if by_proxy else ""
+        return f"{where} cannot be reached{proxy}: is the server running?"
     return f"{where} failed: {_first_line(error)}"

@@ -76,8 +76,10 @@ def find_commands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.Argu
 
 
 def _read_settings(path: Path, command: str) -> dict[str, Any]:
+    from scale_dspy.utils.files import read_file  # imports a library that --help can do without
+
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path).decode("utf-8")
         told = json.loads(text)[SETTINGS] if path.name in WRITTEN else tomli.loads(text)
         told = dict(told)
     except KeyError:

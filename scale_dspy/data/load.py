@@ -428,7 +428,9 @@ def _write_decimal(value: float) -> str:
 def _require_text(row: Row, name: str, value: Any) -> str:
     text = _as_text(value)
     if not text:
-        raise _refuse(row, name, "text or a number", value)
+        several = " (other right answers go into 'accepted_answers')"
+        must = "text or a number" + (several if isinstance(value, list) else "")
+        raise _refuse(row, name, must, value)
     return text
 
 

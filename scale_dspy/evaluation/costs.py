@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from scale_dspy.evaluation.folder import RUN, read_description
 from scale_dspy.lm.price import Price
 from scale_dspy.lm.tally import Tally
+from scale_dspy.utils.files import read_file
 from scale_dspy.utils.records import WrongFieldError, parse_json, read_record
 from scale_dspy.utils.validation import check_whole
 
@@ -89,7 +90,7 @@ def read_costs(path: Path) -> dict[str, Tally]:
         ValueError: the file cannot be read.
     """
     try:
-        stages = parse_json(path.read_bytes())
+        stages = parse_json(read_file(path))
         if not isinstance(stages, dict):
             raise ValueError("it holds no object")
         return {name: read_stage(name, tally) for name, tally in stages.items()}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scale_dspy.utils.files import write_whole
+from scale_dspy.utils.files import read_file, write_whole
 from scale_dspy.utils.records import parse_json
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def read_description(path: Path) -> dict[str, Any]:
         ValueError: the file cannot be read, or is no description.
     """
     try:
-        there = parse_json(path.read_bytes())
+        there = parse_json(read_file(path))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: give folders of `evaluate --out`") from None
     except (OSError, ValueError) as error:

@@ -20,7 +20,7 @@ from scale_dspy.evaluation.folder import RUN, read_description, read_graders, wr
 from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout, read_rollouts
 from scale_dspy.evaluation.summary import Summary, summarise
 from scale_dspy.grading.answers import GRADER, accepts, find_answer, read_integer
-from scale_dspy.utils.files import hold_folder, write_whole
+from scale_dspy.utils.files import hold_folder, read_file, write_whole
 
 VOTING = frozenset(["majority"])  # their answer is of several texts, of which one is kept
 
@@ -195,7 +195,7 @@ def _read_records(path: Path) -> list[Record]:
         ValueError: there are none, or a line is none.
     """
     records = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+    for number, line in enumerate(read_file(path).splitlines(keepends=True), 1):
         try:
             record = json.loads(line)
             if not (isinstance(record["answer"], str | None) and isinstance(record["sample"], int)):

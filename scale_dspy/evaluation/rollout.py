@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from scale_dspy.grading.flags import CUT_OFF, END, hit_limit, stands_unread
 from scale_dspy.lm.tally import Tally
 from scale_dspy.step import Step
+from scale_dspy.utils.files import open_file
 from scale_dspy.utils.records import parse_record
 
 if TYPE_CHECKING:
@@ -192,11 +193,18 @@ def read_lines(kind: type[F], path: Path, *, lenient: bool = False) -> Iterator[
         lenient: skip lines that are no such record: the last one may be only half written.
 
     Raises:
-        ValueError: a line is no such record; the message says which and why.
+        ValueError: the file cannot be read, or a line is no such record; the message says which
+            and why.
     """
-    if not (path.is_file() if lenient else path.exists()):
+    if lenient and not path.is_file():
         return
-    with path.open("rb") as file:
+    try:
+        file = open_file(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    with file:
         for number, line in enumerate(file, 1):
             try:
                 yield parse_record(kind, line, f"{path}:{number}", kind.__name__.lower())

@@ -278,9 +278,11 @@ def find_worker(folder: Path) -> Worker | None:
     if not is_held(folder):
         return None
     try:
-        return read_record(Worker, read_description(folder / PROCESS))
+        worker = read_record(Worker, read_description(folder / PROCESS))
     except ValueError:
         return None  # it holds the lock but has not written process.json yet
+    # A signal to a number below 1 goes to a whole group of processes, or to all of a user's.
+    return worker if worker.pid > 1 else None
 
 
 def stop_run(folder: Path, wait: float = STOP_WAIT) -> RunStatus:

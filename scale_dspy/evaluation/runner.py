@@ -51,7 +51,15 @@ from scale_dspy.lm.redact import hide_server
 from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import track
 from scale_dspy.method import Solver
-from scale_dspy.utils.files import append_lines, check_in_place, hold_folder, write_whole
+from scale_dspy.utils.files import (
+    append_lines,
+    check_in_place,
+    hold_folder,
+    make_folder,
+    open_file,
+    read_file,
+    write_whole,
+)
 from scale_dspy.utils.records import parse_json, write_record
 
 logger = logging.getLogger(__name__)
@@ -230,10 +238,10 @@ def name_draws(out: Path, *, reuse: bool = False) -> str:
     path = out / DRAWS
     if not path.exists():
         new = not (out / ROLLOUTS).exists()
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         with write_whole(path) as draft:
             draft.write_text("" if reuse or not new else secrets.token_hex(8), encoding="ascii")
-    return path.read_text(encoding="utf-8").strip()
+    return read_file(path).decode(errors="replace").strip()
 
 
 async def solve_once(program: Solver, example: dspy.Example, sample: int, lm: MeteredLM) -> Rollout:
@@ -330,11 +338,18 @@ def _mend(path: Path, retry: bool | Collection[str]) -> None:
 
     Args:
         retry: whether all failed ones run again; or the kinds of errors for which they do.
+
+    Raises:
+        ValueError: what is there cannot be read.
     """
     if not path.exists():
         return
     found: set[str] = set()
-    with write_whole(path) as draft, path.open("rb") as file, draft.open("wb") as copy:
+    try:
+        there = open_file(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    with there as file, write_whole(path) as draft, draft.open("wb") as copy:
         for line in file:
             kind = _read_error(line) if retry else None
             found |= {kind} if kind else set()
@@ -342,8 +357,8 @@ def _mend(path: Path, retry: bool | Collection[str]) -> None:
             if line.endswith(b"\n") and not again:
                 copy.write(line)
     for kind in sorted(set() if isinstance(retry, bool) else set(retry) - found):
-        there = ", ".join(sorted(found)) or "none"
-        logger.warning("%s has no error of the kind %s; the kinds there: %s", path, kind, there)
+        kinds = ", ".join(sorted(found)) or "none"
+        logger.warning("%s has no error of the kind %s; the kinds there: %s", path, kind, kinds)
 
 
 def _read_error(line: bytes) -> str | None:

@@ -48,7 +48,7 @@ from scale_dspy.export.selection_json import describe_drafts, describe_votes
 from scale_dspy.lm.modes import PARTNER
 from scale_dspy.lm.switches import WORDS
 from scale_dspy.program import SCALE
-from scale_dspy.stages.ask import ATTEMPTS, PlainAdapter, mend
+from scale_dspy.stages.ask import ATTEMPTS, THINKING, PlainAdapter, mend
 from scale_dspy.stages.passes import DRAFT
 from scale_dspy.stages.registry import STAGES
 from scale_dspy.stages.stage import Stage
@@ -173,6 +173,7 @@ def _describe_draw(program: SCALE) -> dict[str, Any]:
 
 
 def _describe_reply() -> dict[str, Any]:
+    (opening, closing), *others = THINKING
     return {
         "about": [
             "Content is `message.content` without blanks around it, reasoning is "
@@ -180,11 +181,14 @@ def _describe_reply() -> dict[str, Any]:
             "`finish_reason` is `cut_off`.",
             "Where the server leaves thinking in the content: all from the first `open` to the "
             "last `close` is reasoning, and what stands before and after is content. Without "
-            "`close` all after `open` is reasoning; without `open` all before `close`.",
+            "`close` all after `open` is reasoning; without `open` all before `close`. Where the "
+            "content has neither, the same holds of the first pair in `other_tags` of which it "
+            "has one.",
         ],
         "cut_off": "length",
-        "open": "<think>",
-        "close": "</think>",
+        "open": opening,
+        "close": closing,
+        "other_tags": [{"open": opening, "close": closing} for opening, closing in others],
     }
 
 

@@ -21,7 +21,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from weakref import WeakKeyDictionary
 
 # Without it LiteLLM tries to fetch a price list from the internet when it is imported.
@@ -184,6 +184,8 @@ def describe_status(
         if re.search(r"model", said, re.IGNORECASE):
             return kinds.LMUnsupportedModelError(said, status=status)
         advice = "" if re.search(r"/v\d", address) else "; an api_base usually ends in /v1"
+        if "/completions" in address:
+            advice = ": the api_base is what comes before that"
         return kinds.LMConfigurationError(
             f"HTTP 404, there is no /chat/completions at this address{advice}", status=status
         )
@@ -232,15 +234,25 @@ def read_retry_after(value: str | None) -> float | None:
     return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
 
 
+def _has_port(parts: SplitResult) -> bool:
+    """Whether the port, if there is any, is a number that ports have."""
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+
+
 @lru_cache(maxsize=256)
 def prepare_address(address: str, api_key: str | None) -> tuple[str, dict[str, str]]:
     """(the address without a user and a password, the headers that they or the key make).
 
     Raises:
-        ValueError: there are both a key and a password, or the address is none.
+        ValueError: there are both a key and a password, or the address or the key is none.
     """
+    if api_key and not (api_key.isascii() and api_key.isprintable()):
+        raise ValueError("an API key is printable ASCII in one line")
     parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
         raise ValueError("an api_base is an address such as http://127.0.0.1:8000/v1")
     if parts.username is None and parts.password is None:
         return address, {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -257,7 +269,7 @@ def find_proxy(address: str) -> str | None:
     """The proxy that the environment names for an address.
 
     Raises:
-        ValueError: it is a SOCKS proxy, which nothing here can use.
+        ValueError: it is a SOCKS proxy, which nothing here can use, or no address.
     """
     parts = urlsplit(address)
     if urllib.request.proxy_bypass(parts.hostname or ""):
@@ -268,6 +280,11 @@ def find_proxy(address: str) -> str | None:
         raise ValueError(
             f"a SOCKS proxy ({urlsplit(proxy).scheme}://) cannot be used: unset ALL_PROXY, or name "
             "the server's host in NO_PROXY"
+        )
+    if proxy and not (urlsplit(proxy).scheme in ("http", "https") and urlsplit(proxy).hostname):
+        raise ValueError(
+            f"{parts.scheme}_proxy is no address such as http://host:port: unset it, or name the "
+            "server's host in NO_PROXY"
         )
     return proxy
 
@@ -296,6 +313,8 @@ def _close_sessions() -> None:
     for loop, session in list(_sessions.items()):
         if loop.is_running():
             asyncio.run_coroutine_threadsafe(session.close(), loop).result(5)
+        else:  # a server's own loop, which has ended with it
+            asyncio.run(session.close())
 
 
 async def _ask_litellm(server: Server, address: str, body: dict[str, Any]) -> Any:

@@ -249,7 +249,8 @@ def connect(
     """
     model = model or os.environ.get("SCALE_MODEL")
     api_base = ",".join(split_addresses(api_base or os.environ.get("SCALE_API_BASE")))
-    api_key = api_key or os.environ.get("SCALE_API_KEY")
+    # A file's last line end, which `$(< key)` takes off and other ways to read a key don't.
+    api_key = (api_key or os.environ.get("SCALE_API_KEY") or "").strip() or None
     if uses_embedded(model, api_base):
         from scale_dspy.lm.embedded.server import start_embedded
 

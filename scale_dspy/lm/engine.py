@@ -9,7 +9,8 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from functools import lru_cache
 from typing import Any
 
 from dspy import lm15
@@ -64,7 +65,7 @@ class Engine:
         """
         return await run_on_shared_loop(self.complete_here(request))
 
-    async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
+    async def stream(self, request: lm15.Request) -> AsyncGenerator[Any, None]:
         """The response as events: its pieces as they come, where a server sends any."""
         pieces: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
         work = asyncio.create_task(
@@ -103,7 +104,7 @@ class Engine:
         order = read_order(request)
         hear = hear if order.choices == 1 else None
         body = write_body(request, order)
-        store = cache.open_store() if order.cache else None
+        store = _open_store() if order.cache else None
         if store is None:
             found, _ = await self._ask(body, order.retries, hear)
             return write_response(request, found, replayed=False)
@@ -205,11 +206,38 @@ class BlockingEngine:
         return run_call(self.engine.complete_here(request))
 
     def stream(self, request: lm15.Request) -> Iterator[Any]:
-        """See Engine.stream."""
-        yield from lm15.response_to_events(self.complete(request))
+        """See Engine.stream: a step of it at a time, so that a plain dspy.Predict streams too."""
+        events = self.engine.stream(request)
+
+        async def step() -> Any:
+            return await anext(events, None)
+
+        async def leave() -> None:
+            await events.aclose()
+
+        try:
+            while (event := run_call(step())) is not None:
+                yield event
+        finally:
+            run_call(leave())
 
     def close(self) -> None:
         """Nothing: the connections belong to the process."""
+
+
+def _open_store() -> cache.Store | None:
+    """The cache, or None with a warning where its folder cannot be used. Commands whose runs could
+    not go on without it have asked for it before their first call."""
+    try:
+        return cache.open_store()
+    except OSError as error:
+        _warn_once(str(error))
+        return None
+
+
+@lru_cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s; until then no reply is kept", message)
 
 
 def _look_up(store: cache.Store, keys: cache.Keys) -> Completion | None:

@@ -18,6 +18,7 @@ from scale_dspy.evaluation.costs import read_terms as read_costs
 from scale_dspy.evaluation.folder import RUN, read_description
 from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout
 from scale_dspy.evaluation.summary import Summary, summarise
+from scale_dspy.utils.files import open_file
 from scale_dspy.utils.records import Share, WrongFieldError, parse_record, read_record
 
 
@@ -103,10 +104,8 @@ def read_run(folder: Path, costs: Costs | None = None) -> Run:
     description = read_description(folder / RUN)
     terms = _read_terms(description)
     path = folder / ROLLOUTS
-    if path.exists() and not path.is_file():  # opening a FIFO would wait for a writer
-        raise ValueError(f"{path} cannot be read: it is no file")
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             found, torn = _read_rollouts(path, file)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scale_dspy.evaluation.folder import RUN, read_description
+from scale_dspy.utils.files import read_file
 from scale_dspy.utils.records import Share, parse_json, read_record
 
 FRONTIER, WALKS = "frontier.json", "walks.jsonl"  # importing the sweep itself would load DSPy
@@ -103,7 +104,7 @@ def read_sweep(folder: Path) -> Sweep:
     if not path.is_file():
         raise ValueError(f"{path} is missing: run `frontier` on the folder again to finish it")
     try:
-        found = read_record(Found, parse_json(path.read_bytes()))
+        found = read_record(Found, parse_json(read_file(path)))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no frontier: {error}") from None
     if not found.curve:

@@ -25,7 +25,10 @@ from scale_dspy.utils.extras import advise_install
 if TYPE_CHECKING:
     from scale_dspy.serve.provider import Offer
 
-NEEDED = ("apscheduler", "backoff", "fastapi", "uvicorn", "websockets")
+NEEDED = (
+    *("apscheduler", "backoff", "expression", "fastapi", "fastapi_sso"),
+    *("mcp", "multipart", "redis", "soundfile", "uvicorn", "websockets"),
+)
 
 
 def check_extra() -> None:

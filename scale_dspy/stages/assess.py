@@ -73,42 +73,101 @@ class Assess(dspy.Module):
         return dspy.Prediction(difficulty=difficulty, replaced=[])
 
 
+MAX_READ = 10_000  # characters of a reply that are read
+_STRIPPED = "*`$ "
+_DECIMAL = r"(?:\d{1,9}(?:[.,]\d{0,30})?|[.,]\d{1,30})(?:e[-+]?\d{1,2})?%?"
 NUMBER = re.compile(
-    r"([-+]?(?:\d{1,9}(?:[.,]\d{0,30})?|[.,]\d{1,30})%?)"
-    r"(?:[ \t]*(?:/|out[ \t]+of)[ \t]*(\d{1,9}(?:\.\d{1,30})?))?"
+    rf"([-+]?{_DECIMAL})"
+    r"(?:[ \t]?(?:-|–|—|~|to)[ \t]?"
+    r"(\d{0,9}[.,]\d{1,30}%?|\d{1,9}%|\d{1,9}(?=[ \t]?(?:/|out[ \t]))))?"
+    r"(?:[*_]{0,3}[ \t]{0,5}\(?(?:/|out[ \t]{1,5}of)[ \t]{0,5}(\d{1,9}(?:\.\d{1,30})?))?",
+    re.IGNORECASE,
 )
-"""A number with a point or a comma, and what it is out of where that is said."""
+"""A number, the other end of a range, and what they are out of, where these are said."""
+
+NAMED = re.compile(
+    r"(?:\b(?:difficulty|rating|rated?|scored?|doubt|probability|likelihood|chance|level|say|give"
+    r"|assign|estimate)\b|boxed\{)"
+    r"(?:[\s*_:=~≈$`\"'(<>/{|\\–—]|-(?=[ \t])"
+    r"|\b(?:is|at|it|as|this|about|around|be|to|would|i|say|roughly|approximately|an?|score|rating"
+    r"|level|value)\b|\bof(?=[ \t]{1,3}[*_]{0,3}[01]?\.\d)){0,20}" + NUMBER.pattern,
+    re.IGNORECASE,
+)
+"""NUMBER, where it is called the score."""
+
+REWRITE = tuple(
+    (re.compile(pattern, re.IGNORECASE), replacement)
+    for pattern, replacement in (
+        (r"[ \t]percent\b|[ \t]%", "%"),
+        (
+            r"(?<=\d)[*_]{0,3}[ \t,]{0,3}\(?on (?:a|the) scale (?:of|from) [01](?:\.0)?"
+            r"[ \t]?(?:-|–|to)[ \t]?(\d{1,3})(?:\.0)?\b\)?",
+            r"/\1",
+        ),
+        (
+            r"\[0(?:\.0)?,[ \t]?1(?:\.0)?\]|(?:\bfrom |\bbetween |\()?(?<![\d.,])0(?:\.0)?"
+            r"[ \t]?(?:-|–|—|to|and|\.\.)[ \t]?1(?:\.0)?(?![.,]?\d|[%/])\)?",
+            "",
+        ),
+        (
+            r"(?<![\d.,/])[01](?:\.0)?[ \t]?(?:=|:|is|means|being|for|->|→)[ \t]?"
+            r"(?:the |very |most |trivially |certainly )?"
+            r"(?:eas|trivial|hard|difficult|impossible|right|wrong|simpl)[a-z]{0,9}",
+            "",
+        ),
+        (rf"\bbetween ({_DECIMAL}) and ({_DECIMAL})", r"\1-\2"),
+        (r"\A\d{1,2}[.)][ \t]{1,3}(?=[*_]{0,3}(?:difficulty|rating|score)\b)", ""),
+    )
+)
+"""What is taken out of a reply or put in other words before its score is read: the scale that it
+repeats, which is not a score, and other ways to write percents and ranges."""
 
 
 def read_score(text: str) -> float | None:
-    """The score in a reply: its first number if it starts with one, else its last; None if that
-    number, divided by what it is said to be out of, is not in [0, 1].
+    """The score in a reply: its first number if it starts with one, else the last that is called
+    the score, else its last; of a range the middle. None if that, taken out of what it is said to
+    be out of, is not in [0, 1].
 
     >>> read_score("0.7"), read_score("Difficulty: 0,25"), read_score("1.7"), read_score("high")
     (0.7, 0.25, None, None)
-    >>> read_score("Difficulty: 0.3 out of 1"), read_score("Rating: 3/10")
-    (0.3, 0.3)
+    >>> read_score("Difficulty: 0.3 out of 1"), read_score("Rating: 3/10"), read_score("30%")
+    (0.3, 0.3, 0.3)
     """
-    stripped = text.strip().strip("*`$ ")
-    numbers = NUMBER.findall(stripped)
-    if not numbers:
+    text = text[:MAX_READ].strip().strip(_STRIPPED)
+    for pattern, replacement in REWRITE:
+        text = pattern.sub(replacement, text)
+    match = NUMBER.match(text) or _find_last(NAMED, text) or _find_last(NUMBER, text)
+    if match is None:
         return None
-    number, whole = numbers[0] if NUMBER.match(stripped) else numbers[-1]
-    if number.endswith("%"):
-        return None
-    most = float(whole or 1)
-    score = float(number.replace(",", ".")) / most if most else -1.0
+    low, high, whole = match.groups()
+    ends = [low, high or low]
+    most = 100.0 if any("%" in end for end in ends) else float(whole or 1)
+    values = [float(end.rstrip("%").replace(",", ".")) for end in ends]
+    score = sum(values) / 2 / most if most else -1.0
     return score if 0 <= score <= 1 else None
+
+
+def _find_last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    matches = list(pattern.finditer(text))
+    return matches[-1] if matches else None
 
 
 _SCORE = {
     "kind": "score",
-    "about": "Strip blanks, then the characters in `strip`. Of the matches of `number` take the "
-    "first where the text begins with it, else the last: group 1, its comma read as a point, "
-    "divided by group 2 where that matched. With a percent sign, divided by 0, or outside of 0 to "
-    "1, it cannot be read.",
-    "strip": "*`$ ",
-    "number": {"regex": NUMBER.pattern, "ignore_case": False},
+    "about": "Take the first `longest` characters, strip blanks, then the characters in `strip`. "
+    "In the order of `rewrite` replace all matches by `with`, where \\1 is group 1. Take the match "
+    "of `number` where the text begins with one, else the last of `named`, else the last of "
+    "`number`. Read commas as points. The score is group 1 or, with a group 2, the mean of both, "
+    "divided by 100 where one has a percent sign, else by group 3 where that matched. Divided by "
+    "0, or outside of 0 to 1, it cannot be read.",
+    "longest": MAX_READ,
+    "strip": _STRIPPED,
+    "rewrite": [
+        {"regex": pattern.pattern, "ignore_case": True, "with": replacement}
+        for pattern, replacement in REWRITE
+    ],
+    "number": {"regex": NUMBER.pattern, "ignore_case": True},
+    "named": {"regex": NAMED.pattern, "ignore_case": True},
 }
 _UNREAD = {"about": "The difficulty that leads to System 2.", "difficulty": UNREADABLE}
 

@@ -10,7 +10,16 @@ from scale_dspy.lm.cap import OutOfTokensError, room
 from scale_dspy.lm.modes import Modes
 from scale_dspy.stages.ask import ATTEMPTS, ask_many, ask_until_read, make_predictor
 from scale_dspy.stages.stage import Stage
-from scale_dspy.utils.lists import BULLET, MAX_SUBPROBLEMS, NUMBERED, read_list, render_list
+from scale_dspy.utils.lists import (
+    CELL_END,
+    MAX_READ,
+    MAX_SUBPROBLEMS,
+    NUMBERED,
+    SENTENCE,
+    STYLES,
+    read_list,
+    render_list,
+)
 from scale_dspy.utils.validation import check_whole
 
 USUAL_CANDIDATES = 8  # of the paper; drawn one by one on the CPU they take minutes
@@ -128,13 +137,36 @@ def check_candidates(value: int) -> int:
     return check_whole("candidates", value, most=MAX_CANDIDATES)
 
 
+CHOICE = re.compile(r"\d{1,4}")
+NAMED_CHOICE = tuple(
+    re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+    for pattern in (
+        # Alone on the first line.
+        r"\A[\s*_#`$(\[\\]{0,9}(?:boxed\{)?(?:candidate|option|list|plan|number|no\.?)?"
+        r"[ \t*_#]{0,5}(\d{1,4})[*_`$)\]}.:]{0,6}[ \t]*$",
+        r"(?<!not )(?:\b(?:best|choice|choose|chosen|select|selected|pick|picked|prefer|answer)\b"
+        r"|boxed\{)(?:[\s*_:=#`$\"'{(]|\b(?:candidate|option|list|plan|number|one|is|the|would|be)\b)"
+        r"{0,9}(\d{1,4})\b(?![ \t*_]{0,3}(?:or|and|,|/|-)[ \t*_]{0,3}\d)",
+        r"\b(?:candidate|option|list|plan)[ \t*_#]{0,4}(\d{1,4})[ \t*_]{0,4}(?:is|seems|looks)"
+        r"(?: clearly| by far)?(?: the)? best\b",
+    )
+)
+"""What names the choice among other numbers, in group 1."""
+
+
 def read_choice(text: str, count: int) -> int | None:
-    """The one number from 1 to `count` that a reply names, or None.
+    """The number from 1 to `count` that a reply chooses, or None: the one number in it or, among
+    others, the one that is called the choice.
 
     >>> read_choice("Candidate 3", 8), read_choice("1 or 2", 8), read_choice("9", 8)
     (3, None, None)
+    >>> read_choice("The best is 3, as 1 and 2 leave out a case.", 8)
+    3
     """
-    numbers = {int(number) for number in re.findall(r"\d{1,4}", text)}
+    text = text[:MAX_READ]
+    numbers = set(map(int, CHOICE.findall(text)))
+    if len(numbers) > 1:
+        numbers = {int(found) for named in NAMED_CHOICE for found in named.findall(text)}
     if len(numbers) != 1:
         return None
     (number,) = numbers
@@ -149,20 +181,40 @@ DECOMPOSE = Stage(
     read={
         "kind": "numbered_list",
         "about": [
-            "Drop the lines that begin, after blanks, with three backticks.",
-            "A line that `numbered` matches at its beginning, with a number (group 1) that "
-            "continues the count 1, 2, 3, opens an item; the item is what follows the match. "
-            "Every other line is part of the item above it, or of none. An item ends before "
-            "the first blank line that is not its first line.",
-            "Where there is no item at all, each line that `bulleted` matches opens one, and "
-            "every other line that is not blank is part of the item above it.",
-            "Strip every line of an item, join them with newlines, strip the whole; where it "
-            "is one line in double asterisks, take those off. Drop empty and repeated items, "
-            "and all after the first `most`.",
+            "Of the content take the first `longest` characters, and drop the lines that begin, "
+            "after blanks, with three backticks. What is left is the text.",
+            "Where the text is a JSON array of texts, they are the items; drop what `number` "
+            "matches at the beginning of each.",
+            "Else try the `styles` in order and take the first that finds a list. Go through the "
+            "matches of its `opening` in the text, `^` and `$` at every line's ends. Group 1 is "
+            "the ordinal: a number where `ordinals` is empty, else the place in `ordinals`, from "
+            "1, of its lower case; where `ordinals` is null, every match continues the count. A "
+            "match that continues the count 1, 2, 3 opens an item; the first item may be number 0. "
+            "An item is what follows its match, as far as the next item's match. With fewer items "
+            "than `least` there is no list. In a style with `cells` an item is its first line as "
+            "far as a match of `cell_end`.",
+            "Strip the item and each of its lines, and drop all from its first empty line on. "
+            "Where it is one line in double asterisks, take those off; where it ends in double "
+            "asterisks and has an odd number of them, take off the last.",
+            "In a style with `sentences` there is no list unless `sentence` matches at the "
+            "beginning of every item.",
+            "Drop empty and repeated items, and all after the first `most`.",
             "Whatever the last item asks, it is replaced by the problem itself.",
         ],
-        "numbered": {"regex": NUMBERED.pattern, "ignore_case": True},
-        "bulleted": {"regex": BULLET.pattern, "ignore_case": False},
+        "styles": [
+            {
+                "opening": {"regex": style.opening, "ignore_case": True},
+                "ordinals": None if style.ordinals is None else list(style.ordinals),
+                "least": style.least,
+                "sentences": style.sentences,
+                "cells": style.cells,
+            }
+            for style in STYLES
+        ],
+        "number": {"regex": NUMBERED, "ignore_case": True},
+        "sentence": {"regex": SENTENCE, "ignore_case": False},
+        "cell_end": {"regex": CELL_END, "ignore_case": False},
+        "longest": MAX_READ,
         "most": MAX_SUBPROBLEMS,
     },
     default={"about": "The one sub-problem is the problem itself.", "items": 1},
@@ -175,9 +227,13 @@ SELECT = Stage(
     doing="choosing among the lists",
     read={
         "kind": "choice",
-        "about": "All numbers in the content, each a run of digits, must be one and the same; "
-        "it counts the candidates from 1 and must not exceed how many there are.",
-        "number": {"regex": r"\d{1,4}", "ignore_case": False},
+        "about": "Of the first `longest` characters of the content: all matches of `number` must "
+        "be one and the same number. Where they are not, all that group 1 of any of `named` "
+        "matches must be, with `^` and `$` at every line's ends. It counts the candidates from 1 "
+        "and must not exceed how many there are.",
+        "number": {"regex": CHOICE.pattern, "ignore_case": False},
+        "named": [{"regex": named.pattern, "ignore_case": True} for named in NAMED_CHOICE],
+        "longest": MAX_READ,
     },
     default={"about": "The first candidate.", "choice": 1},
 )

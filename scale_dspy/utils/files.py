@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from filelock import FileLock, Timeout
 
@@ -42,6 +44,27 @@ def create_file(path: Path, mode: int = 0o666) -> int:
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     return os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A file of a run, open for reading.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read, or is another thing: a pipe, whose writer would be waited for,
+            or a device, which may have no end.
+    """
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(file, "rb")
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a file of a run; see `open_file`."""
+    with open_file(path) as file:
+        return file.read()
 
 
 @contextmanager
@@ -87,6 +110,19 @@ def write_whole(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder where it is missing, and those around it.
+
+    Raises:
+        ValueError: a file has its name, or that of one around it.
+        OSError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{folder} cannot be a folder: there is a file of that name") from None
+
+
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
     """Make a folder where it is missing, and keep out every other process that would hold it.
@@ -94,7 +130,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: another one is in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     try:
         with FileLock(folder / LOCK, timeout=GLANCE):
             yield

@@ -68,7 +68,7 @@ class Fault:
 
     What happens, one or several of:
         stall: seconds that it takes longer.
-        status: an error status, with `retry_after` seconds in its header and `message`.
+        status: an error status, with `retry_after` seconds, or a text, in its header and `message`.
         reset: the connection breaks "before" the reply or in the "middle" of its body.
         cut_json: the body ends half way.
         body: the body, as text, instead of a reply in JSON.
@@ -78,6 +78,7 @@ class Fault:
         content: the content, instead of the world's; a tuple gives choice k its k-th.
         reasoning: the reasoning, instead of the world's.
         finish_reason: for example "length".
+        usage: what the reply tells of its cost; the log keeps the truth.
     """
 
     stage: str | None = None
@@ -90,7 +91,7 @@ class Fault:
     path: str = CHAT
     stall: float = 0.0
     status: int | None = None
-    retry_after: float | None = None
+    retry_after: float | str | None = None
     message: str = "an error by order"
     reset: Literal["before", "middle"] | None = None
     cut_json: bool = False
@@ -101,6 +102,7 @@ class Fault:
     content: str | tuple[str, ...] | None = None
     reasoning: str | None = None
     finish_reason: str | None = None
+    usage: Any = None
 
     def covers(self, path: str, stage: str, body: dict[str, Any]) -> bool:
         """Whether a request is of the kind that this fault counts."""
@@ -193,7 +195,7 @@ class RefusedError(Exception):
         message: str,
         kind: str,
         param: str | None = None,
-        retry_after: float | None = None,
+        retry_after: float | str | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.kind, self.param = status, kind, param

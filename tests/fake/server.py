@@ -26,6 +26,7 @@ from tests.fake.wire import (
     override,
     play_early,
     send_event,
+    tell_usage,
     write_chunks,
     write_envelope,
     write_logprobs,
@@ -282,7 +283,7 @@ class FakeVLLM:
             ],
         }
         if self.options.usage != "none":
-            reply["usage"] = entry.usage
+            reply["usage"] = tell_usage(entry)
         return web.json_response(reply)
 
     def _look_up_prefix(self, text: str) -> int:

@@ -80,6 +80,12 @@ def write_envelope(entry: Entry, kind: str) -> dict[str, Any]:
     return {**head, "model": entry.body.get("model")}
 
 
+def tell_usage(entry: Entry) -> Any:
+    """The usage that a reply tells of, which by order is another than what it was."""
+    ordered = entry.fault.usage if entry.fault else None
+    return entry.usage if ordered is None else ordered
+
+
 def write_chunks(entry: Entry, options: Options) -> Iterator[tuple[dict[str, Any], int]]:
     """(chunk, its tokens) of a streamed reply, in order."""
     for index, choice in enumerate(entry.choices):
@@ -91,7 +97,7 @@ def write_chunks(entry: Entry, options: Options) -> Iterator[tuple[dict[str, Any
         yield _write_delta(index, {}, choice.finish_reason), 0
     asked = (entry.body.get("stream_options") or {}).get("include_usage")
     if asked and options.usage != "none":
-        yield {"choices": [], "usage": entry.usage}, 0
+        yield {"choices": [], "usage": tell_usage(entry)}, 0
 
 
 def _write_delta(
@@ -106,7 +112,9 @@ async def send_event(response: web.StreamResponse, event: dict[str, Any]) -> Non
 
 def write_refusal(error: RefusedError) -> web.Response:
     """The reply to a request that is refused."""
-    headers = {} if error.retry_after is None else {"Retry-After": f"{error.retry_after:g}"}
+    after = error.retry_after
+    told = after if isinstance(after, str) else f"{after:g}" if after is not None else ""
+    headers = {"Retry-After": told} if told else {}
     content: Any = {
         "message": str(error),
         "type": error.kind,

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.faults import door, files
 from tests.faults.lives import Lives
 from tests.faults.play import Outcome, Player, can_mount
 from tests.faults.table import COMMANDS, TROUBLES, Trouble
@@ -55,14 +56,22 @@ def main() -> None:
 
         missing = [(n, t) for n, t in cases if (n, t.name) not in outcomes]
         list(pool.map(play_one, missing))
+        (Path(folder) / "files").mkdir()
+        (Path(folder) / "door").mkdir()
+        apart = [
+            *files.play_all(lives, Path(folder) / "files", given.jobs, given.only),
+            *door.play_all(lives, Path(folder) / "door", given.only),
+        ]
     lives.close()
     shown = {(n, t.name): outcomes[n, t.name] for n, t in cases}
     print(write_table(shown))
+    print(*(f"- {name}: **{'; '.join(told)}**" for name, told in apart if told), sep="\n")
     wrong = sum(bool(outcome.wrong) for outcome in shown.values())
+    wrong += sum(bool(told) for _, told in apart)
     seconds = time.monotonic() - began
     print(
-        f"\n{len(shown)} cases, {len(missing)} of them in these {seconds:.0f} seconds, "
-        f"{wrong} not as they should be."
+        f"\n{len(shown)} cases of the table, {len(missing)} of them in these {seconds:.0f} "
+        f"seconds, and {len(apart)} of files and of the door: {wrong} not as they should be."
     )
     sys.exit(bool(wrong))
 

@@ -60,7 +60,8 @@ class Lives:
             raise RuntimeError("the process that commands are forked from did not start")
 
     def start(self, arguments: list[str], folder: Path, name: str, **how: Any) -> None:
-        """Begin a command in `folder`; see `_run_command` for `how`."""
+        """Begin a command in `folder`, with its own `limit` in seconds where LIMIT is too much; see
+        `_run_command` for the rest of `how`."""
         (folder / name).mkdir()
         order = {"arguments": arguments, "folder": str(folder), "name": name, **how}
         with self._lock:
@@ -111,18 +112,19 @@ def _serve() -> None:
             continue
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         order = json.loads(line)
+        limit = order.pop("limit", LIMIT)
         child = os.fork()
         if child == 0:
             sys.exit(_run_command(cli, **order))
-        _guard(child, Path(order["folder"]) / order["name"])
+        _guard(child, Path(order["folder"]) / order["name"], limit)
         os._exit(0)
     os._exit(0)
 
 
-def _guard(child: int, folder: Path) -> None:
+def _guard(child: int, folder: Path, limit: float) -> None:
     began, code = time.monotonic(), None
     (folder / "pid").write_text(str(child))
-    while code is None and time.monotonic() < began + LIMIT:
+    while code is None and time.monotonic() < began + limit:
         done, status = os.waitpid(child, os.WNOHANG)
         code = os.waitstatus_to_exitcode(status) if done else None
         time.sleep(0.01)
@@ -157,6 +159,7 @@ def _run_command(
     longest_wait: float = 0.5,
     jumping_clock: bool = False,
     file_limit: int | None = None,
+    memory: int | None = None,
 ) -> int:
     """Run one command line, with short waits and what goes wrong on its own side."""
     from scale_dspy.lm import routing as replicas
@@ -174,6 +177,8 @@ def _run_command(
     if file_limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    if memory is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     code = int(cli.main(arguments))
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.main_thread():

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Player:
     """Plays cases. Results without a fault are found once for each command."""
 
     def __init__(self, lives: Lives, folder: Path) -> None:
-        self._lives, self._folder = lives, folder
+        self.lives, self._folder = lives, folder
         self._references: dict[str, tuple[Any, int]] = {}
         self._lock = threading.Lock()
 
@@ -117,7 +117,7 @@ class Player:
             asked, requests = self._ask_while_away(trouble, server, url)
         with fake_vllm(WORLD, port=server.port):
             again = served.ask(url) if url else None
-            return asked, again, served.end(self._lives, folder, "first"), requests
+            return asked, again, served.end(self.lives, folder, "first"), requests
 
     def _ask_while_away(
         self, trouble: Trouble, server: FakeVLLM, url: str
@@ -146,7 +146,7 @@ class Player:
                 server.options = type(server.options)(delay=0.1)
                 self._start(command, server, folder, "other", trouble.timeout, own)
                 first = self._run(command, server, folder, "first", trouble.timeout, own)
-                other = self._lives.wait(folder, "other")
+                other = self.lives.wait(folder, "other")
                 return _judge_two(command, first, other), len(server.chats())
             ended = self._run(command, server, folder, "first", trouble.timeout, own)
             return ended, len(server.chats())
@@ -162,7 +162,7 @@ class Player:
                 time.sleep(0.01)
         time.sleep(1)
         with fake_vllm(WORLD, port=server.port) as back:
-            ended = self._lives.wait(folder, "first")
+            ended = self.lives.wait(folder, "first")
             return ended, len(server.chats()) + len(back.chats())
 
     def _finish(
@@ -223,11 +223,11 @@ class Player:
     ) -> None:
         flags = ["--threads", "4", "--timeout", str(timeout), *backend(server)]
         arguments = [*command.arguments, *flags]
-        self._lives.start(arguments, folder, name, **own)
+        self.lives.start(arguments, folder, name, **own)
 
     def _run(self, command: Command, server: FakeVLLM, folder: Path, name: str, *how: Any) -> Ended:
         self._start(command, server, folder, name, *how)
-        return self._lives.wait(folder, name)
+        return self.lives.wait(folder, name)
 
 
 PAIRS = range(12)  # the most (problem, sample) pairs of a command
@@ -306,7 +306,9 @@ def _judge_two(command: Command, first: Ended, other: Ended) -> Ended:
         told = "in use by another" in kept_out.err and "Traceback" not in kept_out.err
         if worker.code == 0 and ((kept_out.code == 2 and told) or not command.result):
             return worker
-    return first if first.code else other
+    failed, beside = (first, other) if first.code else (other, first)
+    said = f"the other, with {beside.code}: {_last_line(beside)}; {_last_line(failed)}"
+    return replace(failed, err=f"{failed.err}\n{said}")
 
 
 def _last_line(ended: Ended) -> str:

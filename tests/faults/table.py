@@ -107,6 +107,21 @@ BROKEN: dict[str, dict[str, Any]] = {
     "JSON cut short": {"cut_json": True},
     "an empty body": {"body": ""},
     "a body of another kind": {"body": '{"object": "error", "message": "engine"}'},
+    "another API's reply": {"body": '{"message": {"role": "assistant", "content": "7"}}'},
+    "a JSON list": {"body": '[{"generated_text": "7"}]'},
+    "409": {"status": 409},
+}
+
+ABSURD_USAGE: dict[str, Any] = {
+    "below 0": {"prompt_tokens": -5, "completion_tokens": -9, "total_tokens": -14},
+    "huge": {"prompt_tokens": 10**15, "completion_tokens": 10**15, "total_tokens": 2 * 10**15},
+    "words": {"prompt_tokens": "many", "completion_tokens": None, "total_tokens": []},
+    "a list": [1, 2, 3],
+}
+ODD_CONTENT = {
+    "control characters": "\x1b[2J\x00\x07\u202e1. \ud800".encode("utf-8", "replace").decode(),
+    "100 kB long": "1. Find x.\n" * 9_000,
+    "a stranger's answer": "I am another model. \\boxed{stranger}",
 }
 
 TROUBLES = [
@@ -118,6 +133,23 @@ TROUBLES = [
     *(
         Trouble(f"{name}, for good", "error", (Fault(**fault, **FROM_THE_THIRD),))
         for name, fault in BROKEN.items()
+    ),
+    *(
+        Trouble(
+            f"503, Retry-After {value!r}, twice",
+            "right",
+            (Fault(status=503, retry_after=value, **ONCE),),
+        )
+        for value in ("soon", "-3", "1e400", "Thu, 01 Jan 1970 00:00:00 GMT")
+    ),
+    Trouble("no usage", "any", server={"usage": "none"}),
+    *(
+        Trouble(f"usage is {name}", "any", (Fault(usage=usage),))
+        for name, usage in ABSURD_USAGE.items()
+    ),
+    *(
+        Trouble(f"content is {name}, for good", "any", (Fault(content=content),))
+        for name, content in ODD_CONTENT.items()
     ),
     Trouble(
         "429, Retry-After a day, for good",

@@ -127,7 +127,7 @@ def divert_output(log: Path) -> Iterator[None]:
                 yield
         finally:
             if not file.tell():
-                log.unlink()
+                log.unlink(missing_ok=True)  # another compile, which was kept out, shares the log
 
 
 def _read_plan(arguments: argparse.Namespace, threads: int) -> Plan:
