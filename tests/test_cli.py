@@ -189,7 +189,7 @@ def test_report_of_a_run(
         (["evaluate", "nowhere.jsonl"], "cannot be read"),
         (["evaluate", "nothing"], "no set is called 'nothing'"),
         (["evaluate", "mini", "--samples", "0"], "--samples is a whole number from 1, not 0"),
-        (["evaluate", "mini", "--limit", "0"], "limit is 0"),
+        (["evaluate", "mini", "--limit", "0"], "--limit is a whole number from 1, not 0"),
         (["evaluate", "mini", "--threads", "0"], "--threads is a whole number from 1, not 0"),
         (["report", "nowhere"], "run.json is missing"),
     ],

