@@ -1,4 +1,4 @@
-"""The smallest server that can take part in a SCALE run: fixed replies after a fixed latency.
+"""The smallest server that can take part in a SCALE run: fixed replies after a set latency.
 
 It exists so that a benchmark measures the client: a request costs it about 0.1 ms. `serve_replies`
 runs it in a process of its own. It listens, tokenises and chats; GET /stats tells its work.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import subprocess
 import sys
 import time
@@ -41,13 +42,15 @@ class Replies:
 
 
 @contextlib.contextmanager
-def serve_replies(latency: float) -> Iterator[Replies]:
+def serve_replies(latency: float, spread: float = 0.0) -> Iterator[Replies]:
     """Serve in a process of its own, which ends with the block.
 
     Args:
-        latency: seconds of every chat reply, whatever its number of choices.
+        latency: seconds of a chat reply, whatever its number of choices.
+        spread: in [0, 1): each reply takes from 1 - spread to 1 + spread times as long, by a seeded
+            draw, as a model's replies differ in length. At 0 they come in lockstep.
     """
-    command = [sys.executable, "-m", "tests.bench.reply_server", str(latency)]
+    command = [sys.executable, "-m", "tests.bench.reply_server", str(latency), str(spread)]
     root = Path(__file__).resolve().parents[2]
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
     try:
@@ -94,6 +97,8 @@ class _Connection(asyncio.Protocol):
     busy: list[tuple[float, int]] = []  # noqa: RUF012
     at_work = 0
     latency = 0.0
+    spread = 0.0
+    chance = random.Random(0)
     cpu = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -118,7 +123,8 @@ class _Connection(asyncio.Protocol):
         if path.endswith("/chat/completions"):
             reply = chat(orjson.loads(body))
             self.count(1)
-            asyncio.get_running_loop().call_later(self.latency, self.finish, reply)
+            wait = self.latency * (1 + self.spread * self.chance.uniform(-1, 1))
+            asyncio.get_running_loop().call_later(wait, self.finish, reply)
         elif path.endswith("/tokenize"):
             self.send({"count": len(body) // 4, "max_model_len": 40960, "tokens": []})
         else:
@@ -177,9 +183,9 @@ def chat(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _serve(latency: float) -> None:
+async def _serve(latency: float, spread: float) -> None:
     _SAID.update(_find_endings())
-    _Connection.latency = latency
+    _Connection.latency, _Connection.spread = latency, spread
     server = await asyncio.get_running_loop().create_server(
         _Connection, "127.0.0.1", 0, backlog=1024
     )
@@ -188,4 +194,4 @@ async def _serve(latency: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(float(sys.argv[1])))
+    asyncio.run(_serve(float(sys.argv[1]), float(sys.argv[2])))

@@ -73,9 +73,17 @@ def _list_others(server: Replies) -> dict[str, Callable[[], Awaitable[None]]]:
 
 
 def measure_slots(*, small: bool, slots: int, latency: float) -> Figures:
-    """How busy the server's slots are in the middle of a run of SCALE."""
+    """How busy the server's slots are in the middle of a run of SCALE: with replies of differing
+    lengths, as a model's are, and of one length, where all clients wait for each other's turn."""
+    figures = _measure_slots(small, slots, latency, spread=0.5)
+    lockstep = _measure_slots(small, slots, latency, spread=0.0)
+    name = f"share of {slots} slots at work"
+    return {**figures, f"{name}, replies of one length": lockstep[name]}
+
+
+def _measure_slots(small: bool, slots: int, latency: float, spread: float) -> Figures:
     problems, wide, wait = (6, 4, 0.02) if small else (2 * slots, slots, latency)
-    with serve_replies(wait) as server, fresh_cache() as folder:
+    with serve_replies(wait, spread) as server, fresh_cache() as folder:
         began = time.monotonic()
         cpu, calls, stats = _run(server, SCALE(), problems, wide, Path(folder))
         seconds = time.monotonic() - began
