@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ from scale_dspy.lm.connect import MeteredLM
 from tests.fake_vllm import FakeVLLM, fake_vllm
 
 PLACES = ("SCALE_DATA_DIR", "SCALE_CACHE_DIR", "SCALE_VLLM_PYTHON")
+
+# Shells start background jobs with Ctrl-C ignored, and the commands that tests start would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure: time is bounded for whole tests, not for single examples.
 settings.register_profile("no deadline", deadline=None)

@@ -131,7 +131,11 @@ ACCEPTED = "field 'accepted_answers' must be"
         ('{"problem": "p", "solution": "so 5"}', f"{ANSWER} missing"),
         ('{"problem": "p", "answer": " "}', f"{ANSWER} empty"),
         ('{"problem": "p", "answer": true}', f"{ANSWER} True"),
-        ('{"problem": "p", "answer": [1]}', f"{ANSWER} a list"),
+        (
+            '{"problem": "p", "answer": [1]}',
+            "field 'answer' must be text or a number (other right answers go into 'accepted_answers'), "
+            "and is a list",
+        ),
         ('{"problem": "p", "answer": NaN}', f"{ANSWER} nan"),
         ('{"problem": "p", "answer": 1e99999}', f"{ANSWER} inf"),
         ('{"problem": "p", "answer": 1, "id": {}}', "field 'id' must be text or a number"),

@@ -448,7 +448,7 @@ def test_a_pipe_for_rollouts_is_refused_and_not_waited_for(tmp_path: Path) -> No
     folder = make_run(tmp_path / "a")
     (folder / "rollouts.jsonl").unlink()
     os.mkfifo(folder / "rollouts.jsonl")
-    with pytest.raises(ValueError, match=r"rollouts\.jsonl cannot be read: it is no file"):
+    with pytest.raises(ValueError, match=r"rollouts\.jsonl cannot be read: it is no regular file"):
         read_run(folder)
 
 
