@@ -133,8 +133,8 @@ ACCEPTED = "field 'accepted_answers' must be"
         ('{"problem": "p", "answer": true}', f"{ANSWER} True"),
         (
             '{"problem": "p", "answer": [1]}',
-            "field 'answer' must be text or a number (other right answers go into 'accepted_answers'), "
-            "and is a list",
+            "field 'answer' must be text or a number (other right answers go into "
+            "'accepted_answers'), and is a list",
         ),
         ('{"problem": "p", "answer": NaN}', f"{ANSWER} nan"),
         ('{"problem": "p", "answer": 1e99999}', f"{ANSWER} inf"),
