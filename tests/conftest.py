@@ -21,7 +21,7 @@ from tests.fake_vllm import FakeVLLM, fake_vllm
 
 PLACES = ("SCALE_DATA_DIR", "SCALE_CACHE_DIR", "SCALE_VLLM_PYTHON")
 
-# A shell starts background jobs with Ctrl-C ignored; the commands that tests start would inherit it.
+# A shell starts background jobs with Ctrl-C ignored, and commands that tests start inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure: time is bounded for whole tests, not for single examples.
