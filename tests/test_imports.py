@@ -91,7 +91,7 @@ class Hide:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-assert {"polars", "pytest", "ray"} <= hidden, hidden
+assert {"pytest", "ray"} <= hidden, hidden
 sys.meta_path.insert(0, Hide())
 import litellm.proxy.proxy_server
 import scale_dspy.serve.gateway
