@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 from textwrap import indent
+from typing import NoReturn
 
 from scale_dspy import __version__
 from scale_dspy.cli import commands
@@ -79,9 +80,16 @@ def _end_on_sigterm() -> None:
         signal.signal(signal.SIGTERM, interrupt)
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse's parser with complaints of one line, which the usage of twenty flags would bury."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_complain(f"{message} ({self.prog} --help tells more)", BAD_USAGE))
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands, which are the files in commands/."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="scale-dspy",
         description="More right answers from fewer tokens on hard math problems.",
         epilog=FIRST,
