@@ -115,6 +115,7 @@ def test_a_body_that_comes_too_late_is_told_so(url: str) -> None:
     assert b'"type": "timeout_error"' in reply
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_let_go(url: str) -> None:
     """It asks again and again and takes no reply, until the server can send no more."""
     line = f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n\r\n"

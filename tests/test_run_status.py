@@ -102,6 +102,7 @@ def test_a_detached_run_is_watched_stopped_and_goes_on(
     assert "32 of 32" in out
 
 
+@pytest.mark.slow
 def test_a_compile_is_watched_as_a_whole_and_goes_on_with_other_limits(
     slow_server: Spawned,
     tmp_path: Path,

@@ -279,6 +279,7 @@ def test_more_than_may_wait_get_429_and_are_told_when(served: Served) -> None:
             assert f"\\boxed{{{EXAMPLES[number % 8].answer}}}" in reply.choices[0].message.content
 
 
+@pytest.mark.slow
 def test_the_models_are_listed_at_once_whatever_is_queued() -> None:
     """Two problems at work that do not end soon, as many as may wait, and clients sent away."""
     with (
