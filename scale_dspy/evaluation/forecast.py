@@ -12,6 +12,7 @@ from scale_dspy.baselines import ChainOfThought, InftyThink, MajorityVote
 from scale_dspy.evaluation.costs import Terms
 from scale_dspy.evaluation.rollout import sum_usage
 from scale_dspy.evaluation.run_status import read_finished
+from scale_dspy.lm.price import Price
 from scale_dspy.lm.tally import Tally
 from scale_dspy.method import Solver
 from scale_dspy.program import DRAFTED, SCALE
@@ -64,28 +65,31 @@ def forecast(
     wanted = {(str(example.id), sample) for example in examples for sample in range(samples)}
     done = {(each.id, each.sample) for each in read_finished(out)} & wanted
     missing = len(wanted) - len(done)
-    measured, spent = measure_records(like or out)
+    measured, tokens, dollars = expect(missing, like or out, terms.price if terms else None)
     if like and not measured:
         raise ValueError(f"{like} holds no rollouts whose tokens are known")
     least, most = bounds
-    share = missing / measured if measured else 0.0
-    price = terms.price if terms else None
     return Forecast(
         problems=len(examples),
         samples=samples,
         done=len(done),
         missing=missing,
         requests=(least * missing, most * missing),
-        tokens=share * spent.completion_tokens if measured else None,
+        tokens=tokens,
         measured=measured,
-        dollars=share * price.charge(spent) if measured and price else None,
+        dollars=dollars,
     )
 
 
-def measure_records(folder: Path) -> tuple[int, Tally]:
-    """(how many records of a folder tell their tokens, what they cost together)."""
-    costs = [sum_usage(each.usage) for each in read_finished(folder) if each.tokens]
-    return len(costs), sum(costs, Tally())
+def expect(missing: int, like: Path, price: Price | None) -> tuple[int, float | None, float | None]:
+    """What `missing` records will cost by the mean of those in a folder: (how many of those tell
+    their tokens, response tokens, US dollars), None where nothing tells."""
+    costs = [sum_usage(each.usage) for each in read_finished(like) if each.tokens]
+    if not costs:
+        return 0, None, None
+    spent, share = sum(costs, Tally()), missing / len(costs)
+    dollars = None if price is None else share * price.charge(spent)
+    return len(costs), share * spent.completion_tokens, dollars
 
 
 def bound_requests(program: Solver) -> tuple[int, int]:

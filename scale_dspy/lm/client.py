@@ -11,7 +11,6 @@ import asyncio
 import atexit
 import base64
 import json
-import os
 import re
 import ssl
 import urllib.request
@@ -23,9 +22,6 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from weakref import WeakKeyDictionary
-
-# Without it LiteLLM tries to fetch a price list from the internet when it is imported.
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 
 import aiohttp
 import orjson

@@ -109,18 +109,22 @@ class Engine:
             found, _ = await self._ask(body, order.retries, hear)
             return write_response(request, found, replayed=False)
 
-        def make_keys(address: str) -> cache.Keys:
-            place = f"{self.server.model} at {self.server.identity or address}"
-            return cache.make_keys(place, order.run, order.rollout, body)
-
         # A reply belongs to the server that gave it; replicas named together share their replies.
-        for replica in find_replicas(self.server.api_base):
-            kept = _look_up(store, make_keys(replica.address))
+        places = {
+            each.address: f"{self.server.model} at {self.server.identity or each.address}"
+            for each in find_replicas(self.server.api_base)
+        }
+        keys = {
+            place: cache.make_keys(place, order.run, order.rollout, body)
+            for place in dict.fromkeys(places.values())
+        }
+        for each in keys.values():
+            kept = _look_up(store, each)
             if kept is not None:
                 _enter(kept, count_most(body, self.window), from_cache=True)
                 return write_response(request, kept, replayed=True)
         found, address = await self._ask(body, order.retries, hear)
-        store.put(make_keys(address), keep_completion(found))
+        store.put(keys[places[address]], keep_completion(found))
         return write_response(request, found, replayed=False)
 
     async def _ask(

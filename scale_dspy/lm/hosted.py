@@ -5,12 +5,8 @@ Nothing is asked of the provider: LiteLLM's own tables and mappings tell it, wit
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
-
-# Without it LiteLLM tries to fetch a price list from the internet when it is imported.
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 
 from scale_dspy.lm.found import Found
 from scale_dspy.lm.price import MILLION, Price

@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx
 
+from scale_dspy.lm.client import read_retry_after
+
 TRIES = 3  # of a request that is met by a passing failure
 WAIT = 1.0  # seconds before the second try, doubled for the third
 LONGEST_WAIT = 5.0  # seconds, however long the server asks to wait
@@ -112,7 +114,8 @@ class Chat:
                 self.requests += 1
                 if answer.status_code not in PASSING or not left:
                     return _read(answer)
-                wait = _read_wait(answer, wait)
+                asked = read_retry_after(answer.headers.get("Retry-After"))
+                wait = wait if asked is None else min(asked, LONGEST_WAIT)
             time.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
@@ -138,14 +141,6 @@ def read_count(value: Any) -> int | None:
     """
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     return value if whole else None
-
-
-def _read_wait(answer: httpx.Response, wait: float) -> float:
-    try:
-        asked = float(answer.headers.get("Retry-After", wait))
-    except ValueError:
-        return wait
-    return min(max(asked, 0.0), LONGEST_WAIT) if asked == asked else wait
 
 
 def _read(answer: httpx.Response) -> Reply:

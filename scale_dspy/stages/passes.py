@@ -87,7 +87,7 @@ async def conclude(solvers: Solvers, reply: Reply, keep: int = 0) -> Reply:
     Every method ends its cut-off passes here, so that none is judged by a number that merely stood
     where its text broke off.
     """
-    if not reply.cut_off or r"\boxed" in reply.text:
+    if not _lacks_result(reply):
         return reply
     work = f"{reply.reasoning}\n\n{reply.text}".strip()
     inputs = {**solvers.unfinished, "draft": work[-DRAFT:]}
@@ -126,10 +126,15 @@ async def _draw_wave(solvers: Solvers, wanted: int, drawn: int, keep: int) -> li
             )
     except OutOfTokensError:
         return []
-    unfinished = sum(reply.cut_off and r"\boxed" not in reply.text for reply in replies)
+    unfinished = sum(map(_lacks_result, replies))
     left = room()
     share = None if left is None else max(0, left - keep) // max(1, unfinished)
     return list(await gather_all(*(_conclude_within(share, solvers, one) for one in replies)))
+
+
+def _lacks_result(reply: Reply) -> bool:
+    """Whether a pass was cut off before it stated a result in a box."""
+    return reply.cut_off and r"\boxed" not in reply.text
 
 
 async def _conclude_within(cap: int | None, solvers: Solvers, reply: Reply) -> Reply:

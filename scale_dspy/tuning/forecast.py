@@ -9,7 +9,7 @@ from pathlib import Path
 import dspy
 
 from scale_dspy.evaluation.folder import RUN
-from scale_dspy.evaluation.forecast import bound_requests, measure_records
+from scale_dspy.evaluation.forecast import bound_requests, expect
 from scale_dspy.evaluation.run_status import SEARCHES, read_finished
 from scale_dspy.program import SCALE
 from scale_dspy.tuning.prompt_optimizers import Plan
@@ -83,11 +83,10 @@ def forecast_compile(
     parts = [path.parent for stage in SEARCHES for path in (folder / stage).rglob(RUN)]
     done = sum(1 for part in parts for _ in read_finished(part))
     bounds, (_, most) = bound_walk(program), bound_requests(program)
-    measured, spent = measure_records(like or folder / SEARCHES[0])
+    missing = max(0, walks - done)
+    measured, tokens, dollars = expect(missing, like or folder / SEARCHES[0], plan.token_price)
     if like and not measured:
         raise ValueError(f"{like} holds no walks whose tokens are known")
-    missing, price = max(0, walks - done), plan.token_price
-    share = missing / measured if measured else 0.0
     rollouts = plan.rollouts if optimizes else 0
     return CompileForecast(
         training=len(trainset),
@@ -96,9 +95,9 @@ def forecast_compile(
         done=done,
         rollouts=rollouts,
         requests=(bounds[0] * missing, bounds[1] * missing + most * rollouts),
-        tokens=share * spent.completion_tokens if measured else None,
+        tokens=tokens,
         measured=measured,
-        dollars=share * price.charge(spent) if measured and price else None,
+        dollars=dollars,
         cost_limit=plan.cost_limit,
         dollar_limit=plan.dollar_limit,
     )
