@@ -24,7 +24,7 @@ from scale_dspy.report.figures import Panel, draw_accuracy, draw_caps
 from scale_dspy.report.html_page import POLICY, SCRIPT
 from scale_dspy.report.mathml import render_answer
 from scale_dspy.report.names import name_runs
-from scale_dspy.report.paper import METHODS
+from scale_dspy.report.paper import TABLE_1
 from scale_dspy.report.prose import render_text
 from scale_dspy.report.report import render_comparisons, render_table, write_report
 from scale_dspy.report.run_reader import Run, read_run
@@ -567,7 +567,7 @@ def test_the_paper_stands_beside_runs_on_its_sets_alone(tmp_path: Path) -> None:
     assert all(pictures.values())
     assert len({picture.wide for picture in pictures.values() if picture}) == 2
     panels = [Panel(name, [], []) for name in pictures]
-    assert [len(METHODS.get(panel.set, ())) for panel in panels] == [4, 0]
+    assert [len(TABLE_1.get(panel.set, ())) for panel in panels] == [4, 0]
 
 
 def test_runs_that_differ_in_system_2s_limit_have_a_picture(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scale_dspy.report.comparisons import Series, count_positions
 from scale_dspy.report.names import group_runs, shorten
-from scale_dspy.report.paper import METHODS, THRESHOLDS
+from scale_dspy.report.paper import TABLE_1, TABLE_2
 from scale_dspy.report.run_reader import Run
 from scale_dspy.report.sweeps import Sweep
 
@@ -89,7 +89,7 @@ def draw_accuracy(runs: Sequence[Run], sweeps: Sequence[Sweep] = ()) -> Picture 
     told += [f"{sweep.name}: a curve of {len(sweep.found.curve)} points" for sweep in sweeps]
     groups = group_runs(runs)
     labels = [*groups, *(f"{sweep.name}, every τ" for sweep in sweeps)]
-    labels += [PAPER] if any(panel.set in METHODS for panel in panels.values()) else []
+    labels += [PAPER] if any(panel.set in TABLE_1 for panel in panels.values()) else []
 
     def draw(figure: Figure, look: Look) -> None:
         all_axes = list(figure.subplots(len(panels), 1, squeeze=False)[:, 0])
@@ -129,7 +129,7 @@ def _find_panel(panels: dict[str, Panel], each: Run | Sweep) -> Panel:
 def _plot_panel(axes: Axes, panel: Panel, groups: Mapping[str, Sequence[Run]], look: Look) -> None:
     tokens = [run.summary["tok"] or 0.0 for run in panel.runs]
     tokens += [point.tokens for sweep in panel.sweeps for point in sweep.found.curve]
-    tokens += [row.tokens for row in METHODS.get(panel.set, ())]
+    tokens += [row.tokens for row in TABLE_1.get(panel.set, ())]
     if min(tokens) > 0 and max(tokens) > 4 * min(tokens):
         axes.set_xscale("log")
     _plot_paper(axes, panel.set, look)
@@ -179,7 +179,7 @@ def _plot_sweep(axes: Axes, sweep: Sweep, colour: str) -> None:
 
 def _plot_paper(axes: Axes, name: str, look: Look) -> None:
     """The paper's rows for a set that it has, hollow, and its threshold sweep, dotted."""
-    rows, sweep = METHODS.get(name, ()), THRESHOLDS.get(name, ())
+    rows, sweep = TABLE_1.get(name, ()), TABLE_2.get(name, ())
     soft: dict[str, Any] = {"color": look.soft, "linewidth": 0.9}
     axes.plot([row.tokens for row in sweep], [row.accuracy for row in sweep], ":", **soft)
     for place, row in enumerate(rows):

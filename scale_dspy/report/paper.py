@@ -17,7 +17,7 @@ class Row(NamedTuple):
     tokens: float
 
 
-METHODS: dict[str, tuple[Row, ...]] = {
+TABLE_1: dict[str, tuple[Row, ...]] = {
     "aime24": (
         Row("CoT", 73.33, 7_409),
         Row("InftyThink", 83.75, 38_451),
@@ -33,7 +33,7 @@ METHODS: dict[str, tuple[Row, ...]] = {
 }
 """Table 1, by the name of the set."""
 
-THRESHOLDS: dict[str, tuple[Row, ...]] = {
+TABLE_2: dict[str, tuple[Row, ...]] = {
     "aime24": (
         Row("0.2", 78.75, 22_500),
         Row("0.3", 77.50, 19_200),
