@@ -17,6 +17,7 @@ from hypothesis import settings
 from scale_dspy import connect
 from scale_dspy.lm.cache import Store, use
 from scale_dspy.lm.connect import MeteredLM
+from scale_dspy.lm.embedded import server as embedded
 from tests.fake_vllm import FakeVLLM, fake_vllm
 
 PLACES = ("SCALE_DATA_DIR", "SCALE_CACHE_DIR", "SCALE_VLLM_PYTHON")
@@ -40,6 +41,14 @@ def _isolated_cache() -> None:
 def _no_findings_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What was found out about a server is not taken for another's on the same port."""
     monkeypatch.setattr("scale_dspy.lm.detect.cache_folder", lambda: tmp_path / "found")
+
+
+@pytest.fixture(autouse=True)
+def _no_ended_servers() -> None:
+    """A test's server may get the port of an embedded one that has ended."""
+    for address, ended in list(embedded._addresses.items()):
+        if ended.process.poll() is not None:
+            del embedded._addresses[address]
 
 
 @pytest.fixture(autouse=True)

@@ -386,6 +386,16 @@ def test_plateaus_reach_over_edges_where_nothing_changes() -> None:
     assert (choice.threshold, choice.threshold_range) == (0.3, pytest.approx((0, 0.6)))
 
 
+def test_middles_of_all_ranges_together_are_a_chosen_point() -> None:
+    """Each of the ranges around a cell may be wide where both of them together are not."""
+    frontier = make_frontier([[[0, 0]], [[1, 1]], [[1, 0]]], np.ones((3, 1, 2)).tolist())
+    choice = choose(frontier)
+    assert choice.accuracy.estimate == 1
+    for tau in choice.threshold_range[0], choice.threshold_range[1] - 1e-9:
+        for split in choice.split_range[0], choice.split_range[1] - 1e-9:
+            assert frontier.read(tau, split) == (1, 1)
+
+
 @settings(max_examples=40)
 @given(st.data())
 def test_no_point_is_better_than_the_chosen_and_points_are_undominated(data: st.DataObject) -> None:

@@ -104,10 +104,14 @@ def choose(
         np.abs(cost - cost[row, column]) < SLACK
     )
     count = len(frontier.taus)
-    first = column // count * count  # of the chosen stop's columns
-    taus = _bound_plateau(frontier.taus, same[row, first : first + count], column - first)
-    stops = _bound_plateau(frontier.stops, same[row, column - first :: count], column // count)
-    splits = (0.0, 0.0) if row == 0 else _bound_plateau(frontier.splits, same[:, column], row, 1)
+    box = same.reshape(len(same), -1, count)
+    stop_place, tau_place = divmod(column, count)
+    # One box of equal pieces: of runs found one by one, the middles may lie outside of all.
+    run = _find_run(box[row, stop_place], tau_place)
+    stop_run = _find_run(box[row, :, run].all(axis=1), stop_place)
+    split_run = _find_run(box[:, stop_run, run].all(axis=(1, 2)), row, first=1)
+    taus, stops = _bound_run(frontier.taus, run), _bound_run(frontier.stops, stop_run)
+    splits = (0.0, 0.0) if row == 0 else _bound_run(frontier.splits, split_run)
     chosen = _choose_again(frontier, budget, margin, seed)
     return replace(
         describe_point(
@@ -264,13 +268,16 @@ def _take_interval(
     return low, max(own[1], float(np.quantile(ends[chosen], 1 - TAIL)))
 
 
-def _bound_plateau(
-    starts: Numbers, same: NDArray[np.bool_], place: int, first: int = 0
-) -> tuple[float, float]:
-    """The ends of the run of equal pieces around `place`."""
+def _find_run(same: NDArray[np.bool_], place: int, first: int = 0) -> slice:
+    """The run of equal pieces around `place`, none of them before `first`."""
     low = high = place
     while low > first and same[low - 1]:
         low -= 1
-    while high + 1 < len(starts) and same[high + 1]:
+    while high + 1 < len(same) and same[high + 1]:
         high += 1
-    return float(starts[low]), find_piece(starts, high)[1]
+    return slice(low, high + 1)
+
+
+def _bound_run(starts: Numbers, run: slice) -> tuple[float, float]:
+    """The ends of a run of pieces."""
+    return float(starts[run.start]), find_piece(starts, run.stop - 1)[1]
