@@ -28,9 +28,9 @@ from scale_dspy.data.load import load
 from scale_dspy.evaluation.passes import read_passes
 from scale_dspy.evaluation.selection import list_signals
 from scale_dspy.evaluation.selection import replay as replay_ways
+from scale_dspy.lm.adapter import PlainAdapter
 from scale_dspy.lm.modes import Style, modes
 from scale_dspy.program import SCALE
-from scale_dspy.stages.ask import PlainAdapter
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import importlib
 
-TYPE_CHECKING = False  # typing's own takes a while to import, and a shell waits for this file
+from scale_dspy.utils.version import __version__ as __version__
 
-__version__ = "0.1.0"
+TYPE_CHECKING = False  # typing's own takes a while to import, and a shell waits for this file
 
 __all__ = ["SCALE", "Step", "Threshold", "connect", "modes", "track"]
 

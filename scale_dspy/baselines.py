@@ -69,6 +69,9 @@ class ChainOfThought(Solver):
         self.solve = make_predictor(SolveProblem, **requests["solve_2"])
         self.conclude = make_predictor(SolveDirectly, **requests["solve_1"])
 
+    def bound_requests(self) -> tuple[int, int]:
+        return 1, 2  # a pass that is cut off is concluded
+
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
         drawn = await draw_passes(_make_solvers(self, problem))
         return _predict(ledger, problem, drawn.reply, drawn.votes[0].result)
@@ -99,6 +102,12 @@ class MajorityVote(Solver):
     @property
     def options(self) -> dict[str, Any]:
         return {**super().options, "samples": self.samples}
+
+    def bound_requests(self) -> tuple[int, int]:
+        return (
+            1,
+            2 * self.samples,
+        )  # one by one, where the server ignores `n`; each may be concluded
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
         drawn = await draw_passes(_make_solvers(self, problem), self.samples)
@@ -147,6 +156,9 @@ class InftyThink(Solver):
     @property
     def options(self) -> dict[str, Any]:
         return {**super().options, "rounds": self.rounds}
+
+    def bound_requests(self) -> tuple[int, int]:
+        return 1, 2 * self.rounds + 1
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
         summary, work = "", ""

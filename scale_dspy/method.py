@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import dspy
 
+from scale_dspy.lm.adapter import PlainAdapter, mend
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.event_loop import run
 from scale_dspy.lm.usage import Ledger, change_scope, track
-from scale_dspy.stages.ask import PlainAdapter, mend
 from scale_dspy.utils.validation import check_whole
 
 MIN_BUDGET = 64  # response tokens
@@ -98,6 +98,14 @@ class Solver(dspy.Module):
             note = f"usage: {told}; a budget counts them as at most {ledger.assumed:,}"
             prediction.replaced = [*prediction.replaced, note]
         return _put_answer_last(prediction)
+
+    def bound_requests(self) -> tuple[int, int]:
+        """Requests of one problem, at least and at most, where every reply can be read at once.
+
+        Raises:
+            ValueError: the method does not say.
+        """
+        raise ValueError(f"nothing is known of the requests of {type(self).__name__}")
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
         raise NotImplementedError

@@ -15,8 +15,6 @@ from typing import Any, ClassVar, Literal, get_args
 
 import dspy
 
-from scale_dspy import __version__
-from scale_dspy.estimate import Estimate
 from scale_dspy.lm.cap import has_room
 from scale_dspy.lm.modes import Modes, choose_modes
 from scale_dspy.lm.usage import Ledger, track
@@ -25,13 +23,15 @@ from scale_dspy.stages.ask import gather_all
 from scale_dspy.stages.assess import Assess
 from scale_dspy.stages.decompose import Decompose, check_candidates
 from scale_dspy.stages.drafts import Score, draw_draft, keep_draft, score_draft
+from scale_dspy.stages.estimate import Estimate
 from scale_dspy.stages.solve import Solve, pass_on_prompt
 from scale_dspy.stages.votes import read_result
 from scale_dspy.step import Step, render_context
 from scale_dspy.threshold import Threshold
 from scale_dspy.utils.files import write_whole
-from scale_dspy.utils.lists import render_list
+from scale_dspy.utils.lists import MAX_SUBPROBLEMS, render_list
 from scale_dspy.utils.validation import check_whole
+from scale_dspy.utils.version import __version__
 
 Timing = Literal["in_context", "upfront", "none", "draft", "agreement", "review"]
 TIMINGS: tuple[Timing, ...] = get_args(Timing)
@@ -225,6 +225,19 @@ class SCALE(Solver):
             setattr(self, name, value)
         if held:
             self.record = held.get("record")
+
+    def bound_requests(self) -> tuple[int, int]:
+        split, tau = self.split.value, self.threshold.value
+        rated_last = self.final_difficulty is None
+        rates = self.timing != "none"
+        least = 2 + (rates and rated_last and split == 0)
+        if (split == 1 and tau in (0, 1)) or (split > 0 and self.timing in DRAFTED):
+            least = 1  # solved whole: unrated, or by the draft that it is rated on
+        ratings = (MAX_SUBPROBLEMS - (not rated_last)) * rates + (split > 0)
+        plan = 1 + (self.candidates > 1)
+        # Drafts and passes one by one, where the server ignores `n`; each pass may be concluded.
+        solutions = (self.count_probes() + 2 * self.votes) * MAX_SUBPROBLEMS
+        return least, plan + ratings + solutions
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
         """All four stages. A cap is spent so: at most a quarter on decomposing, a quarter kept back

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
-from scale_dspy.utils.records import Between, Share
+from annotated_types import Interval
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Vote:
 
     result: str | None
     tokens: int
-    system: Annotated[int, Between(1, 2)]
+    system: Annotated[int, Interval(ge=1, le=2)]
     wave: int
 
 
@@ -45,8 +45,8 @@ class Step:
     """
 
     subproblem: str
-    difficulty: Share | None
-    system: Annotated[int, Between(1, 2)]
+    difficulty: Annotated[float, Interval(ge=0, le=1)] | None
+    system: Annotated[int, Interval(ge=1, le=2)]
     solution: str
     reasoning: str
     tokens: int = 0

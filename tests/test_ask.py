@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scale_dspy.stages.ask import PlainAdapter, mend, split_thinking
+from scale_dspy.lm.adapter import PlainAdapter, mend, split_thinking
 from scale_dspy.stages.assess import RateDifficulty
 from scale_dspy.stages.solve import SolveDirectly, SolveThoroughly
 

@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scale_dspy import SCALE
-from scale_dspy.estimate import FEATURES, PLAIN, TYPICAL, Estimate, measure_draft
-from scale_dspy.export.portable_json import export_messages
-from scale_dspy.grading.calibration import (
+from scale_dspy.evaluation.calibration import (
     FEWEST,
     FOLDS,
     assign_folds,
     estimate_unseen,
     fit_estimate,
 )
+from scale_dspy.export.portable_json import export_messages
 from scale_dspy.grading.labels import measure_auroc
 from scale_dspy.program import load_program
+from scale_dspy.stages.estimate import FEATURES, PLAIN, TYPICAL, Estimate, measure_draft
 from scale_dspy.tuning.threshold_search import change
 
 Drafts = tuple[list[dict[str, float]], list[bool], list[str]]

@@ -20,10 +20,11 @@ import pytest
 from dspy.utils.exceptions import LMConfigurationError, LMTimeoutError, LMTransportError
 
 from scale_dspy import SCALE, connect
+from scale_dspy.lm.adapter import PlainAdapter
 from scale_dspy.lm.client import cost_nothing
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.event_loop import run
-from scale_dspy.stages.ask import PlainAdapter, ask_many
+from scale_dspy.stages.ask import ask_many
 from tests.fake_vllm import fake_vllm
 from tests.plain_server import reply, serve
 

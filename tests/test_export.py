@@ -13,7 +13,7 @@ from scale_dspy import SCALE, connect, modes
 from scale_dspy.export.markdown import export_markdown
 from scale_dspy.export.portable_json import export_messages
 from scale_dspy.export.write import write_export
-from scale_dspy.stages.ask import PlainAdapter, mend
+from scale_dspy.lm.adapter import PlainAdapter, mend
 from tests import render_messages
 from tests.exported import RECORD, texts, tune
 

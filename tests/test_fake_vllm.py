@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from scale_dspy import SCALE, Step, connect
+from scale_dspy.lm.adapter import PlainAdapter
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.stages.ask import PlainAdapter
 from scale_dspy.stages.assess import RateDifficulty
 from scale_dspy.stages.decompose import ProposeSubproblems, SelectCandidate
 from scale_dspy.stages.solve import SolveDirectly, SolveThoroughly

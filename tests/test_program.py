@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scale_dspy import SCALE, connect, modes
+from scale_dspy.lm.adapter import PlainAdapter
 from scale_dspy.lm.cache import Store, use
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.event_loop import run
 from scale_dspy.program import load_program
-from scale_dspy.stages.ask import ATTEMPTS, PlainAdapter
+from scale_dspy.stages.ask import ATTEMPTS
 from scale_dspy.utils.lists import read_list
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
 from tests.world import World

@@ -23,9 +23,10 @@ from scale_dspy.data.load import load
 from scale_dspy.evaluation.runner import evaluate, read_rollouts
 from scale_dspy.grading.answers import accepts, equal, find_answer, normalise, read_integer, vote
 from scale_dspy.grading.metrics import make_metric
+from scale_dspy.lm.adapter import split_thinking
 from scale_dspy.report.mathml import render_answer
 from scale_dspy.report.prose import render_text
-from scale_dspy.stages.ask import ATTEMPTS, split_thinking
+from scale_dspy.stages.ask import ATTEMPTS
 from scale_dspy.stages.assess import read_score
 from scale_dspy.stages.decompose import read_choice
 from scale_dspy.step import Step

@@ -14,11 +14,11 @@ from pkgutil import iter_modules
 from textwrap import indent
 from typing import NoReturn
 
-from scale_dspy import __version__
 from scale_dspy.cli import commands
 from scale_dspy.cli.interrupts import INTERRUPTED
 from scale_dspy.cli.options import FAILED
 from scale_dspy.cli.run_file import describe_settings, expand, find_commands
+from scale_dspy.utils.version import __version__
 
 BAD_USAGE = 2
 FIRST = """With no --model and no --api-base the embedded model serves, on the CPU.

@@ -8,15 +8,11 @@ from pathlib import Path
 
 import dspy
 
-from scale_dspy.baselines import ChainOfThought, InftyThink, MajorityVote
 from scale_dspy.evaluation.costs import Terms
 from scale_dspy.evaluation.rollout import sum_usage
 from scale_dspy.evaluation.run_status import read_finished
 from scale_dspy.lm.price import Price
 from scale_dspy.lm.tally import Tally
-from scale_dspy.method import Solver
-from scale_dspy.program import DRAFTED, SCALE
-from scale_dspy.utils.lists import MAX_SUBPROBLEMS
 
 
 @dataclass(frozen=True)
@@ -90,31 +86,3 @@ def expect(missing: int, like: Path, price: Price | None) -> tuple[int, float | 
     spent, share = sum(costs, Tally()), missing / len(costs)
     dollars = None if price is None else share * price.charge(spent)
     return len(costs), share * spent.completion_tokens, dollars
-
-
-def bound_requests(program: Solver) -> tuple[int, int]:
-    """Requests of one rollout, at least and at most, where every reply can be read at once."""
-    if isinstance(program, SCALE):
-        rated_last = program.final_difficulty is None
-        rates = program.timing != "none"
-        least = 2 + (rates and rated_last and program.split.value == 0)
-        if _may_be_one_request(program):
-            least = 1
-        ratings = (MAX_SUBPROBLEMS - (not rated_last)) * rates + (program.split.value > 0)
-        plan = 1 + (program.decompose.candidates > 1)
-        # Drafts and passes one by one, where the server ignores `n`; each pass may be concluded.
-        solutions = (program.count_probes() + 2 * program.votes) * MAX_SUBPROBLEMS
-        return least, plan + ratings + solutions
-    if isinstance(program, MajorityVote):
-        return 1, 2 * program.samples  # the same
-    if isinstance(program, InftyThink):
-        return 1, 2 * program.rounds + 1
-    if isinstance(program, ChainOfThought):
-        return 1, 2
-    raise ValueError(f"nothing is known of the requests of {type(program).__name__}")
-
-
-def _may_be_one_request(program: SCALE) -> bool:
-    """Whether a problem may be solved whole without being rated, or by the draft it is rated on."""
-    unrated = program.split.value == 1 and program.threshold.value in (0, 1)
-    return unrated or (program.split.value > 0 and program.timing in DRAFTED)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scale_dspy.estimate import measure_draft
 from scale_dspy.grading.answers import accepts
+from scale_dspy.stages.estimate import measure_draft
 from scale_dspy.stages.votes import read_result
 
 Record = Mapping[str, Any]

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scale_dspy.estimate import Estimate
+from scale_dspy.evaluation.calibration import assign_folds, estimate_unseen, fit_estimate
 from scale_dspy.evaluation.passes import Drawn, Pass
-from scale_dspy.grading.calibration import assign_folds, estimate_unseen, fit_estimate
 from scale_dspy.grading.labels import bound_auroc, measure_auroc
+from scale_dspy.stages.estimate import Estimate
 from scale_dspy.stages.votes import (
     find_winner,
     group_results,

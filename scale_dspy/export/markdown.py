@@ -19,8 +19,8 @@ from scale_dspy.export.formatting import (
     show_tokens,
 )
 from scale_dspy.export.protocol import describe_routing, find_predictor, make_body
+from scale_dspy.lm.adapter import PlainAdapter
 from scale_dspy.program import SCALE
-from scale_dspy.stages.ask import PlainAdapter
 from scale_dspy.stages.registry import STAGES
 from scale_dspy.stages.stage import Stage
 

@@ -36,7 +36,6 @@ from typing import Any
 
 import dspy
 
-from scale_dspy import __version__
 from scale_dspy.export.formatting import name_model
 from scale_dspy.export.protocol import (
     count_choices,
@@ -45,13 +44,15 @@ from scale_dspy.export.protocol import (
     make_body,
 )
 from scale_dspy.export.selection_json import describe_drafts, describe_votes
+from scale_dspy.lm.adapter import THINKING, PlainAdapter, mend
 from scale_dspy.lm.modes import PARTNER
 from scale_dspy.lm.switches import WORDS
 from scale_dspy.program import SCALE
-from scale_dspy.stages.ask import ATTEMPTS, THINKING, PlainAdapter, mend
+from scale_dspy.stages.ask import ATTEMPTS
 from scale_dspy.stages.passes import DRAFT
 from scale_dspy.stages.registry import STAGES
 from scale_dspy.stages.stage import Stage
+from scale_dspy.utils.version import __version__
 
 FORMAT = "scale_dspy/messages/1"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from scale_dspy.estimate import CAP, LAST, TYPICAL, WINDOW
 from scale_dspy.program import SCALE
+from scale_dspy.stages.estimate import CAP, LAST, TYPICAL, WINDOW
 from scale_dspy.stages.votes import FIRST_WAVE
 
 

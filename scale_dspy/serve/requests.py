@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scale_dspy.lm.adapter import mend
 from scale_dspy.method import MIN_BUDGET, check_budget
 from scale_dspy.serve.chat_format import join_messages
 from scale_dspy.serve.models import Catalogue, UnknownModelError, find_program
-from scale_dspy.stages.ask import mend
 from scale_dspy.utils.validation import check_seed, check_whole
 
 LARGEST_BODY = 1 << 20  # bytes

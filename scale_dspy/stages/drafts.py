@@ -13,10 +13,10 @@ from typing import Any
 
 import dspy
 
-from scale_dspy.estimate import measure_draft
 from scale_dspy.lm.cap import MIN_GRANT, OutOfTokensError, room
 from scale_dspy.lm.usage import track
 from scale_dspy.stages.ask import Reply, ask_many, ask_until_said, read_config
+from scale_dspy.stages.estimate import measure_draft
 from scale_dspy.stages.passes import share_tokens
 from scale_dspy.stages.votes import find_winner, measure_disagreement, read_result
 from scale_dspy.step import Vote

@@ -9,7 +9,7 @@ from pathlib import Path
 import dspy
 
 from scale_dspy.evaluation.folder import RUN
-from scale_dspy.evaluation.forecast import bound_requests, expect
+from scale_dspy.evaluation.forecast import expect
 from scale_dspy.evaluation.run_status import SEARCHES, read_finished
 from scale_dspy.program import SCALE
 from scale_dspy.tuning.prompt_optimizers import Plan
@@ -53,8 +53,8 @@ def bound_walk(program: SCALE) -> tuple[int, int]:
     solved whole; and twice unrated and whole. Where System 2 votes, each of these runs may be made
     again for each lead at which a step went on drawing.
     """
-    least, most = bound_requests(program.at(0, 0))
-    _, rated = bound_requests(program.at(0, 0.5))
+    least, most = program.at(0, 0).bound_requests()
+    _, rated = program.at(0, 0.5).bound_requests()
     scores = MAX_SUBPROBLEMS
     rows = 1 + scores * (program.votes - 1)
     return least + 2, rows * ((scores + 1) * (most + rated) + 4 * rated)
@@ -82,7 +82,7 @@ def forecast_compile(
     walks = each * (1 + optimizes)
     parts = [path.parent for stage in SEARCHES for path in (folder / stage).rglob(RUN)]
     done = sum(1 for part in parts for _ in read_finished(part))
-    bounds, (_, most) = bound_walk(program), bound_requests(program)
+    bounds, (_, most) = bound_walk(program), program.bound_requests()
     missing = max(0, walks - done)
     measured, tokens, dollars = expect(missing, like or folder / SEARCHES[0], plan.token_price)
     if like and not measured:

@@ -14,8 +14,8 @@ from typing import Any
 import dspy
 from dspy.teleprompt import Teleprompter
 
+from scale_dspy.evaluation.calibration import fit_estimate
 from scale_dspy.evaluation.runner import Progress
-from scale_dspy.grading.calibration import fit_estimate
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.modes import Modes
 from scale_dspy.program import SCALE

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 import dspy
 from typing_extensions import Unpack
 
-from scale_dspy.estimate import FEATURES
 from scale_dspy.evaluation.description import describe_run
 from scale_dspy.evaluation.folder import RUN
 from scale_dspy.evaluation.paying import complete_terms
@@ -44,6 +43,7 @@ from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import track
 from scale_dspy.program import SCALE
+from scale_dspy.stages.estimate import FEATURES
 from scale_dspy.stages.votes import measure_lead
 from scale_dspy.step import Step
 from scale_dspy.utils.records import Share

@@ -1,7 +1,7 @@
 """Records: JSON read into frozen dataclasses, every value checked against the type of its field.
 
 A missing field takes its default, so that a file written before the field was added still reads;
-an unknown field is ignored. Numbers are from 0 to LARGEST unless a `Between` says otherwise, as
+an unknown field is ignored. Numbers are from 0 to LARGEST unless an `Interval` says otherwise, as
 everything counted or measured here is; NaN and infinities are refused.
 """
 
@@ -10,24 +10,18 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from annotated_types import Interval
 
 LARGEST = 2**53  # up to here a float holds every whole number
 
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class Between:
-    """The range of a number, both ends part of it: `Annotated[float, Between(0, 1)]`."""
-
-    low: float
-    high: float
-
-
-Share = Annotated[float, Between(0, 1)]
+Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 class WrongFieldError(ValueError):
@@ -102,8 +96,9 @@ Reader = Callable[[Any], Any]
 def _make_reader(hint: Any) -> Reader:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        span = next(each for each in arguments[1:] if isinstance(each, Between))
-        return _read_whole(span) if arguments[0] is int else _read_number(span)
+        span: Any = next(each for each in arguments[1:] if isinstance(each, Interval))
+        read = _read_whole if arguments[0] is int else _read_number
+        return read(span.ge, span.le)
     if origin in (Union, types.UnionType):
         (inner,) = (each for each in arguments if each is not type(None))
         return _read_optional(_make_reader(inner))
@@ -132,26 +127,26 @@ def _read_flag(value: Any) -> bool:
     return value
 
 
-def _read_whole(span: Between) -> Reader:
-    must = f"a whole number from {span.low:g} to {span.high:g}"
+def _read_whole(low: float, high: float) -> Reader:
+    must = f"a whole number from {low:g} to {high:g}"
 
     def read(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise _refuse(value, must)
-        if not span.low <= value <= span.high:
+        if not low <= value <= high:
             raise _refuse(value, must)
         return value
 
     return read
 
 
-def _read_number(span: Between) -> Reader:
-    must = f"a number from {span.low:g} to {span.high:g}"
+def _read_number(low: float, high: float) -> Reader:
+    must = f"a number from {low:g} to {high:g}"
 
     def read(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise _refuse(value, must)
-        if not span.low <= value <= span.high:
+        if not low <= value <= high:
             raise _refuse(value, must)
         return float(value)
 
@@ -278,11 +273,10 @@ def _shorten(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-_ANY_NUMBER = Between(0, LARGEST)
 _PLAIN: dict[Any, Reader] = {
     str: _read_text,
     bool: _read_flag,
     Any: _read_scalar,
-    int: _read_whole(_ANY_NUMBER),
-    float: _read_number(_ANY_NUMBER),
+    int: _read_whole(0, LARGEST),
+    float: _read_number(0, LARGEST),
 }

@@ -31,8 +31,8 @@ import httpx
 from scale_dspy import SCALE, modes, solver
 from scale_dspy.data.load import load
 from scale_dspy.evaluation.runner import evaluate
+from scale_dspy.lm.adapter import PlainAdapter
 from scale_dspy.lm.connect import MeteredLM
-from scale_dspy.stages.ask import PlainAdapter
 from tests.vllm.server import RealVLLM, make_model, serve
 from tests.vllm.shapes import shape
 

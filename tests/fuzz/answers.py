@@ -20,7 +20,7 @@ with atheris.instrument_imports(
 ):
     from scale_dspy.grading import answers
     from scale_dspy.grading.answers import equal, find_answer, normalise, read_integer, vote
-    from scale_dspy.stages.ask import split_thinking
+    from scale_dspy.lm.adapter import split_thinking
     from scale_dspy.stages.assess import read_score
     from scale_dspy.stages.decompose import read_choice
     from scale_dspy.utils.lists import MAX_SUBPROBLEMS, read_list

@@ -16,9 +16,10 @@ from dspy.utils.exceptions import ContextWindowExceededError
 
 from scale_dspy import SCALE, connect, modes, track
 from scale_dspy.cli.main import main
+from scale_dspy.lm.adapter import PlainAdapter
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.event_loop import run
-from scale_dspy.stages.ask import PlainAdapter, ask
+from scale_dspy.stages.ask import ask
 from tests.vllm.server import RealVLLM
 from tests.vllm.shapes import shape
 

@@ -61,7 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.data.load import load
     from scale_dspy.evaluation.description import describe_run
     from scale_dspy.evaluation.folder import name_folder
-    from scale_dspy.evaluation.forecast import bound_requests
     from scale_dspy.evaluation.runner import evaluate
 
     console = Console(stderr=True, highlight=False)
@@ -72,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     method = arguments.method
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, method)}")
     if arguments.dry_run:
-        bounds = bound_requests(read_program(arguments, settled))
+        bounds = read_program(arguments, settled).bound_requests()
         return forecast_run(bounds, examples, out, settled, console, arguments)
     if arguments.detach:
         return detach(arguments.argv, out)

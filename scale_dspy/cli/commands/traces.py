@@ -67,7 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.cli.detach import detach
     from scale_dspy.cli.figures import show_card
     from scale_dspy.data.load import load
-    from scale_dspy.evaluation.forecast import bound_requests
     from scale_dspy.traces.traces import check_path, drop_overlapping, make_traces
 
     console = Console(stderr=True, highlight=False)
@@ -87,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     settled = settle_backend(arguments)
     if arguments.dry_run:
         clean, _ = drop_overlapping(examples, against)
-        bounds = bound_requests(read_program(arguments, settled))
+        bounds = read_program(arguments, settled).bound_requests()
         return forecast_run(bounds, clean, folder, settled, console, arguments)
     if arguments.detach:
         return detach(arguments.argv, folder)

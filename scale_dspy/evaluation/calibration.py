@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scale_dspy.estimate import FEATURES, TYPICAL, Estimate
+from scale_dspy.stages.estimate import FEATURES, TYPICAL, Estimate
 
 Numbers = NDArray[np.float64]
 Features = Mapping[str, float]
