@@ -411,7 +411,7 @@ def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
     from scale_dspy.cli.options import read_options
 
     def options(**flags: object) -> list[dict[str, object]]:
-        none = dict.fromkeys(("assess", "votes", "candidates", "caps"))
+        none = dict.fromkeys(("assess", "probes", "votes", "candidates", "caps"))
         return read_options(Namespace(**{**none, **flags}))
 
     assert options() == [{}]
@@ -426,8 +426,8 @@ ABSURD = ("9" * 20, "-" + "9" * 20, "9" * 400, "9" * 5000, "1e400", "nan")
 NUMBERS = {
     "solve": "budget candidates threads seed timeout threshold split",
     "evaluate": "samples limit budget candidates threads seed timeout threshold split",
-    "frontier": "samples limit budget margin candidates votes caps threads seed timeout",
-    "compile": "samples limit rollouts cost-limit budget margin candidates votes caps threads seed",
+    "frontier": "samples limit budget margin candidates probes votes caps threads seed timeout",
+    "compile": "samples limit rollouts cost-limit budget margin candidates probes votes caps seed",
     "traces": "samples limit threads seed timeout",
     "serve": "port threads waiting seed timeout",
     "doctor": "threads seed",

@@ -119,6 +119,13 @@ def add_choice(command: argparse.ArgumentParser, margin: float) -> None:
         "keeps the best",
     )
     group.add_argument(
+        "--probes",
+        type=read_numbers,
+        metavar="N[,N...]",
+        help="drafts that a difficulty is measured on [1; 4 for agreement]; of several, compile "
+        "keeps the best",
+    )
+    group.add_argument(
         "--votes",
         type=read_numbers,
         metavar="N[,N...]",

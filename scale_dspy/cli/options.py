@@ -228,6 +228,7 @@ def read_options(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Options of SCALE: those to start from, then every other combination of the numbers given."""
     flags = {
         "assess": arguments.assess,
+        "probes": arguments.probes,
         "votes": arguments.votes,
         "candidates": arguments.candidates,
         "system_2_cap": arguments.caps,
