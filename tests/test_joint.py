@@ -15,6 +15,7 @@ import dspy
 import pytest
 
 from scale_dspy import SCALE, connect, modes
+from scale_dspy.baselines import ChainOfThought
 from scale_dspy.cli.commands.compile import divert_output
 from scale_dspy.evaluation.costs import read_costs
 from scale_dspy.evaluation.paying import NOTED
@@ -165,6 +166,27 @@ def test_gepa_rewrites_only_prompts_that_are_used(tau: float, used: str) -> None
     assert proposals
     predictor = program.assess.rate if used == "rating" else program.solve.whole
     assert predictor.signature.instructions[:60] in proposals[0]
+
+
+def test_what_gepa_finds_for_whole_problems_serves_chain_of_thought_too() -> None:
+    """In this world System 2 slips in most passes, unless its prompt asks for care."""
+    world = World(6, parts=(2, 3), ability_2=2.0, slip=0.6, magic="with great care")
+    program, cot = SCALE(0.0, candidates=1, split=1.0), ChainOfThought()
+    unseen = world.problems(8, 100)
+    with fake_vllm(world, other=write_prompts("Solve it with great care.")) as server:
+        lm, plan = join(server), Plan("gepa", rollouts=30, threads=4)
+        tuned = tune_prompts(program, world.problems(4), world.problems(6, 50), lm, plan)
+        cot.solve.load_state(tuned.solve.whole.dump_state())
+        with dspy.context(lm=lm):
+            right = [
+                [each(problem=one.problem).answer == one.answer for one in unseen]
+                for each in (program, tuned, cot)
+            ]
+    before, after = prompts_of(program), prompts_of(tuned)
+    assert [name for name in before if before[name] != after[name]] == ["solve.whole"]
+    assert not all(right[0])
+    assert all(right[1])
+    assert right[2] == right[1]
 
 
 def test_a_second_compile_in_the_folder_is_kept_out(tmp_path: Path) -> None:
