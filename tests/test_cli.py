@@ -405,22 +405,6 @@ def test_python_m_is_the_command() -> None:
     assert done.stdout.startswith("scale-dspy ")
 
 
-def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
-    from argparse import Namespace
-
-    from scale_dspy.cli.options import read_options
-
-    def options(**flags: object) -> list[dict[str, object]]:
-        none = dict.fromkeys(("assess", "probes", "votes", "candidates", "caps"))
-        return read_options(Namespace(**{**none, **flags}))
-
-    assert options() == [{}]
-    assert options(candidates=[8, 1]) == [{"candidates": 8}, {"candidates": 1}]
-    both = options(candidates=[8, 1], caps=[2048, 8192])
-    assert both[0] == {"candidates": 8, "system_2_cap": 2048}
-    assert len(both) == 4
-
-
 ABSURD = ("9" * 20, "-" + "9" * 20, "9" * 400, "9" * 5000, "1e400", "nan")
 # Counts, budgets and seeds of every command that asks a model.
 NUMBERS = {

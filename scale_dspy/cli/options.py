@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 DONE, FAILED = 0, 1
 _NUMBERS = ("threshold", "split", "stop")  # a program's own, from 0 to 1
+_OPTIONS = ("assess", "votes", "probes", "candidates")
+# What won for the embedded model where it was measured, see optimize/RESULTS.md.
+FOR_EMBEDDED = {"threshold": 0.0, "split": 1.0, "votes": 4, "stop": 0.85}
 
 P = TypeVar("P")
 
@@ -197,7 +200,7 @@ def read_program(arguments: argparse.Namespace, settled: Resolved) -> Solver:
     if arguments.method != "scale":
         raise ValueError(f"--program is a SCALE program, and --method is {arguments.method}")
     program = load_program(arguments.program, settled.style)
-    flags = {name: getattr(arguments, name) for name in ("candidates", "assess", "votes", "probes")}
+    flags = {name: getattr(arguments, name) for name in _OPTIONS}
     given = {name: value for name, value in flags.items() if value is not None}
     if given:
         from scale_dspy.tuning.threshold_search import change
@@ -209,6 +212,20 @@ def read_program(arguments: argparse.Namespace, settled: Resolved) -> Solver:
     if arguments.budget is not None:
         program.budget = check_budget(arguments.budget)
     return program
+
+
+def choose_for_embedded(arguments: argparse.Namespace, settled: Resolved, console: Console) -> None:
+    """Set what won for the embedded model, and say so, where the flags choose nothing of SCALE."""
+    chosen = [name for name in (*_NUMBERS, *_OPTIONS) if getattr(arguments, name) is not None]
+    if not settled.embedded or chosen or arguments.program or arguments.method != "scale":
+        return
+    for name, value in FOR_EMBEDDED.items():
+        setattr(arguments, name, value)
+    console.print(
+        f"the embedded model does best on whole problems with up to {arguments.votes} votes; "
+        "--split 0 splits them",
+        markup=False,
+    )
 
 
 def read_start(arguments: argparse.Namespace, settled: Resolved) -> SCALE:

@@ -13,6 +13,7 @@ from scale_dspy.cli.options import (
     DONE,
     FAILED,
     check_counts,
+    choose_for_embedded,
     connect_program,
     print_json,
     read_program,
@@ -48,8 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True, highlight=False)
     check_counts(arguments, "threads")
     problem = read_problem(arguments.problem, arguments.file)
-    make = partial(read_program, arguments)
-    program, lm = connect_program(settle_backend(arguments), make, console)
+    settled = settle_backend(arguments)
+    choose_for_embedded(arguments, settled, console)
+    program, lm = connect_program(settled, partial(read_program, arguments), console)
     started = time.perf_counter()
     with track() as spent, dspy.context(lm=lm):
         watch = Watch(console, spent, full=arguments.full)
