@@ -408,11 +408,11 @@ def test_python_m_is_the_command() -> None:
 def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
     from argparse import Namespace
 
-    from scale_dspy.cli.options import read_options
+    from scale_dspy.cli.options import read_option_grid
 
     def options(**flags: object) -> list[dict[str, object]]:
         none = dict.fromkeys(("assess", "votes", "candidates", "caps"))
-        return read_options(Namespace(**{**none, **flags}))
+        return read_option_grid(Namespace(**{**none, **flags}))
 
     assert options() == [{}]
     assert options(candidates=[8, 1]) == [{"candidates": 8}, {"candidates": 1}]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scale_dspy.evaluation.costs import Terms
     from scale_dspy.evaluation.forecast import Forecast
-    from scale_dspy.evaluation.runner import Engine
+    from scale_dspy.evaluation.runner import RolloutEngine
     from scale_dspy.lm.backend import Resolved
     from scale_dspy.lm.connect import MeteredLM
     from scale_dspy.lm.detect import UndetectableError
@@ -101,7 +101,7 @@ def connect_program(
     """
     program = make(settled)
     if settled.embedded:
-        start_embedded(settled.backend.model, console)
+        start_with_progress(settled.backend.model, console)
     lm = settled.backend.connect(**options)
     if settled.style == "pair" and lm.partner is None:
         raise ValueError("--modes pair needs --system-1-model or --system-1-api-base")
@@ -215,7 +215,7 @@ def read_start(arguments: argparse.Namespace, settled: Resolved) -> SCALE:
     """The SCALE program that is measured or tuned: a compiled one, or one with these options."""
     from scale_dspy.program import SCALE, load_program
 
-    first = read_options(arguments)[0]
+    first = read_option_grid(arguments)[0]
     if arguments.program:
         from scale_dspy.tuning.threshold_search import change
 
@@ -224,7 +224,7 @@ def read_start(arguments: argparse.Namespace, settled: Resolved) -> SCALE:
     return SCALE(modes=settled.style, **first)
 
 
-def read_options(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def read_option_grid(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Options of SCALE: those to start from, then every other combination of the numbers given."""
     flags = {
         "assess": arguments.assess,
@@ -236,7 +236,9 @@ def read_options(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return [dict(zip(given, numbers, strict=True)) for numbers in product(*given.values())]
 
 
-def read_engine(arguments: argparse.Namespace, settled: Resolved, program: Solver) -> Engine | None:
+def read_engine(
+    arguments: argparse.Namespace, settled: Resolved, program: Solver
+) -> RolloutEngine | None:
     if arguments.engine == "local":
         return None
     from scale_dspy.evaluation.ray_engine import make_engine
@@ -244,7 +246,7 @@ def read_engine(arguments: argparse.Namespace, settled: Resolved, program: Solve
     return make_engine(program, settled.backend, settled.threads)
 
 
-def start_embedded(model: str | None, console: Console) -> Any:
+def start_with_progress(model: str | None, console: Console) -> Any:
     """Start the embedded model, with a progress bar while its weights are joined."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 

@@ -34,7 +34,7 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ProblemPasses:
     """A problem's passes by chain of thought, and System 1's drafts of it, maybe none.
 
     Attributes:
@@ -50,7 +50,7 @@ class Drawn:
 
 def read_passes(
     paths: Sequence[Path], cap: int | None = None, cap_1: int | None = None
-) -> dict[str, list[Drawn]]:
+) -> dict[str, list[ProblemPasses]]:
     """Recorded passes by set, in the order of the files; a problem that comes again is skipped.
 
     A line is an object with `id`, `gold` and `passes`, each of these an object with text, tokens,
@@ -93,7 +93,7 @@ def _read_lines(paths: Sequence[Path]) -> list[tuple[str, Any]]:
 
 def _read_set(
     group: str, told: Sequence[tuple[str, Record]], cap: int | None, cap_1: int | None
-) -> list[Drawn]:
+) -> list[ProblemPasses]:
     drawn = []
     try:
         place = told[0][0]
@@ -110,7 +110,7 @@ def _read_set(
     return drawn
 
 
-def _read_record(record: Record, group: str, cap: int | None, cap_1: int | None) -> Drawn:
+def _read_record(record: Record, group: str, cap: int | None, cap_1: int | None) -> ProblemPasses:
     known: dict[str | None, bool] = {None: False}
 
     def grade(result: str | None) -> bool:
@@ -134,7 +134,7 @@ def _read_record(record: Record, group: str, cap: int | None, cap_1: int | None)
     if not passes:
         raise ValueError("it has no passes")
     drafts = tuple(read(one, cap_1) for one in record.get("system_1") or ())
-    return Drawn(f"{group}/{record['id']}", group, passes, drafts)
+    return ProblemPasses(f"{group}/{record['id']}", group, passes, drafts)
 
 
 def _find_cap(told: Sequence[tuple[str, Record]], key: str) -> int | None:

@@ -17,7 +17,7 @@ from typing import Any
 import dspy
 
 from scale_dspy.evaluation.rollout import Rollout
-from scale_dspy.evaluation.runner import HOPELESS, Draw, Engine, solve_once, watch_failures
+from scale_dspy.evaluation.runner import HOPELESS, Draw, RolloutEngine, solve_once, watch_failures
 from scale_dspy.lm.backend import Backend
 from scale_dspy.lm.event_loop import run
 from scale_dspy.method import Solver
@@ -27,7 +27,7 @@ from scale_dspy.utils.records import parse_record, write_record
 FEWEST = 8  # rollouts at once for which another worker process is worth its memory
 
 
-def make_engine(program: Solver, backend: Backend, threads: int = 64) -> Engine:
+def make_engine(program: Solver, backend: Backend, threads: int = 64) -> RolloutEngine:
     """An engine for `evaluate` and `make_traces`.
 
     Args:
@@ -52,7 +52,7 @@ def make_engine(program: Solver, backend: Backend, threads: int = 64) -> Engine:
     return finish
 
 
-class Worker:
+class RayWorker:
     """A worker process: makes rollouts, many at once, all on its one event loop."""
 
     def __init__(self, program: Solver, backend: Backend) -> None:
@@ -83,7 +83,7 @@ def _stream(
     workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), threads // FEWEST))
     each = -(-threads // workers)
     found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Worker,
+        RayWorker,
         fn_constructor_kwargs={"program": program, "backend": backend},
         compute=ActorPoolStrategy(
             size=workers,

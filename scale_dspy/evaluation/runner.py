@@ -66,7 +66,7 @@ logger = logging.getLogger(__name__)
 
 Draw = tuple[dspy.Example, int]
 """An example, and which sample of it."""
-Engine = Callable[[Sequence[Draw], Callable[[Rollout], None]], None]
+RolloutEngine = Callable[[Sequence[Draw], Callable[[Rollout], None]], None]
 """Makes the rollout of every draw and hands each on, on this thread, as soon as it is done."""
 
 DRAWS = "draws.txt"  # of a run's folder, what its replies are kept under
@@ -114,7 +114,7 @@ class Effort(TypedDict, total=False):
     threads: int
     retry_errors: bool | Collection[str]
     terms: Terms
-    engine: Engine | None
+    engine: RolloutEngine | None
     report: Callable[[Progress], None] | None
 
 

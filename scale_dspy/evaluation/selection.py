@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scale_dspy.estimate import Estimate
-from scale_dspy.evaluation.passes import Drawn, Pass
+from scale_dspy.evaluation.passes import Pass, ProblemPasses
 from scale_dspy.grading.calibration import assign_folds, estimate_unseen, fit_estimate
 from scale_dspy.grading.labels import bound_auroc, measure_auroc
 from scale_dspy.stages.votes import (
@@ -37,7 +37,7 @@ Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ReplayOutcome:
     """What one way came to, for each problem and order: whether it was right, response tokens, and
     requests' choices."""
 
@@ -45,9 +45,9 @@ class Outcome:
     tokens: Numbers
     passes: Numbers
 
-    def take(self, problems: Places) -> Outcome:
+    def take(self, problems: Places) -> ReplayOutcome:
         """The same for some of the problems."""
-        return Outcome(self.right[problems], self.tokens[problems], self.passes[problems])
+        return ReplayOutcome(self.right[problems], self.tokens[problems], self.passes[problems])
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Prefixes:
     doubt: Numbers
 
 
-def list_signals(drawn: Sequence[Drawn]) -> dict[str, dict[str, dict[str, Any]]]:
+def list_signals(drawn: Sequence[ProblemPasses]) -> dict[str, dict[str, dict[str, Any]]]:
     """How well each signal tells wrong from right, for `pass` and, where there are any, `draft`.
 
     Returns:
@@ -86,7 +86,7 @@ def list_signals(drawn: Sequence[Drawn]) -> dict[str, dict[str, dict[str, Any]]]
     return told
 
 
-def replay(drawn: Sequence[Drawn], seed: int = 0) -> list[dict[str, Any]]:
+def replay(drawn: Sequence[ProblemPasses], seed: int = 0) -> list[dict[str, Any]]:
     """Accuracy and response tokens of every way, all on the same passes in the same orders.
 
     Ways without a setting are replayed as they are. The others are given as many tokens as a fixed
@@ -111,7 +111,7 @@ def replay(drawn: Sequence[Drawn], seed: int = 0) -> list[dict[str, Any]]:
         kinds.append([each.drafts for each in drawn])
     shown = [(_look_at(some, seed), some) for some in kinds]
     count = len(drawn[0].passes)
-    scored: dict[tuple[str, int | None], list[tuple[Places, Outcome]]] = {}
+    scored: dict[tuple[str, int | None], list[tuple[Places, ReplayOutcome]]] = {}
     for number in np.unique(folds):
         inside, outside = np.flatnonzero(folds == number), np.flatnonzero(folds != number)
         ways = _replay_all([_weigh(each, some, names, outside) for each, some in shown])
@@ -130,7 +130,7 @@ def _name_vote(votes: int) -> str:
     return "cot" if votes == 1 else f"vote {votes}"
 
 
-def _replay_all(kinds: Sequence[Prefixes]) -> dict[str, list[Outcome]]:
+def _replay_all(kinds: Sequence[Prefixes]) -> dict[str, list[ReplayOutcome]]:
     """The outcome of every setting of every way, of passes and, where there are any, of drafts."""
     passes, *more = kinds
     count = passes.right.shape[2]
@@ -209,7 +209,7 @@ def _spell(results: Sequence[str | None]) -> list[str | None]:
     return spelled
 
 
-def _vote(passes: Prefixes, votes: int, stop: float, weighted: bool = False) -> Outcome:
+def _vote(passes: Prefixes, votes: int, stop: float, weighted: bool = False) -> ReplayOutcome:
     """A vote of at most `votes` passes, see `passes.draw_passes`."""
     drawn = np.full(passes.doubt.shape, votes)
     for wave in reversed(list(plan_waves(votes, stop))[:-1]):
@@ -217,10 +217,10 @@ def _vote(passes: Prefixes, votes: int, stop: float, weighted: bool = False) -> 
     at = (drawn - 1)[:, :, None]
     right = passes.weighted if weighted else passes.right
     read = [np.take_along_axis(each, at, 2)[:, :, 0] for each in (right, passes.tokens)]
-    return Outcome(read[0], read[1], drawn.astype(np.float64))
+    return ReplayOutcome(read[0], read[1], drawn.astype(np.float64))
 
 
-def _list_votes(passes: Prefixes) -> Iterator[Outcome]:
+def _list_votes(passes: Prefixes) -> Iterator[ReplayOutcome]:
     count = passes.right.shape[2]
     for votes in sorted({1, 2, 3, 5, count} | {count // 2}):
         if votes <= count:
@@ -228,19 +228,21 @@ def _list_votes(passes: Prefixes) -> Iterator[Outcome]:
                 yield _vote(passes, votes, stop)
 
 
-def _gate_first(passes: Prefixes, gate: float, votes: Outcome) -> Outcome:
+def _gate_first(passes: Prefixes, gate: float, votes: ReplayOutcome) -> ReplayOutcome:
     """The first pass is the answer where it is hardly in doubt, or else the first of the votes."""
     return _pick(passes.doubt > gate, votes, _vote(passes, 1, 1.0))
 
 
-def _hand_over(drafts: Outcome, doubted: NDArray[np.bool_], votes: Outcome) -> Outcome:
+def _hand_over(
+    drafts: ReplayOutcome, doubted: NDArray[np.bool_], votes: ReplayOutcome
+) -> ReplayOutcome:
     """System 1's draft, and where it is in doubt the votes on top; a draft has no vote."""
-    both = Outcome(votes.right, drafts.tokens + votes.tokens, drafts.passes + votes.passes)
+    both = ReplayOutcome(votes.right, drafts.tokens + votes.tokens, drafts.passes + votes.passes)
     return _pick(doubted, both, drafts)
 
 
-def _pick(where: NDArray[np.bool_], one: Outcome, other: Outcome) -> Outcome:
-    return Outcome(
+def _pick(where: NDArray[np.bool_], one: ReplayOutcome, other: ReplayOutcome) -> ReplayOutcome:
+    return ReplayOutcome(
         np.where(where, one.right, other.right),
         np.where(where, one.tokens, other.tokens),
         np.where(where, one.passes, other.passes),
@@ -252,14 +254,14 @@ def _list_shares(probes: int) -> list[float]:
     return [1 - size / probes for size in range(probes, 1, -1)]
 
 
-def _list_budgets(settings: Sequence[Outcome], count: int) -> list[int | None]:
+def _list_budgets(settings: Sequence[ReplayOutcome], count: int) -> list[int | None]:
     """What a way may spend, as the fixed vote that spends as much; None where it has no choice."""
     return [None] if len(settings) == 1 else list(range(1, count + 1))
 
 
 def _choose(
-    ways: Mapping[str, Sequence[Outcome]], name: str, given: int | None, known: Places
-) -> Outcome:
+    ways: Mapping[str, Sequence[ReplayOutcome]], name: str, given: int | None, known: Places
+) -> ReplayOutcome:
     """The setting that is most accurate on the known problems within the budget, the cheapest of
     several; the cheapest of all where none keeps to it."""
     settings = ways[name]
@@ -274,19 +276,19 @@ def _choose(
     return settings[int(np.argmin(np.where(best, cost, np.inf)))]
 
 
-def _join(parts: Sequence[tuple[Places, Outcome]]) -> Outcome:
+def _join(parts: Sequence[tuple[Places, ReplayOutcome]]) -> ReplayOutcome:
     """The folds' outcomes in the order of the problems."""
     order = np.argsort(np.concatenate([places for places, _ in parts]))
     fields = ("right", "tokens", "passes")
     joined = (np.concatenate([getattr(one, key) for _, one in parts])[order] for key in fields)
-    return Outcome(*joined)
+    return ReplayOutcome(*joined)
 
 
 def _describe(
     name: str,
     given: int | None,
-    outcome: Outcome,
-    fixed: Sequence[Outcome],
+    outcome: ReplayOutcome,
+    fixed: Sequence[ReplayOutcome],
     problems: Sequence[str],
 ) -> dict[str, Any]:
     graded = {
@@ -306,7 +308,7 @@ def _describe(
     return told
 
 
-def _compare(outcome: Outcome, fixed: Sequence[Outcome]) -> dict[str, list[float]]:
+def _compare(outcome: ReplayOutcome, fixed: Sequence[ReplayOutcome]) -> dict[str, list[float]]:
     """[difference of accuracy, low, high] to chain of thought, to a fixed vote of as many tokens,
     which lies between two votes as the tokens do, and to the vote of all passes.
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scale_dspy.estimate import FEATURES, TYPICAL, Estimate
+from scale_dspy.utils.statistics import Numbers
 
-Numbers = NDArray[np.float64]
 Features = Mapping[str, float]
 
 FOLDS = 5

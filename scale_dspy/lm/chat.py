@@ -53,7 +53,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChatChoice:
     """One choice of a reply; `logprobs` are its tokens' log-probabilities, where asked for."""
 
     text: str
@@ -73,7 +73,7 @@ class Completion:
         doubt: in words, why the server's usage is not believed.
     """
 
-    choices: tuple[Choice, ...]
+    choices: tuple[ChatChoice, ...]
     model: str
     usage: Tally | None
     seconds: float = 0.0
@@ -193,7 +193,7 @@ def read_completion(reply: Any, most: int, seconds: float) -> Completion:
         LMProviderError: it is no chat completion.
     """
     try:
-        choices = tuple(map(_read_choice, list(reply["choices"]))) or (Choice(""),)
+        choices = tuple(map(_read_choice, list(reply["choices"]))) or (ChatChoice(""),)
     except (KeyError, TypeError, AttributeError, ValueError):
         message = f"the server's reply is no chat completion: {_shorten(reply)}"
         raise LMProviderError(message, status=200) from None
@@ -206,10 +206,10 @@ def _shorten(reply: Any) -> str:
     return json.dumps(reply, ensure_ascii=False)[:120]
 
 
-def _read_choice(choice: Mapping[str, Any]) -> Choice:
+def _read_choice(choice: Mapping[str, Any]) -> ChatChoice:
     message = choice["message"]
     reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
-    return Choice(
+    return ChatChoice(
         _read_text(message.get("content")),
         _read_text(reasoning),
         str(choice.get("finish_reason") or "stop"),
@@ -283,19 +283,19 @@ def write_response(request: lm15.Request, completion: Completion, replayed: bool
     )
 
 
-def read_choices(response: lm15.Response) -> list[Choice]:
+def read_choices(response: lm15.Response) -> list[ChatChoice]:
     """The choices of a response: all of them from our engine, the one from any other."""
     carried = response.provider_data
     if isinstance(carried, dict) and "choices" in carried:
         try:
-            return [Choice(**choice) for choice in carried["choices"]]
+            return [ChatChoice(**choice) for choice in carried["choices"]]
         except TypeError:  # another engine keeps the server's own words there
             pass
     texts = [part.text for part in response.message.parts if isinstance(part, lm15.TextPart)]
     thoughts = [part.text for part in response.message.parts if isinstance(part, lm15.ThinkingPart)]
     logprobs = response.logprobs
     return [
-        Choice(
+        ChatChoice(
             "".join(texts),
             "".join(thoughts),
             response.finish_reason,
@@ -304,7 +304,7 @@ def read_choices(response: lm15.Response) -> list[Choice]:
     ]
 
 
-def write_outputs(choices: Sequence[Choice]) -> list[Any]:
+def write_outputs(choices: Sequence[ChatChoice]) -> list[Any]:
     """Choices as DSPy's adapters read them: texts, or dictionaries where there is more to say."""
     outputs = []
     for choice in choices:
@@ -327,7 +327,7 @@ def keep_completion(completion: Completion) -> dict[str, Any]:
 def restore_completion(kept: Any) -> Completion | None:
     """A completion from the cache; None where it is damaged."""
     try:
-        choices = tuple(Choice(**choice) for choice in kept["choices"])
+        choices = tuple(ChatChoice(**choice) for choice in kept["choices"])
         usage = None if kept["usage"] is None else Tally(**kept["usage"])
         texts = [text for each in choices for text in (each.text, each.reasoning)]
         numbers = [0] if usage is None else [*asdict(usage).values()]

@@ -21,7 +21,7 @@ import httpx
 from scale_dspy.lm.embedded.server import find_key
 from scale_dspy.lm.embedded.weights import cache_folder
 from scale_dspy.lm.found import Found, flatten
-from scale_dspy.lm.raw_chat import Chat, LateError, RefusedError, Reply, open_client
+from scale_dspy.lm.raw_chat import Chat, LateError, NoChatReplyError, RawReply, open_client
 from scale_dspy.lm.routing import split_addresses
 from scale_dspy.lm.switches import CLOSED, GENERIC, LEVELS, SWITCHES, WORDS, Switch, find_family
 from scale_dspy.utils.files import write_whole
@@ -135,7 +135,7 @@ def find_on_server(chat: Chat, *, keep: bool = False) -> Found:
     began, before = time.monotonic(), chat.requests
     try:
         found = (_recall(chat) if keep else None) or _search(chat)
-    except RefusedError as error:
+    except NoChatReplyError as error:
         raise UndetectableError(str(error), error.status) from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UndetectableError(f"{type(error).__name__}: {error}") from None
@@ -162,7 +162,7 @@ def _search(chat: Chat) -> Found:
     for switch in candidates:
         if switch.style in ("prefill", "effort"):
             continue
-        with contextlib.suppress(RefusedError):
+        with contextlib.suppress(NoChatReplyError):
             leaked = _try_switch(chat, switch, thinks, read, surplus)
             if leaked is not None:
                 parser = _name_parser(family) if leaked else ""
@@ -206,7 +206,7 @@ def _try_switch(
     return on.leaks if _is_quiet(chat, switch, off, on) else None
 
 
-def _is_quiet(chat: Chat, switch: Switch, off: Reply, on: Reply) -> bool:
+def _is_quiet(chat: Chat, switch: Switch, off: RawReply, on: RawReply) -> bool:
     """Whether the model really does not think with the switch off, a second question included: it
     may not think about every one.
 
@@ -219,13 +219,13 @@ def _is_quiet(chat: Chat, switch: Switch, off: Reply, on: Reply) -> bool:
     return all(reply.content and not _thinks(reply) for reply in replies)
 
 
-def _render_apart(off: Reply, on: Reply) -> bool:
+def _render_apart(off: RawReply, on: RawReply) -> bool:
     """Whether the template makes prompts of different lengths of the two settings."""
     sizes = [reply.usage.get("prompt_tokens") for reply in (off, on)]
     return None not in sizes and sizes[0] != sizes[1]
 
 
-def _is_proven(chat: Chat, switch: Switch, off: Reply, on: Reply) -> bool:
+def _is_proven(chat: Chat, switch: Switch, off: RawReply, on: RawReply) -> bool:
     """Whether the reasoning in `on` is the model's own.
 
     A parser may believe in a switch that the template does not read, and take a plain answer for
@@ -245,13 +245,13 @@ def _is_proven(chat: Chat, switch: Switch, off: Reply, on: Reply) -> bool:
     return bool(long.content) or long.finish == "length"
 
 
-def _note_rendering(switch: Switch, off: Reply, on: Reply, read: list[Switch]) -> None:
+def _note_rendering(switch: Switch, off: RawReply, on: RawReply, read: list[Switch]) -> None:
     """Remember a template that reads the switch, though no reasoning is told."""
     if _render_apart(off, on) and off.content and on.content:
         read.append(switch)
 
 
-def _search_always(chat: Chat, family: Switch | None, plain: Reply) -> Found:
+def _search_always(chat: Chat, family: Switch | None, plain: RawReply) -> Found:
     """Of a model that thinks whatever it is told: a closed block, levels of effort, or nothing."""
     by_name = family if family and family.style in ("prefill", "effort") else None
     closed = by_name if by_name and by_name.style == "prefill" else CLOSED
@@ -259,7 +259,7 @@ def _search_always(chat: Chat, family: Switch | None, plain: Reply) -> Found:
     parser = _name_parser(family) if plain.leaks else ""
     tests = ((levels, _test_levels), (closed, _test_closed))
     for switch, test in tests if by_name is levels else reversed(tests):
-        with contextlib.suppress(RefusedError):
+        with contextlib.suppress(NoChatReplyError):
             if test(chat, switch):
                 return Found(switch.style, switch, "on", parser)
     return Found("prompt", None, "on", parser, always=True)
@@ -280,7 +280,7 @@ def _test_levels(chat: Chat, switch: Switch) -> bool:
     return min(lengths["high"]) > RATIO * max(lengths["low"])
 
 
-def _measure(reply: Reply) -> int:
+def _measure(reply: RawReply) -> int:
     return reply.usage.get("reasoning_tokens") or len(reply.reasoning or reply.content) // 4
 
 
@@ -288,7 +288,7 @@ def _search_hidden(chat: Chat, family: Switch | None, read: list[Switch]) -> Fou
     """Of a server that tells of no reasoning: perhaps it is in the content, its opening tag in the
     prompt and its closing tag too far off for a short reply."""
     for switch in (*read, GENERIC[0]):
-        with contextlib.suppress(RefusedError):
+        with contextlib.suppress(NoChatReplyError):
             on = _ask(chat, switch.on, SHORT, room=LONG)
             if not _thinks(on) and switch not in read:
                 continue
@@ -300,7 +300,7 @@ def _search_hidden(chat: Chat, family: Switch | None, read: list[Switch]) -> Fou
     return Found("prompt")
 
 
-def _thinks(reply: Reply) -> bool:
+def _thinks(reply: RawReply) -> bool:
     return bool(reply.reasoning or reply.leaks)
 
 
@@ -312,7 +312,7 @@ def _ask(
     room: int = ROOM,
     thought: int | None = None,
     seed: int = 0,
-) -> Reply:
+) -> RawReply:
     """One reply with these settings; asked for again where it says nothing at all."""
     body = flatten(settings)
     words = body.pop(WORDS, "")
@@ -321,7 +321,7 @@ def _ask(
         if thought is not None and chat.limits_thought:
             try:
                 reply = chat.ask(question, **request, thinking_token_budget=thought)
-            except RefusedError:  # it knows no such limit, or has no parser
+            except NoChatReplyError:  # it knows no such limit, or has no parser
                 chat.limits_thought = False
         if thought is None or not chat.limits_thought:
             reply = chat.ask(question, **request)

@@ -19,7 +19,14 @@ import httpx
 
 from scale_dspy.lm.detect import UndetectableError, find_embedded, find_on_server
 from scale_dspy.lm.found import Found, explain, flatten
-from scale_dspy.lm.raw_chat import Chat, LateError, RefusedError, Reply, open_client, read_count
+from scale_dspy.lm.raw_chat import (
+    Chat,
+    LateError,
+    NoChatReplyError,
+    RawReply,
+    open_client,
+    read_count,
+)
 from scale_dspy.lm.switches import WORDS
 
 SECONDS = 105.0  # for all requests to one server
@@ -123,7 +130,7 @@ def _probe_all(patient: _Patient) -> Iterator[Finding]:
     found = None
     try:
         first = patient.chat.ask(QUESTION, max_tokens=64)
-    except (RefusedError, httpx.HTTPError, LateError) as error:
+    except (NoChatReplyError, httpx.HTTPError, LateError) as error:
         yield Finding(
             "chat", False, f"a plain question gets no reply: {_describe(error)}",
             "SCALE cannot work with it: look at the server's log, and at what stands before it",
@@ -164,7 +171,7 @@ def _guard(name: str, probe: Any) -> Iterator[Finding]:
     """A probe's findings, or one that says why there are none."""
     try:
         yield from probe()
-    except RefusedError as error:
+    except NoChatReplyError as error:
         yield Finding(name, False, f"refused: {error}", _ADVICE.get(name, ""))
     except httpx.HTTPError as error:
         yield Finding(name, False, _describe(error), "look at the server's log")
@@ -173,7 +180,7 @@ def _guard(name: str, probe: Any) -> Iterator[Finding]:
 
 
 def _describe(error: Exception) -> str:
-    return str(error) if isinstance(error, RefusedError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, NoChatReplyError) else f"{type(error).__name__}: {error}"
 
 
 _ADVICE = {
@@ -338,7 +345,7 @@ def _probe_prefix(patient: _Patient) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _ask_quietly(patient: _Patient, content: str, **body: Any) -> Reply:
+def _ask_quietly(patient: _Patient, content: str, **body: Any) -> RawReply:
     """One question without thinking, as far as that can be had."""
     return patient.chat.ask(content, **{**patient.quiet, **body})
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dspy import lm15
 
-from scale_dspy.lm.chat import EXTENSION, Choice, Order, read_choices, write_request
+from scale_dspy.lm.chat import EXTENSION, ChatChoice, Order, read_choices, write_request
 from scale_dspy.lm.client import PREFIXES
 from scale_dspy.lm.modes import PARTNER
 from scale_dspy.lm.tally import Tally
@@ -28,7 +28,7 @@ _warned: set[type] = set()
 
 async def ask_plain_lm(
     lm: Any, messages: Sequence[Mapping[str, Any]], config: Mapping[str, Any]
-) -> list[Choice]:
+) -> list[ChatChoice]:
     """The choices of a call, one request for each, through DSPy's contract.
 
     The caller's own temperature and max_tokens hold for every stage. What the response says of its
@@ -52,7 +52,7 @@ async def ask_plain_lm(
         given["extra_body"] = {**(given.get("extra_body") or {}), "top_k": given.pop("top_k")}
     request = _drop_own(write_request(lm.model, messages, given, Order()))
 
-    async def ask_once(number: int) -> Choice:
+    async def ask_once(number: int) -> ChatChoice:
         rollouts = {} if rollout is None else {"rollout_id": rollout}
         if number:
             rollouts = {"rollout_id": zlib.crc32(f"{rollout}/{number}".encode()) | 1 << 31}

@@ -24,7 +24,7 @@ CLOSING = ("</think>", "[/THINK]", "<channel|>", "<|END_THINKING|>", "</seed:thi
 """What thinking stands between, where no parser takes it out of the content."""
 
 
-class RefusedError(Exception):
+class NoChatReplyError(Exception):
     """The server answered, and it is no chat reply. `status` is that of the answer."""
 
     def __init__(self, message: str, status: int) -> None:
@@ -37,7 +37,7 @@ class LateError(Exception):
 
 
 @dataclass(frozen=True)
-class Reply:
+class RawReply:
     """The first choice of a reply.
 
     Attributes:
@@ -86,7 +86,7 @@ class Chat:
         self.requests = 0
         self.limits_thought = True  # until it refuses a thinking_token_budget
 
-    def ask(self, content: str, *, words: str = "", **body: Any) -> Reply:
+    def ask(self, content: str, *, words: str = "", **body: Any) -> RawReply:
         """One question.
 
         Args:
@@ -94,7 +94,7 @@ class Chat:
             body: further fields of the request.
 
         Raises:
-            RefusedError: an error status, or a body that is no chat reply.
+            NoChatReplyError: an error status, or a body that is no chat reply.
             httpx.HTTPError: no answer.
             LateError: there is no time left.
         """
@@ -143,10 +143,10 @@ def read_count(value: Any) -> int | None:
     return value if whole else None
 
 
-def _read(answer: httpx.Response) -> Reply:
+def _read(answer: httpx.Response) -> RawReply:
     if answer.status_code != 200:
         said = f"HTTP {answer.status_code}: {answer.text[:200]}"
-        raise RefusedError(said, answer.status_code)
+        raise NoChatReplyError(said, answer.status_code)
     try:
         decoded = answer.json()
         choices = [choice for choice in decoded["choices"] if isinstance(choice, dict)]
@@ -155,11 +155,11 @@ def _read(answer: httpx.Response) -> Reply:
             raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError):
         said = f"no chat completion in {answer.text[:200]!r}"
-        raise RefusedError(said, answer.status_code) from None
+        raise NoChatReplyError(said, answer.status_code) from None
     message = messages[0]
     fields = ("reasoning", "reasoning_content")
     field = next((name for name in fields if _read_text(message.get(name)).strip()), "")
-    return Reply(
+    return RawReply(
         content=_read_text(message.get("content")).strip(),
         reasoning=_read_text(message.get(field)).strip() if field else "",
         field=field,

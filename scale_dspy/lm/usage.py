@@ -103,7 +103,7 @@ class Ledger:
 
 
 @dataclass(frozen=True)
-class Scope:
+class CallScope:
     """What the code around a call has settled for it.
 
     Attributes:
@@ -119,15 +119,15 @@ class Scope:
     problem: str | None = None
 
 
-def read_scope() -> Scope:
+def read_scope() -> CallScope:
     """The scope of a call made here. It lives in DSPy's settings, which alone reach every thread
     that DSPy starts."""
-    scope: Scope = dspy.settings.get("scale_scope", None) or Scope()
+    scope: CallScope = dspy.settings.get("scale_scope", None) or CallScope()
     return scope
 
 
 @contextmanager
-def change_scope(**changes: Any) -> Iterator[Scope]:
+def change_scope(**changes: Any) -> Iterator[CallScope]:
     """Make calls inside the block in this scope with some attributes changed."""
     scope = replace(read_scope(), **changes)
     with dspy.context(scale_scope=scope):

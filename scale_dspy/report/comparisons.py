@@ -12,7 +12,7 @@ from scale_dspy.data.registry import GROUPS
 from scale_dspy.evaluation.rollout import Rollout
 from scale_dspy.evaluation.summary import collect, take_correct, take_tokens
 from scale_dspy.grading.labels import BINS, find_bins
-from scale_dspy.report.names import group_runs, order_name, read_options
+from scale_dspy.report.names import group_runs, order_name, read_run_options
 from scale_dspy.report.run_reader import Run
 from scale_dspy.utils.statistics import (
     Comparison,
@@ -127,7 +127,7 @@ def _bin_steps(runs: Iterable[Run]) -> list[Bin]:
 
 def _take_rated(run: Run, rollout: Rollout) -> Iterator[float]:
     """Difficulties of what System 1 solved; not of a last sub-problem whose difficulty was set."""
-    fixed = read_options(run).get("final_difficulty")
+    fixed = read_run_options(run).get("final_difficulty")
     last = len(rollout.steps) - 1
     for place, step in enumerate(rollout.steps):
         difficulty = step.difficulty

@@ -63,7 +63,7 @@ def _name(run: Run, threshold: bool) -> str:
 def _describe_settings(runs: Sequence[Run]) -> list[str]:
     """For each run, those of its settings that are not the same in all."""
     settings = [
-        {**{key: run.description.get(key) for key in _SETTINGS}, **read_options(run)}
+        {**{key: run.description.get(key) for key in _SETTINGS}, **read_run_options(run)}
         for run in runs
     ]
     keys = dict.fromkeys(key for each in settings for key in each)
@@ -73,7 +73,7 @@ def _describe_settings(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def read_options(run: Run) -> dict[str, Any]:
+def read_run_options(run: Run) -> dict[str, Any]:
     """The method's options; {} where its description has none."""
     options = run.description.get("options")
     return options if isinstance(options, dict) else {}

@@ -25,7 +25,7 @@ from scale_dspy.program import SCALE, load_program
 DEFAULT = "scale"
 PROVIDER = "scale"  # in a LiteLLM proxy, models are named scale/NAME
 
-Point = Mapping[str, float]
+FrontierPoint = Mapping[str, float]
 """A point of a frontier: threshold, split, accuracy, tokens."""
 
 LONGEST_NAME = 300  # characters, point included; a file's name has 255 at most
@@ -53,7 +53,7 @@ class Catalogue:
     """
 
     programs: Mapping[str, SCALE]
-    points: Mapping[str, Sequence[Point]]
+    points: Mapping[str, Sequence[FrontierPoint]]
     style: Modes | str = "hybrid"
     candidates: int = 8
     solvers: dict[str, Solver] = field(default_factory=dict)
@@ -151,7 +151,7 @@ def find_program(catalogue: Catalogue, name: str, method: str | None = None) -> 
     return solver.at(thresholds[0])
 
 
-def read_points(path: str | Path) -> list[Point]:
+def read_points(path: str | Path) -> list[FrontierPoint]:
     """The points of a frontier.json, cheapest first.
 
     Raises:
@@ -170,7 +170,7 @@ def read_points(path: str | Path) -> list[Point]:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _find_points(path: str | Path, program: SCALE) -> list[Point]:
+def _find_points(path: str | Path, program: SCALE) -> list[FrontierPoint]:
     """The frontier's points in the record of a compile; none in older records."""
     points = (program.record or {}).get("points")
     if points is None:
@@ -181,7 +181,7 @@ def _find_points(path: str | Path, program: SCALE) -> list[Point]:
         raise ValueError(f"{path}: scale_dspy.record.{error}") from None
 
 
-def _check_points(points: Any) -> list[Point]:
+def _check_points(points: Any) -> list[FrontierPoint]:
     """The points as numbers, cheapest first; ValueError names the first that is none."""
     if not isinstance(points, list):
         raise ValueError(f"points is a list, not {points!r:.60}")

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from scale_dspy.tuning.frontier import (
     SLACK,
     Frontier,
-    Numbers,
     find_piece,
     grade,
     take_middle,
 )
-from scale_dspy.utils.statistics import TAIL, Interval, bound_accuracy, bound_tokens
+from scale_dspy.utils.statistics import TAIL, Interval, Numbers, bound_accuracy, bound_tokens
 
 RESAMPLES = 500
 FOLDS, SHUFFLES = 10, 10

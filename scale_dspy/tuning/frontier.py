@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scale_dspy.tuning.threshold_sweep import BOTTOM, CURVES, Piece, Walk
-
-Numbers = NDArray[np.float64]
+from scale_dspy.utils.statistics import Numbers
 
 SMALLEST = BOTTOM  # the first split at which problems are rated
 SLACK = 1e-9  # accuracies closer than this are equal: they are means of floating-point numbers

@@ -37,7 +37,7 @@ from scale_dspy.tuning.choice import Choice, describe_point, name_plain_points, 
 from scale_dspy.tuning.decision import compare_points
 from scale_dspy.tuning.frontier import Frontier, list_points, read_problems
 from scale_dspy.tuning.prompt_optimizers import Plan, tune_prompts
-from scale_dspy.tuning.threshold_search import Found, ThresholdSearch, adopt_prompts, change
+from scale_dspy.tuning.threshold_search import SearchResult, ThresholdSearch, adopt_prompts, change
 from scale_dspy.tuning.threshold_sweep import read_labels, report_scores
 from scale_dspy.utils.files import hold_folder
 from scale_dspy.utils.statistics import compare
@@ -92,7 +92,7 @@ def compile_program(
         plan = replace(plan, token_price=terms.price, gpus=terms.gpus)
         _match_folder(folder, program, lm, data, plan, settings)
         first = search_thresholds("threshold", program, valset, lm, folder, plan, report)
-        last: Found | None = None
+        last: SearchResult | None = None
         notes: list[str] = []
         if plan.optimizer != "none":
             tuned, notes = _tune_within_cost(first, trainset, valset, lm, folder, plan)
@@ -108,7 +108,7 @@ def compile_program(
 
 
 def _tune_within_cost(
-    first: Found,
+    first: SearchResult,
     trainset: Sequence[dspy.Example],
     valset: Sequence[dspy.Example],
     lm: MeteredLM,
@@ -148,8 +148,8 @@ def _explain_prompts_left(error: CostLimitError) -> str:
 
 def _pick_winner(
     program: SCALE,
-    first: Found,
-    last: Found | None,
+    first: SearchResult,
+    last: SearchResult | None,
     costs: dict[str, Tally],
     lm: MeteredLM,
     plan: Plan,
@@ -193,7 +193,7 @@ def search_thresholds(
     folder: Path,
     plan: Plan,
     report: Callable[[str, Progress], None] | None = None,
-) -> Found:
+) -> SearchResult:
     """One search of a compile, kept in its folder under the stage's name, its cost beside it."""
     finder = ThresholdSearch(
         budget=plan.budget,
@@ -210,7 +210,7 @@ def search_thresholds(
 
 
 def _tune_prompts_once(
-    first: Found,
+    first: SearchResult,
     trainset: Sequence[dspy.Example],
     valset: Sequence[dspy.Example],
     lm: MeteredLM,
@@ -230,7 +230,7 @@ def _tune_prompts_once(
 
 
 def _list_candidates(
-    program: SCALE, first: Found, last: Found | None, budget: int | None
+    program: SCALE, first: SearchResult, last: SearchResult | None, budget: int | None
 ) -> list[tuple[str, SCALE, Choice]]:
     """(stage, program, its outcome on the validation problems), simple ones first.
 
@@ -254,7 +254,7 @@ def _list_plain(start: Frontier, budget: int | None) -> list[tuple[str, Choice]]
     return [(name, describe_point(start, *point, budget)) for name, point in named]
 
 
-def _describe_failures(first: Found, last: Found | None) -> Iterator[str]:
+def _describe_failures(first: SearchResult, last: SearchResult | None) -> Iterator[str]:
     """In words, how many walks failed in each search; more than a tenth would have ended it."""
     for stage, found in (("threshold", first), ("joint", last)):
         walks = found.walks if found else []
@@ -263,7 +263,7 @@ def _describe_failures(first: Found, last: Found | None) -> Iterator[str]:
             yield f"{failed} of {len(walks)} walks failed in the search {stage!r}, counted as wrong"
 
 
-def _find_frontier(stage: str, first: Found, last: Found | None) -> Frontier:
+def _find_frontier(stage: str, first: SearchResult, last: SearchResult | None) -> Frontier:
     """The frontier of the program that a stage ended with; `serve` reads thresholds off it."""
     if stage == "start":
         return first.start

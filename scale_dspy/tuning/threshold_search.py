@@ -35,7 +35,7 @@ MAY_FAIL = 0.1  # share of the walks that may fail before a choice by the others
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """A program at its best thresholds, and what that rests on.
 
     Attributes:
@@ -115,7 +115,7 @@ class ThresholdSearch(Teleprompter):
             return tuned
         return self._try_values(student, examples)
 
-    def find(self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM) -> Found:
+    def find(self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM) -> SearchResult:
         """The best variant of a SCALE program at its best thresholds."""
         students = [(name, change(student, options)) for name, options in self._name_variants()]
         with nullcontext(self.out) if self.out else tempfile.TemporaryDirectory() as folder:
@@ -137,7 +137,7 @@ class ThresholdSearch(Teleprompter):
 
     def _find_fitted(
         self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM, out: Path
-    ) -> list[Found]:
+    ) -> list[SearchResult]:
         """The student at its best thresholds, and the same with weights fitted to its drafts, if a
         fit tells drafts of problems that it did not see better."""
         plain = self._find_one(student, examples, lm, out)
@@ -152,7 +152,7 @@ class ThresholdSearch(Teleprompter):
 
     def _find_one(
         self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM, out: Path
-    ) -> Found:
+    ) -> SearchResult:
         walks = walk_all(
             student,
             examples,
@@ -179,7 +179,7 @@ class ThresholdSearch(Teleprompter):
         tuned.split.set(choice.split)
         if choice.stop is not None:
             tuned.stop.set(choice.stop)
-        return Found(tuned, choice, frontier, walks, frontier)
+        return SearchResult(tuned, choice, frontier, walks, frontier)
 
     def _try_values(self, student: dspy.Module, examples: list[dspy.Example]) -> dspy.Module:
         import optuna

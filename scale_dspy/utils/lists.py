@@ -17,7 +17,7 @@ def render_list(items: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Style:
+class ListStyle:
     """One way in which models write a list.
 
     Attributes:
@@ -65,23 +65,23 @@ _ONE = tuple("one two three four five six seven eight nine ten eleven twelve".sp
 _FIRST = tuple("first second third fourth fifth sixth seventh eighth".split())
 
 STYLES = (
-    Style(_NAMED),
-    Style(NUMBERED),
-    Style(rf"{_WITHIN}(?:{_NAME})?[(（]?(\d{{1,2}})[.):）](?=[ \t]{{1,3}}\S)", sentences=True),
-    Style(NUMBERED, least=1),
-    Style(_NAMED, least=1),
-    Style(rf"{_BEFORE}([①-⑫])[.:)]?(?:[*_]{{1,3}})?", _CIRCLES),
-    Style(r"[ \t]{0,3}([①-⑫])(?=[ \t]{0,3}\S)", _CIRCLES, sentences=True),
-    Style(
+    ListStyle(_NAMED),
+    ListStyle(NUMBERED),
+    ListStyle(rf"{_WITHIN}(?:{_NAME})?[(（]?(\d{{1,2}})[.):）](?=[ \t]{{1,3}}\S)", sentences=True),
+    ListStyle(NUMBERED, least=1),
+    ListStyle(_NAMED, least=1),
+    ListStyle(rf"{_BEFORE}([①-⑫])[.:)]?(?:[*_]{{1,3}})?", _CIRCLES),
+    ListStyle(r"[ \t]{0,3}([①-⑫])(?=[ \t]{0,3}\S)", _CIRCLES, sentences=True),
+    ListStyle(
         rf"^[ \t]{{0,3}}\|[ \t]*(?:{_NAME})?[*_]{{0,3}}(\d{{1,2}})[.)]?[*_]{{0,3}}[ \t]*\|",
         cells=True,
     ),
-    Style(rf"{_BEFORE}(?:{_NAME})?\(?([a-l])[.):](?![a-z0-9.])(?:[*_]{{1,3}})?", _LETTERS),
-    Style(rf"{_WITHIN}\(?([a-l])\)(?=[ \t]{{1,3}}\S)", _LETTERS, sentences=True),
-    Style(rf"{_BEFORE}(?:{_NAME})?\(?([ivx]{{1,4}})[.):](?![a-z0-9.])(?:[*_]{{1,3}})?", _ROMAN),
-    Style(rf"{_BEFORE}{_NAME}({'|'.join(_ONE)})[*_]{{0,3}}[.:](?:[*_]{{1,3}})?", _ONE),
-    Style(rf"{_BEFORE}({'|'.join(_FIRST)})(?:ly)?[*_]{{0,3}}[,:](?:[*_]{{1,3}})?", _FIRST),
-    Style(r"^[ \t]{0,3}[-*•‣◦–—+][ \t]+", None, least=1),
+    ListStyle(rf"{_BEFORE}(?:{_NAME})?\(?([a-l])[.):](?![a-z0-9.])(?:[*_]{{1,3}})?", _LETTERS),
+    ListStyle(rf"{_WITHIN}\(?([a-l])\)(?=[ \t]{{1,3}}\S)", _LETTERS, sentences=True),
+    ListStyle(rf"{_BEFORE}(?:{_NAME})?\(?([ivx]{{1,4}})[.):](?![a-z0-9.])(?:[*_]{{1,3}})?", _ROMAN),
+    ListStyle(rf"{_BEFORE}{_NAME}({'|'.join(_ONE)})[*_]{{0,3}}[.:](?:[*_]{{1,3}})?", _ONE),
+    ListStyle(rf"{_BEFORE}({'|'.join(_FIRST)})(?:ly)?[*_]{{0,3}}[,:](?:[*_]{{1,3}})?", _FIRST),
+    ListStyle(r"^[ \t]{0,3}[-*•‣◦–—+][ \t]+", None, least=1),
 )
 """In the order in which they are tried; the first that finds a list is taken."""
 
@@ -114,7 +114,7 @@ def read_list(text: str) -> list[str]:
     return list(dict.fromkeys(items))[:MAX_SUBPROBLEMS]
 
 
-def _collect(style: Style, text: str) -> list[str]:
+def _collect(style: ListStyle, text: str) -> list[str]:
     """The items of a text in one style; none where there are fewer than it needs."""
     places: list[tuple[int, int]] = []
     count = 0

@@ -20,7 +20,7 @@ from scale_dspy.lm.embedded.weights import (
     EmbeddedError,
     cache_folder,
     copy_parts,
-    make_folder,
+    make_cache_folder,
     name_partial,
     open_or_write,
     write_digest,
@@ -84,7 +84,7 @@ def open_fetched(wanted: HubFile, progress: ByteProgress | None = None) -> int:
     """
     target = name_fetched(wanted)
     try:
-        make_folder(target.parent)
+        make_cache_folder(target.parent)
         return open_or_write(target, wanted, lambda: _fetch_whole(target, wanted, progress))
     except EmbeddedError:
         raise

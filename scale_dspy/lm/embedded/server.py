@@ -34,7 +34,7 @@ from scale_dspy.lm.embedded.weights import (
     advise,
     cache_folder,
     choose_model,
-    make_folder,
+    make_cache_folder,
     name_weights,
     open_weights,
 )
@@ -44,13 +44,13 @@ MAGIC = b"GGUF"
 KEY = "SCALE_EMBEDDED_KEY"  # in the environment of the server's process, which others cannot read
 
 logger = logging.getLogger(__name__)
-_served: dict[str, Server] = {}
-_addresses: dict[str, Server] = {}  # of every server that this process has started
+_served: dict[str, EmbeddedServer] = {}
+_addresses: dict[str, EmbeddedServer] = {}  # of every server that this process has started
 _serving = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Server:
+class EmbeddedServer:
     """A running server."""
 
     model: str  # the name to ask for
@@ -64,7 +64,7 @@ class Server:
 
 def start_embedded(
     model: str | Path | None = None, *, progress: ByteProgress | None = None
-) -> Server:
+) -> EmbeddedServer:
     """This process's server of `model`, started at the first call; see start_server."""
     with _serving:
         key = str(model or choose_model())
@@ -81,7 +81,7 @@ def start_server(
     parallel: int = 4,
     progress: ByteProgress | None = None,
     timeout: float = 120.0,
-) -> Server:
+) -> EmbeddedServer:
     """Start a server on a free port of 127.0.0.1 and wait until it is ready to answer.
 
     It ends with stop_server, when this process exits, or when it is killed.
@@ -120,14 +120,16 @@ def start_server(
     except BaseException:
         _stop_process(process)
         raise
-    server = Server(name, f"{address}/v1", process.pid, context, parallel, process, settings["key"])
+    server = EmbeddedServer(
+        name, f"{address}/v1", process.pid, context, parallel, process, settings["key"]
+    )
     _addresses[server.api_base] = server
     atexit.register(stop_server, server)
     logger.info("%s serves at %s with %d threads", name, server.api_base, settings["threads"])
     return server
 
 
-def stop_server(server: Server) -> None:
+def stop_server(server: EmbeddedServer) -> None:
     """End `server` and wait until its process is gone. Does nothing when it has ended already."""
     _stop_process(server.process)
 
@@ -209,7 +211,7 @@ def start_process(settings: dict[str, Any]) -> tuple[subprocess.Popen[bytes], Pa
     told = {name: value for name, value in settings.items() if name not in ("key", "files")}
     log = cache_folder() / "logs" / f"{settings['name']}.log"
     try:
-        make_folder(log.parent)
+        make_cache_folder(log.parent)
         with os.fdopen(create_file(log, 0o600), "ab") as errors:
             process = subprocess.Popen(
                 _make_command(told),

@@ -115,7 +115,7 @@ def open_weights(weights: Weights, progress: ByteProgress | None = None) -> int:
     """
     target = name_weights(weights)
     try:
-        make_folder(target.parent)
+        make_cache_folder(target.parent)
         return open_or_write(
             target,
             weights,
@@ -132,7 +132,7 @@ def name_weights(weights: Weights) -> Path:
     return cache_folder() / "weights" / f"{weights.name}.gguf"
 
 
-def make_folder(folder: Path) -> None:
+def make_cache_folder(folder: Path) -> None:
     """Make a folder of the cache.
 
     Raises:
