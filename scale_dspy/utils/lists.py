@@ -1,4 +1,4 @@
-"""Lists in a model's words: read in the styles that models write, and written in one."""
+"""Read lists in the many styles in which models write them, and write them in one style."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_SUBPROBLEMS = 12
-MAX_READ = 100_000  # characters of a reply; a reply may be endless, a list is not
+MAX_READ = 100_000  # characters of a reply that are read; a list is never longer
 
 
 def render_list(items: Sequence[str]) -> str:
@@ -21,12 +21,12 @@ class ListStyle:
     """One way in which models write a list.
 
     Attributes:
-        opening: matches, without regard to case, what opens an item; the item's text follows it.
-        ordinals: what group 1 is for the first item, the second and so on. Empty: a number in
-            digits, 0 or 1 for the first item. None: items are not counted, there is no group.
+        opening: a pattern for what opens an item, ignoring case; the item's text follows it.
+        ordinals: what group 1 matches for the first item, the second and so on. Empty: a number in
+            digits, 0 or 1 for the first item. None: items are not counted, and there is no group.
         least: how many items a text must have to be a list of this style.
         sentences: whether every item must begin as SENTENCE says.
-        cells: whether an item is one cell of a table's row, which CELL_END ends.
+        cells: whether an item is one cell of a table's row, up to CELL_END.
     """
 
     opening: str
@@ -36,7 +36,8 @@ class ListStyle:
     cells: bool = False
 
 
-# On a line before an ordinal: a bullet or a quote, bold type or a heading, and what is counted.
+# What may come on a line before an ordinal: a bullet or a quote mark, bold type or a heading, and
+# the name of what is counted.
 _BEFORE = r"^[ \t]{0,3}(?:[-*•>][ \t]+)?(?:[*_#]{1,4}[ \t]*)?"
 _NAME = (
     r"(?:(?:sub[- ]?(?:problem|question|task|goal)|step|task|part|question|problem)"
@@ -51,7 +52,8 @@ _AFTER_NAMED = (
     r"|[*_]{0,3}[ \t]*$)"
     r"(?:[*_]{1,3})?"
 )
-# Within a line, after a sentence; after a comma only in parentheses, for numbers follow commas too.
+# Within a line an ordinal follows a sentence; after a comma it must be in parentheses, because
+# plain numbers follow commas too.
 _WITHIN = (
     r"(?:^|(?<=[.?!;:。；？！])|(?<=,)(?=[ \t]{0,3}(?:and[ \t]{1,3})?\())"
     r"[ \t]{0,3}(?:and[ \t]{1,3})?"
@@ -83,13 +85,13 @@ STYLES = (
     ListStyle(rf"{_BEFORE}({'|'.join(_FIRST)})(?:ly)?[*_]{{0,3}}[,:](?:[*_]{{1,3}})?", _FIRST),
     ListStyle(r"^[ \t]{0,3}[-*•‣◦–—+][ \t]+", None, least=1),
 )
-"""In the order in which they are tried; the first that finds a list is taken."""
+"""The styles, in the order in which they are tried; the first one that finds a list is used."""
 
 SENTENCE = r"[*_$]{0,3}(?:[A-Z][a-z]+[ \t]+\S|[^\W\d_]\S*[ \t]+\S{0,20}?(?:[^\W\d_]|[$\\]))"
-"""How an item begins that is a sentence: with a word, and after it a word or a formula."""
+"""The beginning of an item that is a sentence: a word, then another word or a formula."""
 
 CELL_END = r"[ \t]\|.*$|\|[ \t]*$"
-"""Where an item ends that is the first cell of a table's row."""
+"""The end of an item that is the first cell of a table's row."""
 
 
 def read_list(text: str) -> list[str]:
@@ -115,7 +117,7 @@ def read_list(text: str) -> list[str]:
 
 
 def _collect(style: ListStyle, text: str) -> list[str]:
-    """The items of a text in one style; none where there are fewer than it needs."""
+    """The items of a text in one style; none if there are fewer than the style needs."""
     places: list[tuple[int, int]] = []
     count = 0
     for match in re.finditer(style.opening, text, re.IGNORECASE | re.MULTILINE):
@@ -135,14 +137,14 @@ def _collect(style: ListStyle, text: str) -> list[str]:
 
 
 def _read_ordinal(ordinals: tuple[str, ...], found: str) -> int:
-    """Which item it opens, counted from 1, or -1."""
+    """The number of the item that an ordinal opens, from 1; -1 if it is none."""
     if not ordinals:
         return int(found)
     return ordinals.index(found.lower()) + 1 if found.lower() in ordinals else -1
 
 
 def _read_json(text: str) -> list[str]:
-    """The items of a JSON array of texts that is the whole text, without numbers of their own."""
+    """The items of a text that is one JSON array of strings, without any numbering inside them."""
     if not text.lstrip().startswith("["):
         return []
     try:
@@ -160,7 +162,7 @@ def _read_json(text: str) -> list[str]:
 
 
 def _tidy(item: str, cell: bool = False) -> str:
-    """An item as far as its first gap, as a remark after the list is not part of the last item,
+    """An item up to its first blank line (a remark after the list is not part of the last item),
     without the bold type around it or the rest of a table's row."""
     if cell:
         item = re.split(CELL_END, item.partition("\n")[0], maxsplit=1)[0]
