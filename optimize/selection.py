@@ -52,7 +52,7 @@ def main() -> None:
     draw.add_argument("--out", type=Path, required=True)
     draw.set_defaults(run=record)
     again = commands.add_parser("replay", help="signals and ways to vote on recorded passes")
-    again.add_argument("passes", type=Path, nargs="+", help="files; a problem that is repeated is skipped")
+    again.add_argument("passes", type=Path, nargs="+", help="files; repeated problems are skipped")
     again.add_argument("--cap", type=int, help="response tokens a pass could have")
     again.add_argument("--cap-1", type=int, help="response tokens a draft of System 1 could have")
     again.add_argument("--set", action="append", help="only this set; may be given again")

@@ -1,4 +1,4 @@
-"""What several commands make of their flags: the program, the backend, limits, the exit code."""
+"""What several commands derive from their flags: program, backend, limits, exit code."""
 
 from __future__ import annotations
 
@@ -92,11 +92,12 @@ def settle_backend(arguments: argparse.Namespace) -> Resolved:
 def connect_program(
     settled: Resolved, make: Callable[[Resolved], P], console: Console, **options: Any
 ) -> tuple[P, MeteredLM]:
-    """What runs on a backend, and the backend's LM, in the order that every command keeps.
+    """Make what runs on a backend, and connect the backend's LM, in the same order in every
+    command.
 
     Args:
         make: makes the program, or whatever takes its modes from the backend. It is called first:
-            what is wrong with its flags is said before anything is started or asked.
+            errors in its flags are reported before anything is started or asked.
         options: those of dspy.LM.
     """
     program = make(settled)
@@ -124,7 +125,7 @@ def connect_run(
     """
     from scale_dspy.evaluation.runner import name_draws
 
-    make(settled)  # what is wrong with its flags is said before anything is written
+    make(settled)  # errors in its flags are reported before anything is written
     open_cache()
     draws = name_draws(out, reuse=arguments.reuse)
     settled = replace(settled, backend=replace(settled.backend, run=draws))
@@ -132,11 +133,11 @@ def connect_run(
 
 
 def find_style(settled: Resolved, lm: MeteredLM, console: Console) -> Resolved:
-    """The backend with its modes found out; they are said in one line and noted for run.json.
+    """The backend with its modes found out; they are printed in one line and noted for run.json.
 
     Raises:
         ValueError: servers of one model differ.
-        ConnectionError: there is no reply to go by.
+        ConnectionError: no reply shows the modes.
     """
     from scale_dspy.lm.detect import UndetectableError, find_embedded, find_modes
     from scale_dspy.lm.hosted import find_hosted
@@ -279,7 +280,7 @@ def open_cache() -> None:
 
 
 def end_run(console: Console, errors: int) -> int:
-    """The exit code of a run that came to its end; FAILED, and said, where rollouts failed."""
+    """The exit code of a run that has ended; FAILED, with a message, if rollouts failed."""
     if not errors:
         return DONE
     console.print(

@@ -31,7 +31,7 @@ def make_engine(program: Solver, backend: Backend, threads: int = 64) -> Rollout
     """An engine for `evaluate` and `make_traces`.
 
     Args:
-        program: as for `evaluate`; it travels in memory.
+        program: as for `evaluate`; workers get it in memory.
         backend: the server, as each worker reaches it.
         threads: rollouts at work at once, over all workers.
 
@@ -72,7 +72,8 @@ class RayWorker:
 def _stream(
     ray: Any, program: Solver, backend: Backend, draws: Sequence[Draw], threads: int
 ) -> Generator[Rollout, None, None]:
-    """The rollouts as they end. Each row is a Ray block of its own, or it would wait for others."""
+    """The rollouts as they end. Each row is its own Ray block: within a block, rows would wait for
+    each other."""
     from ray.data import ActorPoolStrategy
 
     rows = [
@@ -103,7 +104,7 @@ def _stream(
 
 
 def _import_ray() -> Any:
-    # Both are read when Ray is imported: no report of use goes out, and no bar is drawn over ours.
+    # Ray reads both when it is imported: it then sends no usage report and draws no bar over ours.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -118,7 +119,7 @@ def _import_ray() -> Any:
 
 @contextmanager
 def _cluster(ray: Any) -> Iterator[None]:
-    """Ray for the block: the one that runs already, RAY_ADDRESS's, or one started here."""
+    """Ray for the block: one that runs already, the cluster at RAY_ADDRESS, or one started here."""
     if ray.is_initialized():
         yield
         return

@@ -1,4 +1,4 @@
-"""What a reader of wrong rollouts looks for first: was the answer there, was the model cut off.
+"""Two flags for wrong rollouts: the right answer was there but not read; the model was cut off.
 
 The two flags of MathArena's pages (arXiv 2505.23281): "the right value stands in the text, but was
 not read as the answer", and "hit the token limit".

@@ -51,7 +51,7 @@ class Series(NamedTuple):
 
     Attributes:
         name: of these runs.
-        place: theirs in `group_runs`, so that they look alike in every picture.
+        place: their index in `group_runs`, so that they look the same in every picture.
         runs: these runs.
         bins: those that are not empty.
     """
@@ -147,8 +147,8 @@ def count_positions(
     """Count sub-problems by their position in the problem.
 
     Returns:
-        Those of `COLUMNS` in which any run has one; and for each run and each of these, how many
-        System 2 solved, and how many there are, or None where there is none.
+        Those of `COLUMNS` in which any run has a sub-problem; and for each run and each of these,
+        how many System 2 solved and how many there are, or None if there are none.
     """
     tallies = [_count_by_column(run) for run in runs]
     used = [name for name in COLUMNS if any(tally[name][1] for tally in tallies)]
@@ -178,7 +178,7 @@ class GroupRow(NamedTuple):
     accuracies: tuple[Interval | None, ...]
 
 
-MOST_VALUES = 30  # of a group; one with more is taken for a label that each problem has of its own
+MOST_VALUES = 30  # of a group; with more, its values are taken for names of problems
 
 
 def compare_groups(runs: Sequence[Run]) -> dict[str, list[GroupRow]]:

@@ -68,7 +68,8 @@ class Picture:
 
 
 def draw_accuracy(runs: Sequence[Run], sweeps: Sequence[Sweep] = ()) -> Picture | None:
-    """Accuracy against response tokens, a panel for each data; None where no tokens are known.
+    """Accuracy against response tokens, a panel for each set of problems; None where no tokens are
+    known.
 
     Args:
         runs: points, joined where they differ in the threshold alone.

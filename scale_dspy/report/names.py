@@ -1,6 +1,6 @@
-"""Names for runs, made of what tells them apart: method, threshold, options, never a digest.
+"""Names for runs, made of their differences: method, threshold, options, but never a digest.
 
-Runs that only a digest tells apart (of their prompts, or of their data) go by their folders.
+Runs that differ only in a digest (of their prompts, or of their data) are named by their folders.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scale_dspy.report.run_reader import Run
 
 
 def name_runs(runs: Sequence[Run]) -> list[str]:
-    """Names that differ: method and threshold, and whatever else tells two runs apart."""
+    """A different name for each run: method and threshold, and whatever else distinguishes runs."""
     return _find_differences(runs, threshold=True)
 
 

@@ -46,7 +46,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Signal:
-    """How well one thing that is seen of drafts tells those that are wrong."""
+    """How well one signal, measured on drafts, detects those that are wrong."""
 
     auroc: Share | None
     auroc_interval: tuple[float, ...] | None
@@ -56,7 +56,7 @@ class Signal:
 
 @dataclass(frozen=True)
 class FrontierFile:
-    """What frontier.json holds, as far as a report shows it."""
+    """The part of frontier.json that a report shows."""
 
     problems: int
     samples: int

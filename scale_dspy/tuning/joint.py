@@ -1,8 +1,9 @@
 """The joint compile: thresholds, then prompts, then thresholds again, and the best of all stages.
 
 Every stage is measured on the validation problems by the exact frontier, so a stage that did not
-help is dropped, and the winner was compared with the program as it came. Stages that are done are
-kept in a folder, and finished model calls in DSPy's cache: an interrupted compile goes on.
+help is dropped, and the winner has been compared with the original program. Finished stages are
+kept in a folder, and finished model calls in the cache of replies, so an interrupted compile can go
+on.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from scale_dspy.utils.statistics import compare
 logger = logging.getLogger(__name__)
 
 PROMPTS = "prompts.json"
-RESERVE = 1.5  # of the first search's cost, kept back for the last one
+RESERVE = 1.5  # times the first search's cost is kept back for the last one
 
 
 def compile_program(
@@ -63,7 +64,7 @@ def compile_program(
     """Tune a program's thresholds and prompts.
 
     Args:
-        program: stays as it is.
+        program: is not changed.
         trainset: what the prompts are tuned on.
         valset: what thresholds and the winner are chosen on. Keep a test set out of both.
         lm: runs the program and proposes prompts; must cache.
@@ -74,8 +75,8 @@ def compile_program(
         report: called with the stage's name as walks end.
 
     Returns:
-        A tuned copy; its `record` tells scores and tokens before and after, each stage's cost, and
-        how well the difficulty scores tell hard sub-problems.
+        A tuned copy; its `record` has scores and tokens before and after, each stage's cost, and
+        how well the difficulty scores distinguish hard sub-problems.
 
     Raises:
         ValueError: a set is empty, the two overlap, or the folder holds another compile or is
@@ -115,7 +116,8 @@ def _tune_within_cost(
     folder: Path,
     plan: Plan,
 ) -> tuple[SCALE | None, list[str]]:
-    """The program with tuned prompts, or none where the limit forbids; and what is to be told."""
+    """The program with tuned prompts, or None where the limit forbids it; and notes for the
+    record."""
     paid = folder / COSTS
     try:
         with pay(paid, "prompts", plan.terms, _reserve(read_costs(paid)["threshold"])) as ledger:
@@ -123,7 +125,7 @@ def _tune_within_cost(
     except CostLimitError as error:
         return None, [_explain_prompts_left(error)]
     notes = []
-    if ledger.refused:  # optimizers take it for failed runs and go on without
+    if ledger.refused:  # optimizers take refused requests for failed runs and go on
         notes.append("the cost limit ended the search for prompts early")
         (folder / PROMPTS).unlink()  # with a higher limit it may go on
     elif ledger.failed:
@@ -249,7 +251,7 @@ def _list_candidates(
 
 
 def _list_plain(start: Frontier, budget: int | None) -> list[tuple[str, Choice]]:
-    """The points of the program as it came that can be named without a look at the problems."""
+    """The points of the original program that can be named without looking at the problems."""
     named = name_plain_points(start).items()
     return [(name, describe_point(start, *point, budget)) for name, point in named]
 
@@ -300,10 +302,10 @@ def _describe_outcome(
 def _compare_baselines(
     start: Frontier, program: SCALE, reached: Frontier, choice: Choice
 ) -> list[dict[str, Any]]:
-    """The winner against simple settings of the program as it came, on the same problems.
+    """The winner against simple settings of the original program, on the same problems.
 
     Args:
-        start: the frontier of `program`, which is the program as it came.
+        start: the frontier of `program`, which is the original program.
         reached: the frontier on which `choice`, the winner's point, lies.
     """
     ours = read_problems(reached, choice.threshold, choice.split, choice.stop)

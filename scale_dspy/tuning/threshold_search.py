@@ -1,5 +1,7 @@
-"""ThresholdSearch: a program's thresholds tuned on its exact frontier, as a DSPy optimizer; and how
-it tells from a draft whether that is wrong, on the outcomes that the frontier shows."""
+"""ThresholdSearch: a DSPy optimizer that tunes a program's thresholds on its exact frontier.
+
+From the outcomes that the frontier shows, it also fits the weights by which the program estimates
+whether a draft is wrong."""
 
 from __future__ import annotations
 
@@ -31,12 +33,12 @@ TRIALS = 40  # values that Optuna tries
 logger = logging.getLogger(__name__)
 
 FITTED = "fitted"  # the folder of walks with fitted weights
-MAY_FAIL = 0.1  # share of the walks that may fail before a choice by the others means little
+MAY_FAIL = 0.1  # share of the walks; if more fail, a choice by the others means little
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A program at its best thresholds, and what that rests on.
+    """A program at its best thresholds, and the measurements behind them.
 
     Attributes:
         start: the frontier of the program as it was given, before any variant.
@@ -138,8 +140,8 @@ class ThresholdSearch(Teleprompter):
     def _find_fitted(
         self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM, out: Path
     ) -> list[SearchResult]:
-        """The student at its best thresholds, and the same with weights fitted to its drafts, if a
-        fit tells drafts of problems that it did not see better."""
+        """The student at its best thresholds; and the same with weights fitted to its drafts, if
+        fitted weights do better on drafts of problems that they were not fitted to."""
         plain = self._find_one(student, examples, lm, out)
         if student.timing != "draft":
             return [plain]
@@ -218,7 +220,7 @@ def change(program: SCALE, options: dict[str, Any]) -> SCALE:
     weights and requests stay, the record and LMs that were set on predictors do not.
 
     Raises:
-        ValueError: an option is unknown, or its value is none that it takes. A cap of System 2 can
+        ValueError: an option is unknown, or has an invalid value. A cap of System 2 can
             be changed but not lifted, as the limit that it replaced is not on record.
     """
     unknown = set(options) - set(program.options)

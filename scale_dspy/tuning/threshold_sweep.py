@@ -5,9 +5,9 @@ up to the smallest that is above it. So from tau = 0 each run itself names the n
 running, and after at most n + 1 runs the outcome of a (problem, sample) pair is known at every tau
 in [0, 1]. Runs share their beginnings, and what is shared comes from the cache.
 
-Where System 2 votes, a run also stays the same for every `stop` from the surest lead at which a
-step went on drawing, up to the run's own. So the walk over tau is made again below that, and so on
-down to 0; what it draws are the first waves of what was drawn before.
+Where System 2 votes, a run also stays the same for every `stop` from the highest lead at which a
+step went on drawing, up to the run's own stop. So the walk over tau is repeated just below that
+lead, and so on down to 0; the passes that it draws are the first waves of those drawn before.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Known:
-    """A draft of which it is known whether it was wrong.
+    """A draft that is known to be wrong or right.
 
     Attributes:
         features: see `estimate.FEATURES`.
@@ -88,8 +88,8 @@ class Walk:
         rated: of the problem that is rated first, and split.
         whole: of the problem that is rated first, and solved whole.
         plain: of the problem solved whole, unrated, at tau 0 and 1.
-        drafts: those of which it is known whether they were wrong.
-        labels: what it shows of single sub-problems.
+        drafts: those that are known to be wrong or right.
+        labels: which single sub-problems proved easy or hard.
         usage: what was really sent, by stage.
         seconds: wall-clock.
         error: what ended one of its runs; None where nothing did.
@@ -186,12 +186,12 @@ def walk_all(
 
 
 def read_labels(walks: Sequence[Walk]) -> list[Label]:
-    """What the walks show of single sub-problems: see `labels.Label`."""
+    """Which single sub-problems proved easy or hard: see `labels.Label`."""
     return [label for walk in walks for label in walk.labels]
 
 
 def read_drafts(walks: Sequence[Walk]) -> tuple[list[dict[str, float]], list[bool], list[str]]:
-    """(features, whether it was wrong, its problem) of each draft that the walks tell of."""
+    """(features, whether it was wrong, its problem) of each known draft of the walks."""
     told = [(draft, walk.id) for walk in walks for draft in walk.drafts]
     return (
         [draft.features for draft, _ in told],
@@ -201,18 +201,18 @@ def read_drafts(walks: Sequence[Walk]) -> tuple[list[dict[str, float]], list[boo
 
 
 def report_scores(walks: Sequence[Walk]) -> ScoreReport | None:
-    """How well the difficulty scores tell hard sub-problems; None where no walk tells."""
+    """How well the difficulty scores distinguish hard sub-problems; None without labels."""
     labels = read_labels(walks)
     return measure_scores(labels) if labels else None
 
 
 def report_signals(walks: Sequence[Walk]) -> dict[str, dict[str, Any]]:
-    """How well the difficulty and every feature of a draft tell wrong drafts from right ones, all
-    on the same drafts; empty where no walk has any.
+    """How well the difficulty and every feature of a draft distinguish wrong drafts from right
+    ones, all on the same drafts; empty if no walk has any.
 
     Returns:
-        By signal: `auroc` with its interval over problems (None where there is none), of how many
-        `drafts`, and what `share_wrong`.
+        By signal: `auroc` with its interval over problems (None where there is none), the number
+        of `drafts`, and `share_wrong`.
     """
     told = [(draft, walk.id) for walk in walks for draft in walk.drafts]
     wrong, groups = [draft.wrong for draft, _ in told], [name for _, name in told]

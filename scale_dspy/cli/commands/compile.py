@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.tuning.forecast import forecast_compile
     from scale_dspy.tuning.joint import compile_program
 
-    console = Console(file=sys.stderr, highlight=False)  # this one, whatever is diverted later
+    console = Console(file=sys.stderr, highlight=False)  # the real one, even if diverted later
     check_counts(arguments, "threads", "limit", "budget")
     settled = settle_backend(arguments)
     plan = _read_plan(arguments, settled.threads)
