@@ -229,7 +229,7 @@ def count_up(total: int, report: Callable[[Progress], None] | None) -> Callable[
 def name_draws(out: Path, *, reuse: bool = False) -> str:
     """The name under which the cache keeps the replies of the run in a folder. A run with a name
     draws its own replies. A folder without one, because it was written by an earlier version or is
-    to reuse replies, shares those that any run without a name has drawn.
+    to reuse replies, uses replies that any run has drawn.
 
     Args:
         out: the run's folder; for a new one a name is made up and written there.

@@ -29,7 +29,7 @@ from dspy.utils import exceptions as kinds
 from scale_dspy.lm.server_events import Hear, read_stream
 from scale_dspy.utils.files import allow_files
 
-KEEP_ALIVE = 4.0  # seconds; uvicorn closes an idle connection after 5, perhaps as we reuse it
+KEEP_ALIVE = 4.0  # seconds; uvicorn closes idle connections after 5, when reuse would fail
 PREFIXES = ("hosted_vllm/", "litellm_proxy/")  # LiteLLM's names for a server with OpenAI's API
 TRUST = "set SSL_CERT_FILE to a file with the certificate of the authority that issued it"
 # Statuses that mean that the server did not begin to generate: such an attempt costs no tokens.

@@ -46,7 +46,7 @@ from scale_dspy.utils.statistics import compare
 logger = logging.getLogger(__name__)
 
 PROMPTS = "prompts.json"
-RESERVE = 1.5  # times the first search's cost is kept back for the last one
+RESERVE = 1.5  # times the first search's cost, kept back for the last search
 
 
 def compile_program(

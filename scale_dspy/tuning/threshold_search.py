@@ -1,7 +1,8 @@
 """ThresholdSearch: a DSPy optimizer that tunes a program's thresholds on its exact frontier.
 
 From the outcomes that the frontier shows, it also fits the weights by which the program estimates
-whether a draft is wrong."""
+whether a draft is wrong.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-LARGEST = 10**12  # of a count; more is a mistake, and a float cannot hold any whole number
+LARGEST = 10**12  # of a count; more is a mistake, and floats do not hold every larger number
 SEEDS = (-(2**63), 2**63 - 1)  # the range of 64 bits, which JSON libraries and servers accept
 
 
