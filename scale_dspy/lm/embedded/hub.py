@@ -116,7 +116,7 @@ def _fetch_whole(target: Path, wanted: HubFile, progress: ByteProgress | None) -
     if (size, found) != (wanted.bytes, wanted.sha256):
         partial.unlink()
         raise EmbeddedError(
-            f"the hub's file for {wanted.name} is not the expected one: {size} bytes of sha256 "
+            f"the hub's {wanted.name} is not the expected file: {size} bytes of sha256 "
             f"{found} instead of {wanted.bytes} of {wanted.sha256}; it is removed"
         )
     partial.replace(target)

@@ -157,7 +157,7 @@ def take_turn(target: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=GLANCE)
     except filelock.Timeout:
-        logger.warning("another process is writing %s: waiting for it", target)
+        logger.warning("another process writes %s: waiting for it", target)
         _wait_for(lock, name_partial(target))
     try:
         yield
