@@ -1,4 +1,4 @@
-"""Compare SCALE, tuned in several ways, with chain of thought tuned too, in one table.
+"""Compare SCALE, tuned in several ways, with chain of thought, which is tuned too, in one table.
 
     python optimize/compare.py train.jsonl val.jsonl test.jsonl \
         --api-base http://127.0.0.1:8000/v1 --rollouts 200 --out runs/compare
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def make_report() -> Callable[[str, Progress], None]:
-    """Logs where a row stands, at most every ten seconds and at its end."""
+    """Log the progress of a row, at most every ten seconds and at its end."""
     last = 0.0
 
     def report(name: str, progress: Progress) -> None:

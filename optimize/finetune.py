@@ -4,7 +4,8 @@
     python optimize/finetune.py traces.jsonl --model Qwen/Qwen2.5-7B-Instruct --out runs/q7b
 
 Low-rank adapters by default, every weight with --full. The loss is on the response alone.
-README.md here has the command lines for larger models, and how the result is served and evaluated.
+README.md in this folder has the command lines for larger models, and says how to serve and evaluate
+the result.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("traces", help="a file of `scale-dspy traces`, .jsonl or .parquet")
     parser.add_argument("--model", required=True, help="a hub path or a folder")
-    parser.add_argument("--out", type=Path, required=True, help="folder of what is trained")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the trained model")
     parser.add_argument("--full", action="store_true", help="every weight, not low-rank adapters")
     parser.add_argument("--rank", type=int, default=32, help="of the adapters")
     parser.add_argument("--learning-rate", type=float, help="1e-4; 1e-5 with --full")
@@ -53,9 +54,10 @@ def main() -> None:
 
 
 def load_traces(path: str, model: str, max_length: int) -> Any:
-    """Prompt and completion of each record, so that nothing is learnt of the questions.
+    """Prompt and completion of each record, so that the loss is on the completion alone.
 
-    A record longer than `max_length` tokens is left out: cut off, it would teach to give no answer.
+    A record longer than `max_length` tokens is left out: cut off, it would teach the model to give
+    no answer.
     """
     form = "parquet" if path.endswith(".parquet") else "json"
     traces = load_dataset(form, data_files=path, split="train")

@@ -9,7 +9,8 @@ from scale_dspy.lm.modes import Style
 
 
 def make_parser(description: str | None, **sets: str | None) -> argparse.ArgumentParser:
-    """A parser that takes these sets, each with its help, and says which server is asked how."""
+    """A parser for these sets, each with its help, and for the flags of the model and its
+    server."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     for name, text in sets.items():
         parser.add_argument(name, help=text)

@@ -2,8 +2,9 @@
 
     python optimize/paper_tables.py --api-base http://127.0.0.1:8000/v1 --out runs/paper
 
-A finished run is not repeated, so the same command goes on after an interruption. Runs that share
-a prefix (the same decompositions at another threshold) share its calls through DSPy's cache.
+A finished run is not repeated, so the same command goes on after an interruption. Runs that begin
+with the same requests (the same decompositions at another threshold) share their replies through
+the cache.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ FIGURE_2 = (4096, 8192, 16384, 32768)  # System 2's max_tokens; System 1's stays
 
 
 def plan_runs(style: str) -> Iterator[tuple[str, str, Solver, tuple[str, ...]]]:
-    """Each run's folder name, method, program and the sets it is for."""
+    """The folder name, the method, the program and the sets of each run."""
     everywhere, aime = ("aime24", "aime25", "amc23"), ("aime24", "aime25")
     # The published tables come from code that rates all sub-problems before any is solved.
     scale = SCALE(assess="upfront", modes=style)

@@ -1,4 +1,4 @@
-"""Tune the prompts alone with dspy.GEPA, as any DSPy program is tuned: the metric is all it takes.
+"""Tune the prompts alone with dspy.GEPA, as for any DSPy program: only a metric is needed.
 
 python optimize/prompts.py train.jsonl val.jsonl --api-base http://127.0.0.1:8000/v1
 """

@@ -1,11 +1,11 @@
-"""Which signal tells a wrong pass, and what votes cost: recorded once, replayed as often as wanted.
+"""Which signals detect a wrong pass, and what votes cost: passes are recorded once, then replayed.
 
     python optimize/selection.py record gsm8k --limit 120 --cap 512 --out passes.jsonl \
         --model M --api-base http://127.0.0.1:8000/v1 --modes prompt
     python optimize/selection.py replay passes.jsonl --cap 512 --table X.md --picture X.png
 
-`record` sends ChainOfThought's own request with n and log-probabilities, and System 1's on the
-problem as a whole; run again, it goes on. `replay` asks no model.
+`record` sends ChainOfThought's own request with n and log-probabilities, and System 1's request for
+the problem as a whole; run again, it continues. `replay` asks no model.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
     draw.add_argument("--out", type=Path, required=True)
     draw.set_defaults(run=record)
     again = commands.add_parser("replay", help="signals and ways to vote on recorded passes")
-    again.add_argument("passes", type=Path, nargs="+", help="files; what comes again is skipped")
+    again.add_argument("passes", type=Path, nargs="+", help="files; repeated problems are skipped")
     again.add_argument("--cap", type=int, help="response tokens a pass could have")
     again.add_argument("--cap-1", type=int, help="response tokens a draft of System 1 could have")
     again.add_argument("--set", action="append", help="only this set; may be given again")
@@ -66,7 +66,8 @@ def main() -> None:
 
 
 def record(arguments: argparse.Namespace) -> None:
-    """Draw what is missing; a line is written as its problem ends."""
+    """Draw the passes that are missing; each problem's line is written when its passes are
+    there."""
     path: Path = arguments.out
     kept = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     done = {json.loads(line)["id"] for line in kept}
@@ -201,7 +202,8 @@ def list_cells(one: dict[str, Any]) -> list[str]:
 
 
 def show(value: float | None, ends: list[float] | None, how: str = ".3f") -> str:
-    """A value and its interval; nothing where it has no width, as against itself."""
+    """A value and its interval; nothing if the interval has no width, as in a comparison with
+    itself."""
     if value is None or (ends and ends[0] == ends[1]):
         return ""
     return f"{value:{how}}" if ends is None else f"{value:{how}} [{ends[0]:{how}}, {ends[1]:{how}}]"

@@ -219,7 +219,7 @@ class SCALE(Solver):
             ValueError: an option is unknown or none that this version takes.
         """
         held = state.get("scale_dspy") or {}
-        options = {} if "scale_dspy" not in state else read_options(held)
+        options = {} if "scale_dspy" not in state else read_saved_options(held)
         super().load_state(pass_on_prompt(state, self.dump_state()), **how)
         for name, value in options.items():
             setattr(self, name, value)
@@ -381,7 +381,7 @@ class SCALE(Solver):
         return 2 if difficulty is not None and difficulty > self.threshold.value else 1
 
 
-def read_options(held: Any) -> dict[str, Any]:
+def read_saved_options(held: Any) -> dict[str, Any]:
     """The options in what a program's file says of itself, checked.
 
     Raises:

@@ -304,7 +304,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(
     assert not server.chats()
     code, out, err = run(capsys, "solve", World().problem(0).text, *backend(server))
     assert (code, out) == (0, f"{World().problem(0).answer}\n"), err  # it has nothing to resume
-    assert caplog.text.count("no reply is kept") == 1
+    assert caplog.text.count("no reply is cached") == 1
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_a_listing_may_be_ugly_too() -> None:
 @pytest.mark.parametrize(
     ("server", "thinking", "modes"),
     [
-        ({"switch": "thinking", "thinks": False}, "by itself it is off", "--modes template;"),
+        ({"switch": "thinking", "thinks": False}, "by default it is off", "--modes template;"),
         ({"switch": "/no_think"}, "system message /no_think or /think", "--modes no-think;"),
         ({"switch": "reasoning_effort"}, "reasoning_effort none or high", "--modes effort-none;"),
         ({"switch": "levels", "closes": False}, "always", "--modes levels;"),

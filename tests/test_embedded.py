@@ -23,7 +23,7 @@ from dspy.utils.exceptions import LMTransportError
 from scale_dspy import connect, modes
 from scale_dspy.baselines import InftyThink, make_program
 from scale_dspy.lm.embedded import server as embedded
-from scale_dspy.lm.embedded.server import Server
+from scale_dspy.lm.embedded.server import EmbeddedServer
 from scale_dspy.lm.embedded.weights import EmbeddedError
 from scale_dspy.methods import METHODS
 from tests.fake_vllm import fake_vllm
@@ -283,14 +283,14 @@ def test_a_planted_log_is_not_written_through(
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+def server() -> Iterator[EmbeddedServer]:
     server = embedded.start_embedded(SMALL)
     yield server
     embedded.stop_server(server)
     assert not is_running(server.pid)
 
 
-def ask(server: Server, **more: object) -> httpx.Response:
+def ask(server: EmbeddedServer, **more: object) -> httpx.Response:
     messages = [{"role": "user", "content": "What is 2 + 3? Reply with the number only."}]
     body = {"model": server.model, "messages": messages, "temperature": 0, "max_tokens": 16}
     return httpx.post(
@@ -304,7 +304,7 @@ def ask(server: Server, **more: object) -> httpx.Response:
 
 @pytest.mark.embedded
 @pytest.mark.parametrize("method", METHODS)
-def test_serves_every_method(server: Server, method: str) -> None:
+def test_serves_every_method(server: EmbeddedServer, method: str) -> None:
     short = {"solve_2": {"max_tokens": 32}, "solve_1": {"max_tokens": 32}}
     program = make_program(method, candidates=2, modes=modes("embedded", **short))
     if isinstance(program, InftyThink):
@@ -337,7 +337,7 @@ def test_the_python_of_the_front_page_on_the_embedded_model(tmp_path: Path) -> N
 
 
 @pytest.mark.embedded
-def test_answers_a_chat_request(server: Server) -> None:
+def test_answers_a_chat_request(server: EmbeddedServer) -> None:
     reply = ask(server).json()
     assert "5" in reply["choices"][0]["message"]["content"]
     assert reply["model"] == SMALL
@@ -345,20 +345,20 @@ def test_answers_a_chat_request(server: Server) -> None:
 
 
 @pytest.mark.embedded
-def test_serves_as_many_choices_as_it_says(server: Server) -> None:
+def test_serves_as_many_choices_as_it_says(server: EmbeddedServer) -> None:
     reply = ask(server, n=server.parallel, max_tokens=2, temperature=1.0)
     assert len(reply.json()["choices"]) == server.parallel
     assert ask(server, n=server.parallel + 1).status_code == 400
 
 
 @pytest.mark.embedded
-def test_holds_to_a_grammar(server: Server) -> None:
+def test_holds_to_a_grammar(server: EmbeddedServer) -> None:
     reply = ask(server, grammar='root ::= "maybe" | "perhaps"').json()
     assert reply["choices"][0]["message"]["content"] in {"maybe", "perhaps"}
 
 
 @pytest.mark.embedded
-def test_refuses_browsers_and_listens_on_loopback_only(server: Server) -> None:
+def test_refuses_browsers_and_listens_on_loopback_only(server: EmbeddedServer) -> None:
     health = httpx.get(
         server.api_base.removesuffix("/v1") + "/health",
         headers={"Origin": "https://example.org"},
@@ -369,7 +369,7 @@ def test_refuses_browsers_and_listens_on_loopback_only(server: Server) -> None:
 
 
 @pytest.mark.embedded
-def test_it_answers_to_its_key_only(server: Server) -> None:
+def test_it_answers_to_its_key_only(server: EmbeddedServer) -> None:
     for key in ("", "wrong", server.key[:-1]):
         reply = httpx.post(
             f"{server.api_base}/chat/completions",
@@ -381,7 +381,7 @@ def test_it_answers_to_its_key_only(server: Server) -> None:
 
 
 @pytest.mark.embedded
-def test_serve_reuses_the_real_server(server: Server) -> None:
+def test_serve_reuses_the_real_server(server: EmbeddedServer) -> None:
     assert embedded.start_embedded(SMALL) is server
 
 
@@ -453,7 +453,7 @@ def test_ctrl_c_ends_both_and_only_the_program_complains() -> None:
 
 
 @pytest.mark.embedded
-def test_a_stopped_server_is_gone_while_at_work(server: Server) -> None:
+def test_a_stopped_server_is_gone_while_at_work(server: EmbeddedServer) -> None:
     other = embedded.start_server(SMALL, context=512, parallel=1)
     failures: list[Exception] = []
 

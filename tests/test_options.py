@@ -8,7 +8,7 @@ from argparse import Namespace
 import pytest
 from rich.console import Console
 
-from scale_dspy.cli.options import FOR_EMBEDDED, choose_for_embedded, read_options, read_program
+from scale_dspy.cli.options import FOR_EMBEDDED, choose_for_embedded, read_option_grid, read_program
 from scale_dspy.lm.backend import Backend, Resolved
 from scale_dspy.program import SCALE
 
@@ -62,7 +62,7 @@ def test_a_server_gets_the_paper_s_program() -> None:
 def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
     def options(**flags: object) -> list[dict[str, object]]:
         none = dict.fromkeys(("assess", "probes", "votes", "candidates", "caps"))
-        return read_options(Namespace(**{**none, **flags}))
+        return read_option_grid(Namespace(**{**none, **flags}))
 
     assert options() == [{}]
     assert options(candidates=[8, 1]) == [{"candidates": 8}, {"candidates": 1}]

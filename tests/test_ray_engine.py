@@ -15,7 +15,7 @@ from dspy.utils.exceptions import LMAuthError
 
 from scale_dspy import SCALE, connect
 from scale_dspy.evaluation.ray_engine import make_engine
-from scale_dspy.evaluation.runner import GIVE_UP, Engine, Progress, evaluate
+from scale_dspy.evaluation.runner import GIVE_UP, Progress, RolloutEngine, evaluate
 from scale_dspy.lm.backend import Backend
 from tests.command import backend, run
 from tests.fake_vllm import FakeVLLM, Fault, fake_vllm
@@ -39,7 +39,7 @@ def cluster() -> Iterator[Path]:
         ray.shutdown()
 
 
-def make(server: FakeVLLM, program: SCALE, key: str | None = None) -> Engine:
+def make(server: FakeVLLM, program: SCALE, key: str | None = None) -> RolloutEngine:
     return make_engine(program, Backend(server.model, server.api_base, key, 0), threads=48)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from scale_dspy.evaluation import selection
-from scale_dspy.evaluation.passes import Drawn, Pass
+from scale_dspy.evaluation.passes import Pass, ProblemPasses
 from scale_dspy.evaluation.selection import list_signals, replay
 from scale_dspy.stages.votes import count_passes, find_winner, group_results
 
@@ -32,7 +32,7 @@ def make_pass(right: bool, sure: float, chance: random.Random, tokens: int = 100
     return Pass(result, right, tokens + chance.randrange(10), {"mean": sure, "length": 0.8})
 
 
-def make_problems(count: int, tells: float, seed: int = 0, drafts: int = 4) -> list[Drawn]:
+def make_problems(count: int, tells: float, seed: int = 0, drafts: int = 4) -> list[ProblemPasses]:
     """Problems that a pass solves with chances from 0.2 to 1; by `tells` nats a token a wrong pass
     is less sure."""
     chance = random.Random(seed)
@@ -46,7 +46,7 @@ def make_problems(count: int, tells: float, seed: int = 0, drafts: int = 4) -> l
 
         passes = tuple(draw(ability, 300) for _ in range(COUNT))
         given = tuple(draw(ability - 0.1, 60) for _ in range(drafts))
-        drawn.append(Drawn(f"a/{number}", "a", passes, given))
+        drawn.append(ProblemPasses(f"a/{number}", "a", passes, given))
     return drawn
 
 

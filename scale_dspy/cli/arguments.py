@@ -78,7 +78,7 @@ def add_method(command: argparse.ArgumentParser) -> None:
         "--threshold",
         type=float,
         metavar="T",
-        help="0 to 1; above it a sub-problem is thought over",
+        help="0 to 1; a sub-problem rated above it is solved by System 2",
     )
     group.add_argument(
         "--split", type=float, metavar="S", help="0 to 1; a problem rated up to it is solved whole"
@@ -200,7 +200,7 @@ def add_backend(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--seed", type=int, help="makes a run repeatable")
     group.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="for one request, each try [3600]"
+        "--timeout", type=float, metavar="SECONDS", help="for each attempt at a request [3600]"
     )
     group.add_argument("--json", action="store_true", help="one JSON object on standard output")
 

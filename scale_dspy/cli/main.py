@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keys = [getattr(arguments, "api_key", None), os.environ.get("SCALE_SYSTEM_1_API_KEY")]
 
     def complain(message: str, code: int) -> int:
-        """One line without the keys, which a server's own words may repeat."""
+        """Print an error in one line without the keys, which a server's message may repeat."""
         message = re.sub(r"(https?://)[^/\s@]+@", r"\1", message)
         for key in filter(None, keys):
             message = message.replace(key, "[key]")

@@ -1,4 +1,4 @@
-"""What several commands make of their flags: the program, the backend, limits, the exit code."""
+"""What several commands derive from their flags: program, backend, limits, exit code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scale_dspy.evaluation.costs import Terms
     from scale_dspy.evaluation.forecast import Forecast
-    from scale_dspy.evaluation.runner import Engine
+    from scale_dspy.evaluation.runner import RolloutEngine
     from scale_dspy.lm.backend import Resolved
     from scale_dspy.lm.connect import MeteredLM
     from scale_dspy.lm.detect import UndetectableError
@@ -95,16 +95,17 @@ def settle_backend(arguments: argparse.Namespace) -> Resolved:
 def connect_program(
     settled: Resolved, make: Callable[[Resolved], P], console: Console, **options: Any
 ) -> tuple[P, MeteredLM]:
-    """What runs on a backend, and the backend's LM, in the order that every command keeps.
+    """Make what runs on a backend, and connect the backend's LM, in the same order in every
+    command.
 
     Args:
         make: makes the program, or whatever takes its modes from the backend. It is called first:
-            what is wrong with its flags is said before anything is started or asked.
+            errors in its flags are reported before anything is started or asked.
         options: those of dspy.LM.
     """
     program = make(settled)
     if settled.embedded:
-        start_embedded(settled.backend.model, console)
+        start_with_progress(settled.backend.model, console)
     lm = settled.backend.connect(**options)
     if settled.style == "pair" and lm.partner is None:
         raise ValueError("--modes pair needs --system-1-model or --system-1-api-base")
@@ -127,7 +128,7 @@ def connect_run(
     """
     from scale_dspy.evaluation.runner import name_draws
 
-    make(settled)  # what is wrong with its flags is said before anything is written
+    make(settled)  # errors in its flags are reported before anything is written
     open_cache()
     draws = name_draws(out, reuse=arguments.reuse)
     settled = replace(settled, backend=replace(settled.backend, run=draws))
@@ -135,11 +136,11 @@ def connect_run(
 
 
 def find_style(settled: Resolved, lm: MeteredLM, console: Console) -> Resolved:
-    """The backend with its modes found out; they are said in one line and noted for run.json.
+    """The backend with its modes found out; they are printed in one line and noted for run.json.
 
     Raises:
         ValueError: servers of one model differ.
-        ConnectionError: there is no reply to go by.
+        ConnectionError: no reply shows the modes.
     """
     from scale_dspy.lm.detect import UndetectableError, find_embedded, find_modes
     from scale_dspy.lm.hosted import find_hosted
@@ -232,7 +233,7 @@ def read_start(arguments: argparse.Namespace, settled: Resolved) -> SCALE:
     """The SCALE program that is measured or tuned: a compiled one, or one with these options."""
     from scale_dspy.program import SCALE, load_program
 
-    first = read_options(arguments)[0]
+    first = read_option_grid(arguments)[0]
     if arguments.program:
         from scale_dspy.tuning.threshold_search import change
 
@@ -241,7 +242,7 @@ def read_start(arguments: argparse.Namespace, settled: Resolved) -> SCALE:
     return SCALE(modes=settled.style, **first)
 
 
-def read_options(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def read_option_grid(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Options of SCALE: those to start from, then every other combination of the numbers given."""
     flags = {
         "assess": arguments.assess,
@@ -254,7 +255,9 @@ def read_options(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return [dict(zip(given, numbers, strict=True)) for numbers in product(*given.values())]
 
 
-def read_engine(arguments: argparse.Namespace, settled: Resolved, program: Solver) -> Engine | None:
+def read_engine(
+    arguments: argparse.Namespace, settled: Resolved, program: Solver
+) -> RolloutEngine | None:
     if arguments.engine == "local":
         return None
     from scale_dspy.evaluation.ray_engine import make_engine
@@ -262,7 +265,7 @@ def read_engine(arguments: argparse.Namespace, settled: Resolved, program: Solve
     return make_engine(program, settled.backend, settled.threads)
 
 
-def start_embedded(model: str | None, console: Console) -> Any:
+def start_with_progress(model: str | None, console: Console) -> Any:
     """Start the embedded model, with a progress bar while its weights are joined."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
@@ -295,7 +298,7 @@ def open_cache() -> None:
 
 
 def end_run(console: Console, errors: int) -> int:
-    """The exit code of a run that came to its end; FAILED, and said, where rollouts failed."""
+    """The exit code of a run that has ended; FAILED, with a message, if rollouts failed."""
     if not errors:
         return DONE
     console.print(

@@ -17,14 +17,15 @@ RUN = 13  # words in a row
 _WORD = re.compile(r"[^\W_]+")
 
 Index = Mapping[tuple[str, ...], str]
-"""Runs of words, and whole texts, each with the name of the test set that it stands in."""
+"""Runs of words, and whole texts, each with the name of the test set that contains it."""
 
 
 def index_problems(sets: Mapping[str, Iterable[Any]]) -> Index:
     """What no training problem may share with test sets.
 
     Args:
-        sets: by name, examples with a `problem`; of two sets that hold a run, the first is named.
+        sets: by name, examples with a `problem`; if two sets contain the same run of words, the
+            first is named.
     """
     index: dict[tuple[str, ...], str] = {}
     for name, examples in sets.items():

@@ -37,7 +37,7 @@ class DataError(ValueError):
 
 
 class Row(NamedTuple):
-    """One problem as it was found: where, and its fields that have a value, by lower-case name."""
+    """One problem as it was read: where, and the fields that have a value, by lower-case name."""
 
     where: str
     fields: Mapping[str, Any]

@@ -12,7 +12,7 @@ from typing import Literal
 Kind = Literal["integer", "math"]
 
 GROUPS = ("level", "subject", "year", "steps")
-"""What a set may tell of a problem that others share; reports give each its own accuracy."""
+"""Properties that group the problems of a set; reports give the accuracy of each group."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scale_dspy.stages.estimate import FEATURES, TYPICAL, Estimate
+from scale_dspy.utils.statistics import Numbers
 
-Numbers = NDArray[np.float64]
 Features = Mapping[str, float]
 
 FOLDS = 5
@@ -25,15 +25,16 @@ def fit_estimate(
     groups: Sequence[str],
     start: Estimate | None = None,
 ) -> Estimate:
-    """The estimate whose weights fit these drafts, or `start` where that does no worse.
+    """The estimate with weights fitted to these drafts, or `start` if that is no worse.
 
     Logistic regression with a Gaussian prior around the weights of `start` (Newton's method on the
-    penalised log-likelihood): few drafts move them little. The fit is kept only if fits to the
-    other folds tell held-out drafts better than `start` does, by their mean log loss.
+    penalised log-likelihood): with few drafts they change little. The fit is kept only if, in cross
+    validation, fits to the other folds predict held-out drafts better than `start` does, by their
+    mean log loss.
 
     Args:
         groups: the problem of each draft; all drafts of a problem lie in one fold.
-        start: the weights to begin from; the plain ones by default.
+        start: the weights to begin from; the default weights if None.
     """
     start = start or Estimate()
     labels = np.array(wrong, dtype=bool)

@@ -32,7 +32,7 @@ class Terms:
 
     Attributes:
         price: of the tokens; None where it is not known.
-        gpus: that serve the model; None where it was not given.
+        gpus: how many GPUs serve the model; None where it was not given.
         cost_limit: response tokens; None for no limit.
         dollar_limit: US dollars; None for no limit.
     """
@@ -55,7 +55,8 @@ class Terms:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def leave(self, spent: Tally) -> tuple[int | None, float | None]:
-        """What is left of the limits after `spent`: response tokens and US dollars; None: no limit.
+        """What is left of the limits after `spent`, in response tokens and US dollars; None for no
+        limit.
 
         Raises:
             ValueError: there is a limit in dollars and no price.
@@ -101,7 +102,7 @@ def read_costs(path: Path) -> dict[str, Tally]:
 
 
 def read_stage(name: str, value: Any) -> Tally:
-    """What one stage has cost; ValueError, naming it, where the value is no Tally."""
+    """What one stage has cost; a ValueError that names the stage if the value is no Tally."""
     try:
         return read_record(Tally, value)
     except WrongFieldError as error:
@@ -132,7 +133,7 @@ def describe_cost(spent: Tally, terms: Terms) -> dict[str, Any]:
 
 
 def read_spending(folder: Path) -> dict[str, Any]:
-    """What the run in a folder sent, over all sessions, as `describe_cost` tells it.
+    """What the run in a folder sent, over all sessions, in the form of `describe_cost`.
 
     Raises:
         ValueError: its run.json or costs.json cannot be read.

@@ -16,8 +16,8 @@ from scale_dspy.utils.records import parse_json
 logger = logging.getLogger(__name__)
 
 RUN = "run.json"
-COMPILE = "compile.json"  # of a compile's folder, what run.json is of a run's
-RECORD = "record.json"  # of a compile's folder, what came of it
+COMPILE = "compile.json"  # describes a compile in its folder, as run.json describes a run
+RECORD = "record.json"  # the result of a compile, in its folder
 LIMITS = frozenset({"price", "gpus", "cost_limit", "dollar_limit"})
 FREE = LIMITS | {"versions", "samples", "settings", "modes"}
 _BRIEF = reprlib.Repr()

@@ -23,11 +23,11 @@ class Forecast:
         problems, samples: of the whole run.
         done: rollouts, or walks, that are there already.
         missing: those to be made.
-        requests: at least and at most for these, where every reply can be read at once.
-        tokens: response tokens to expect for these; None where nothing tells.
-        measured: records that the expectation is the mean of.
-        dollars: to expect for these tokens and their prompts; None where nothing tells, or no
-            price is known.
+        requests: the least and the most for these, if every reply can be read at once.
+        tokens: response tokens to expect for these; None if no finished records are known.
+        measured: how many finished records the expectation is based on.
+        dollars: to expect for these tokens and their prompts; None if no finished records or no
+            price are known.
     """
 
     problems: int
@@ -51,9 +51,9 @@ def forecast(
     """Forecast a run with these arguments.
 
     Args:
-        bounds: requests of one rollout, or walk, at least and at most.
+        bounds: the least and the most requests of one rollout or walk.
         out: the folder it would work in.
-        like: the folder of another run, whose tokens tell what to expect; by default `out`.
+        like: the folder of another run, from whose tokens to forecast; by default `out`.
 
     Raises:
         ValueError: `like` holds no records with known tokens.
@@ -78,8 +78,8 @@ def forecast(
 
 
 def expect(missing: int, like: Path, price: Price | None) -> tuple[int, float | None, float | None]:
-    """What `missing` records will cost by the mean of those in a folder: (how many of those tell
-    their tokens, response tokens, US dollars), None where nothing tells."""
+    """What `missing` records will cost, by the mean of the records in a folder: (how many of those
+    have known tokens, response tokens, US dollars); None for what cannot be told."""
     costs = [sum_usage(each.usage) for each in read_finished(like) if each.tokens]
     if not costs:
         return 0, None, None

@@ -1,5 +1,5 @@
-"""Recorded passes: several solutions of each problem, drawn once, graded and measured as they are
-read, so that whatever chooses among them can be replayed on them."""
+"""Recorded passes: several solutions of each problem, drawn once, then graded and measured as they
+are read, so that any way of choosing among them can be replayed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Pass:
 
     Attributes:
         result: as text; None where none can be read.
-        right: whether the result is.
+        right: whether the result is right.
         tokens: response tokens.
         features: those that need no other pass, see `estimate.FEATURES`.
     """
@@ -34,7 +34,7 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ProblemPasses:
     """A problem's passes by chain of thought, and System 1's drafts of it, maybe none.
 
     Attributes:
@@ -50,8 +50,8 @@ class Drawn:
 
 def read_passes(
     paths: Sequence[Path], cap: int | None = None, cap_1: int | None = None
-) -> dict[str, list[Drawn]]:
-    """Recorded passes by set, in the order of the files; a problem that comes again is skipped.
+) -> dict[str, list[ProblemPasses]]:
+    """Recorded passes by set, in the order of the files; a repeated problem is skipped.
 
     A line is an object with `id`, `gold` and `passes`, each of these an object with text, tokens,
     finish_reason and maybe logprobs; maybe also with `set`, and with `system_1` like `passes`.
@@ -61,8 +61,8 @@ def read_passes(
         cap_1: the same for System 1's drafts.
 
     Raises:
-        ValueError: a line is of another kind; there is none; or problems of a set have different
-            numbers of passes or of drafts.
+        ValueError: a line is no such object; there are no lines; or problems of a set have
+            different numbers of passes or of drafts.
     """
     sets: dict[str, dict[str, tuple[str, Record]]] = {}
     for place, record in _read_lines(paths):
@@ -79,7 +79,7 @@ def read_passes(
 
 
 def _read_lines(paths: Sequence[Path]) -> list[tuple[str, Any]]:
-    """(where it stands, the JSON value) of every line that is not empty."""
+    """(file and line number, the JSON value) of every line that is not empty."""
     told = []
     for path in paths:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -93,7 +93,7 @@ def _read_lines(paths: Sequence[Path]) -> list[tuple[str, Any]]:
 
 def _read_set(
     group: str, told: Sequence[tuple[str, Record]], cap: int | None, cap_1: int | None
-) -> list[Drawn]:
+) -> list[ProblemPasses]:
     drawn = []
     try:
         place = told[0][0]
@@ -110,7 +110,7 @@ def _read_set(
     return drawn
 
 
-def _read_record(record: Record, group: str, cap: int | None, cap_1: int | None) -> Drawn:
+def _read_record(record: Record, group: str, cap: int | None, cap_1: int | None) -> ProblemPasses:
     known: dict[str | None, bool] = {None: False}
 
     def grade(result: str | None) -> bool:
@@ -134,7 +134,7 @@ def _read_record(record: Record, group: str, cap: int | None, cap_1: int | None)
     if not passes:
         raise ValueError("it has no passes")
     drafts = tuple(read(one, cap_1) for one in record.get("system_1") or ())
-    return Drawn(f"{group}/{record['id']}", group, passes, drafts)
+    return ProblemPasses(f"{group}/{record['id']}", group, passes, drafts)
 
 
 def _find_cap(told: Sequence[tuple[str, Record]], key: str) -> int | None:

@@ -17,12 +17,12 @@ from scale_dspy.lm.hosted import find_price
 from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import Ledger
 
-NOTED = 1.0  # seconds between two notes of what a stage has cost so far
+NOTED = 1.0  # seconds between updates of the file with the costs
 
 
 def complete_terms(terms: Terms | None, lm: MeteredLM, path: Path) -> Terms:
-    """Terms with the price and the number of GPUs filled in, as far as they are known: as given,
-    else as an earlier session noted them, else the price from LiteLLM's table.
+    """Terms with the price and the number of GPUs filled in, as far as they are known: those
+    given, else those that an earlier session noted, else the price from LiteLLM's table.
 
     Args:
         lm: for a pair of models LiteLLM's table is not asked, as each has a price of its own.
@@ -84,7 +84,7 @@ def pay(
         except BaseException:
             ended.set()
             noter.join()
-            with suppress(OSError):  # or a removed folder would hide what ended the block
+            with suppress(OSError):  # a removed folder must not hide what ended the block
                 note()
             raise
         ended.set()

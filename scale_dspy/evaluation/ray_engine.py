@@ -17,7 +17,7 @@ from typing import Any
 import dspy
 
 from scale_dspy.evaluation.rollout import Rollout
-from scale_dspy.evaluation.runner import HOPELESS, Draw, Engine, solve_once, watch_failures
+from scale_dspy.evaluation.runner import HOPELESS, Draw, RolloutEngine, solve_once, watch_failures
 from scale_dspy.lm.backend import Backend
 from scale_dspy.lm.event_loop import run
 from scale_dspy.method import Solver
@@ -27,11 +27,11 @@ from scale_dspy.utils.records import parse_record, write_record
 FEWEST = 8  # rollouts at once for which another worker process is worth its memory
 
 
-def make_engine(program: Solver, backend: Backend, threads: int = 64) -> Engine:
+def make_engine(program: Solver, backend: Backend, threads: int = 64) -> RolloutEngine:
     """An engine for `evaluate` and `make_traces`.
 
     Args:
-        program: as for `evaluate`; it travels in memory.
+        program: as for `evaluate`; workers get it in memory.
         backend: the server, as each worker reaches it.
         threads: rollouts at work at once, over all workers.
 
@@ -52,7 +52,7 @@ def make_engine(program: Solver, backend: Backend, threads: int = 64) -> Engine:
     return finish
 
 
-class Worker:
+class RayWorker:
     """A worker process: makes rollouts, many at once, all on its one event loop."""
 
     def __init__(self, program: Solver, backend: Backend) -> None:
@@ -72,7 +72,8 @@ class Worker:
 def _stream(
     ray: Any, program: Solver, backend: Backend, draws: Sequence[Draw], threads: int
 ) -> Generator[Rollout, None, None]:
-    """The rollouts as they end. Each row is a Ray block of its own, or it would wait for others."""
+    """The rollouts as they end. Each row is its own Ray block: within a block, rows would wait for
+    each other."""
     from ray.data import ActorPoolStrategy
 
     rows = [
@@ -83,7 +84,7 @@ def _stream(
     workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), threads // FEWEST))
     each = -(-threads // workers)
     found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Worker,
+        RayWorker,
         fn_constructor_kwargs={"program": program, "backend": backend},
         compute=ActorPoolStrategy(
             size=workers,
@@ -103,7 +104,7 @@ def _stream(
 
 
 def _import_ray() -> Any:
-    # Both are read when Ray is imported: no report of use goes out, and no bar is drawn over ours.
+    # Ray reads both when it is imported: it then sends no usage report and draws no bar over ours.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -118,7 +119,7 @@ def _import_ray() -> Any:
 
 @contextmanager
 def _cluster(ray: Any) -> Iterator[None]:
-    """Ray for the block: the one that runs already, RAY_ADDRESS's, or one started here."""
+    """Ray for the block: one that runs already, the cluster at RAY_ADDRESS, or one started here."""
     if ray.is_initialized():
         yield
         return

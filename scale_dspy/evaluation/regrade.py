@@ -1,8 +1,8 @@
-"""Read and grade the answers of a finished run anew, with the present grader; no model is asked.
+"""Read and grade the answers of a finished run anew, with the current grader; no model is asked.
 
-The answer is read again from the last step's text where the method read it from there, and judged
-against the set's golds where the set can be loaded without a network, else against those that the
-rollouts hold. Verdicts of the grader before are kept in a file beside.
+If the method read its answer from the last step's text, it is read from there again. It is compared
+with the gold answers of the set if that can be loaded without a network, else with those stored in
+the rollouts. The verdicts of the earlier grader are kept in a file of their own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scale_dspy.evaluation.summary import Summary, summarise
 from scale_dspy.grading.answers import GRADER, accepts, find_answer, read_integer
 from scale_dspy.utils.files import hold_folder, read_file, write_whole
 
-VOTING = frozenset(["majority"])  # their answer is of several texts, of which one is kept
+VOTING = frozenset(["majority"])  # their answer comes from several texts, of which one is stored
 
 Record = dict[str, Any]
 Golds = tuple[Sequence[str], Literal["integer", "math"]]
@@ -43,14 +43,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Regraded:
-    """What became of a run.
+    """What regrading changed in a run.
 
     Attributes:
         before: version of the grader that graded it.
-        after: of the one that did now.
-        changes: rollouts whose answer or verdict is another.
-        kept: the file that holds the verdicts before; None where nothing changed.
-        notes: what a reader should know of how it was done.
+        after: version of the current grader.
+        changes: rollouts whose answer or verdict has changed.
+        kept: the file with the earlier verdicts; None if nothing changed.
+        notes: what a reader should know about how it was done.
     """
 
     folder: str
@@ -153,8 +153,8 @@ def _find_golds(
         "integer" if all(read_integer(gold) is not None for gold in own.values()) else "math"
     )
     note = (
-        f"the set {name!r} is not at hand, so answers are judged against the gold that each "
-        "rollout holds; of several accepted ones that is the first"
+        f"the set {name!r} cannot be loaded here, so answers are compared with the gold in each "
+        "rollout; if several answers are accepted, that is only the first"
     )
     return {id_: ([gold], kind) for id_, gold in own.items()}, [note]
 
@@ -178,7 +178,7 @@ def _keep_verdict(record: Record) -> Record:
 
 
 def _summarise(path: Path, description: Mapping[str, Any]) -> Summary:
-    """Of the samples that the run was last asked for, as `evaluate` summarises them."""
+    """Summarise the samples that the run was last asked for, as `evaluate` does."""
     samples = description.get("samples")
     most = samples if isinstance(samples, int) else math.inf
     return summarise(_read_whole(path, most))
@@ -192,7 +192,7 @@ def _read_records(path: Path) -> list[Record]:
     """All rollouts; a last line that a kill tore off is left out.
 
     Raises:
-        ValueError: there are none, or a line is none.
+        ValueError: there are no rollouts, or a line is not a rollout.
     """
     records = []
     for number, line in enumerate(read_file(path).splitlines(keepends=True), 1):

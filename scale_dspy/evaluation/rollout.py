@@ -16,7 +16,7 @@ from scale_dspy.utils.records import parse_record
 if TYPE_CHECKING:
     import dspy
 
-ROLLOUTS = "rollouts.jsonl"  # of a run's folder, a rollout a line
+ROLLOUTS = "rollouts.jsonl"  # in a run's folder, one rollout per line
 
 
 class Finished(Protocol):
@@ -24,7 +24,7 @@ class Finished(Protocol):
 
     @property
     def id(self) -> str:
-        """The problem's."""
+        """The id of the problem."""
 
     @property
     def sample(self) -> int:
@@ -32,7 +32,7 @@ class Finished(Protocol):
 
     @property
     def error(self) -> str | None:
-        """What ended it early; None where nothing did."""
+        """The error that ended it early, or None."""
 
     @property
     def right(self) -> bool:
@@ -51,7 +51,7 @@ class Rollout:
     """One sample of a program on one problem.
 
     Attributes:
-        id: the problem's.
+        id: of the problem.
         sample: which sample of the problem, from 0.
         answer: as the program gave it; None where there is none.
         correct: whether the answer is right.
@@ -60,9 +60,9 @@ class Rollout:
         seconds: wall-clock; None where unknown.
         error: what ended it early; None where nothing did.
         replaced: in words, every model output that had to be replaced.
-        groups: what the set tells of the problem, by the names of `GROUPS`.
+        groups: properties of the problem that the set gives, by the names of `GROUPS`.
         replayed: calls that the cache answered.
-        unknown: replies whose tokens the server did not tell.
+        unknown: replies whose tokens the server did not report.
     """
 
     id: str
@@ -87,7 +87,7 @@ class Rollout:
 
     @property
     def cost(self) -> Tally | None:
-        """Over all stages; None where it is unknown."""
+        """The cost of all stages; None where it is unknown."""
         return sum_usage(self.usage) if self.usage else None
 
     @property
@@ -107,13 +107,13 @@ class Rollout:
 
     @property
     def cut_off(self) -> bool:
-        """Whether the token limit ended a reply of it."""
+        """Whether the token limit ended one of its replies."""
         return hit_limit(self.replaced)
 
     @property
     def unread(self) -> bool:
-        """Whether it is wrong though its gold stands at the end of its last step, and was not read
-        as the answer."""
+        """Whether it counts as wrong although the gold occurs at the end of its last step, where it
+        was not read as the answer."""
         if self.correct or self.error is not None or not self.steps or not self.gold:
             return False
         if self.answer == self.gold:
@@ -221,7 +221,7 @@ def read_rollouts(path: Path) -> Iterator[Rollout]:
 def read_pairs(
     kind: type[F], path: Path, examples: Sequence[dspy.Example], samples: int
 ) -> Iterator[F]:
-    """Of a file's records, those of these examples, and of each the first `samples`."""
+    """The records of a file that belong to these examples, of each example the first `samples`."""
     wanted = {str(example.id) for example in examples}
     for record in read_lines(kind, path):
         if record.id in wanted and record.sample < samples:

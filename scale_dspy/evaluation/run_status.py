@@ -28,8 +28,8 @@ from scale_dspy.utils.statistics import bound_accuracy
 PROCESS = "process.json"
 RECORDS = ("rollouts.jsonl", "walks.jsonl")
 MARKS = (RUN, COMPILE)
-SEARCHES = ("threshold", "joint")  # the stages of a compile that walk, each in its folder
-STOP_WAIT = 60.0  # seconds that a run gets to end; its requests are cancelled at once
+SEARCHES = ("threshold", "joint")  # the stages of a compile that search for thresholds, by folder
+STOP_WAIT = 60.0  # seconds that a run has to end; its requests are cancelled at once
 
 State = Literal["running", "finished", "stopped"]
 
@@ -63,10 +63,10 @@ class RunStatus:
         seconds_left: at this rate; None where it is not known.
         worker: the process at work; None where there is none.
         stage: the stage of a compile that `done` and `total` refer to; None for a run.
-        calls: requests that reached a server, of a compile those of its stage; None where unknown.
+        calls: requests that reached a server, in a compile only its stage's; None where unknown.
         sent_tokens: response tokens that reached a server, over all sessions; None where unknown.
         dollars: what these and their prompts cost; None without a price.
-        tokens_left, dollars_left: what the cost limits leave; None without a limit.
+        tokens_left, dollars_left: what is left of the cost limits; None without a limit.
     """
 
     folder: str

@@ -66,10 +66,10 @@ logger = logging.getLogger(__name__)
 
 Draw = tuple[dspy.Example, int]
 """An example, and which sample of it."""
-Engine = Callable[[Sequence[Draw], Callable[[Rollout], None]], None]
-"""Makes the rollout of every draw and hands each on, on this thread, as soon as it is done."""
+RolloutEngine = Callable[[Sequence[Draw], Callable[[Rollout], None]], None]
+"""Makes the rollout of every draw, and calls the function with each as it ends, on this thread."""
 
-DRAWS = "draws.txt"  # of a run's folder, what its replies are kept under
+DRAWS = "draws.txt"  # in a run's folder: the name under which its replies are cached
 SAMPLES, THREADS = 8, 64
 GIVE_UP = 32  # failures in a row, after which the server is taken to be gone
 HOPELESS = (LMAuthError, LMConfigurationError, LMUnsupportedModelError)
@@ -114,7 +114,7 @@ class Effort(TypedDict, total=False):
     threads: int
     retry_errors: bool | Collection[str]
     terms: Terms
-    engine: Engine | None
+    engine: RolloutEngine | None
     report: Callable[[Progress], None] | None
 
 
@@ -132,9 +132,9 @@ def evaluate(
     Args:
         program: from a problem to Prediction(answer, steps, usage, replaced).
         examples: as `load` makes them, their ids all different.
-        lm: each sample is a rollout id of its own on it, so eight samples are eight draws.
+        lm: each sample has a rollout id of its own, so eight samples are eight independent draws.
         out: the folder of rollouts.jsonl, run.json and summary.json, made where it is missing.
-        description: what run.json says of this run; a run that goes on in `out` must match it.
+        description: what run.json says of this run; to resume a run in `out`, it must be the same.
         effort: see `Effort`; SAMPLES and THREADS by default.
 
     Returns:
@@ -173,12 +173,12 @@ def finish_pairs(
         kind: the class of the records.
         work: makes the record of a pair.
         path: the JSON Lines file; run.json and a lock lie beside it.
-        description: what run.json says; work that goes on must match it.
+        description: what run.json says; to resume earlier work, it must be the same.
         effort: an engine does the work instead of `work`.
 
     Raises:
-        ValueError: the folder holds other work, is in use by another process, or the file holds
-            what is no such record.
+        ValueError: the folder holds other work, is in use by another process, or a line of the
+            file is no such record.
         RuntimeError: the server is gone, and what is finished is kept; or the file was removed.
     """
     samples, terms = effort.get("samples", SAMPLES), effort.get("terms", Terms())
@@ -229,7 +229,7 @@ def count_up(total: int, report: Callable[[Progress], None] | None) -> Callable[
 def name_draws(out: Path, *, reuse: bool = False) -> str:
     """The name under which the cache keeps the replies of the run in a folder. A run with a name
     draws its own replies. A folder without one, because it was written by an earlier version or is
-    to reuse replies, shares those that any run without a name has drawn.
+    to reuse replies, uses replies that any run has drawn.
 
     Args:
         out: the run's folder; for a new one a name is made up and written there.
@@ -319,7 +319,7 @@ async def _work(
                 return
             keep(record)
             if stopped:
-                return  # the records that were on their way are kept: they are paid for
+                return  # records that were under way are kept: they are paid for
             look(record)
 
     workers = [asyncio.ensure_future(take_turns()) for _ in range(threads)]

@@ -1,8 +1,8 @@
-"""Selection on recorded passes: which signals tell a wrong pass, and what every way to decide how
-many passes to draw costs and reaches.
+"""Selection on recorded passes: which signals detect a wrong pass, and the cost and accuracy of
+each way of deciding how many passes to draw.
 
-All ways are replayed on the same passes in the same random orders. Where one has settings, they are
-chosen on other problems than those it is scored on, as are the weights of the estimate behind it.
+All ways are replayed on the same passes in the same random orders. If a way has settings, they are
+chosen on other problems than those on which it is scored; so are the weights of its estimate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scale_dspy.evaluation.calibration import assign_folds, estimate_unseen, fit_estimate
-from scale_dspy.evaluation.passes import Drawn, Pass
+from scale_dspy.evaluation.passes import Pass, ProblemPasses
 from scale_dspy.grading.labels import bound_auroc, measure_auroc
 from scale_dspy.stages.estimate import Estimate
 from scale_dspy.stages.votes import (
@@ -27,7 +27,7 @@ from scale_dspy.stages.votes import (
 )
 from scale_dspy.utils.statistics import TAIL, Numbers, bound_accuracy
 
-ORDERS = 40  # random orders of a problem's passes that everything is replayed in
+ORDERS = 40  # random orders of each problem's passes, in which everything is replayed
 RESAMPLES = 2_000
 STOPS = (0.75, 0.85, 0.9, 0.95, 0.98)
 GATES = tuple(round(0.05 * k, 2) for k in range(1, 20))
@@ -37,17 +37,17 @@ Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one way came to, for each problem and order: whether it was right, response tokens, and
-    requests' choices."""
+class ReplayOutcome:
+    """The result of one way for each problem and order: whether it was right, its response tokens,
+    and how many passes it drew."""
 
     right: Numbers
     tokens: Numbers
     passes: Numbers
 
-    def take(self, problems: Places) -> Outcome:
+    def take(self, problems: Places) -> ReplayOutcome:
         """The same for some of the problems."""
-        return Outcome(self.right[problems], self.tokens[problems], self.passes[problems])
+        return ReplayOutcome(self.right[problems], self.tokens[problems], self.passes[problems])
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Prefixes:
     Attributes:
         orders: the places of the passes in the order in which they are drawn.
         right: whether their most frequent result is right.
-        weighted: the same where each pass counts as much as it is sure to be right.
+        weighted: the same, with each pass weighted by how likely it is right.
         tokens: response tokens of all of them.
         leads: how sure their leader is, see `votes.measure_lead`.
         disagreement: see `votes.measure_disagreement`.
-        doubt: the estimate of the first one's being wrong; of (problem, order).
+        doubt: the estimated chance that the first pass is wrong; of (problem, order).
     """
 
     orders: Places
@@ -73,12 +73,12 @@ class Prefixes:
     doubt: Numbers
 
 
-def list_signals(drawn: Sequence[Drawn]) -> dict[str, dict[str, dict[str, Any]]]:
+def list_signals(drawn: Sequence[ProblemPasses]) -> dict[str, dict[str, dict[str, Any]]]:
     """How well each signal tells wrong from right, for `pass` and, where there are any, `draft`.
 
     Returns:
-        By kind and by name: `auroc` with its interval over problems, and of how many `passes` and
-        what `share_right`. Fitted estimates are by weights fitted without the pass's problem.
+        By kind and by name: `auroc` with its interval over problems, the number of `passes`, and
+        `share_right`. A fitted estimate has weights that were fitted without the pass's problem.
     """
     told = {"pass": _list_signals([(each.id, each.passes) for each in drawn])}
     if all(each.drafts for each in drawn):
@@ -86,12 +86,12 @@ def list_signals(drawn: Sequence[Drawn]) -> dict[str, dict[str, dict[str, Any]]]
     return told
 
 
-def replay(drawn: Sequence[Drawn], seed: int = 0) -> list[dict[str, Any]]:
+def replay(drawn: Sequence[ProblemPasses], seed: int = 0) -> list[dict[str, Any]]:
     """Accuracy and response tokens of every way, all on the same passes in the same orders.
 
-    Ways without a setting are replayed as they are. The others are given as many tokens as a fixed
-    vote of 1, 2, ... spends: on the problems of the other folds the most accurate setting within
-    that is chosen, and it is scored on this fold's.
+    Ways without a setting are replayed as they are. The others may spend as many tokens as a fixed
+    vote of 1, 2, ... passes: the most accurate setting within that budget is chosen on the problems
+    of the other folds, and scored on those of this fold.
 
     Returns:
         For each: `way`, `given` (the fixed vote whose tokens it may spend, or None), accuracy with
@@ -103,7 +103,7 @@ def replay(drawn: Sequence[Drawn], seed: int = 0) -> list[dict[str, Any]]:
         ValueError: there are fewer than two problems.
     """
     if len(drawn) < 2:
-        raise ValueError("a replay needs two problems: settings are chosen on others than scored")
+        raise ValueError("a replay needs two problems: one to choose settings on, one to score")
     names = [each.id for each in drawn]
     folds = assign_folds(names)
     kinds = [[each.passes for each in drawn]]
@@ -111,7 +111,7 @@ def replay(drawn: Sequence[Drawn], seed: int = 0) -> list[dict[str, Any]]:
         kinds.append([each.drafts for each in drawn])
     shown = [(_look_at(some, seed), some) for some in kinds]
     count = len(drawn[0].passes)
-    scored: dict[tuple[str, int | None], list[tuple[Places, Outcome]]] = {}
+    scored: dict[tuple[str, int | None], list[tuple[Places, ReplayOutcome]]] = {}
     for number in np.unique(folds):
         inside, outside = np.flatnonzero(folds == number), np.flatnonzero(folds != number)
         ways = _replay_all([_weigh(each, some, names, outside) for each, some in shown])
@@ -130,7 +130,7 @@ def _name_vote(votes: int) -> str:
     return "cot" if votes == 1 else f"vote {votes}"
 
 
-def _replay_all(kinds: Sequence[Prefixes]) -> dict[str, list[Outcome]]:
+def _replay_all(kinds: Sequence[Prefixes]) -> dict[str, list[ReplayOutcome]]:
     """The outcome of every setting of every way, of passes and, where there are any, of drafts."""
     passes, *more = kinds
     count = passes.right.shape[2]
@@ -185,7 +185,7 @@ def _look_at(passes: Sequence[Sequence[Pass]], seed: int) -> Prefixes:
 def _weigh(
     prefixes: Prefixes, passes: Sequence[Sequence[Pass]], names: Sequence[str], known: Places
 ) -> Prefixes:
-    """The prefixes with what an estimate says of them that is fitted to the known problems."""
+    """The prefixes, with `weighted` and `doubt` from an estimate fitted to the known problems."""
     estimate = _fit([passes[k] for k in known], [names[k] for k in known])
     weighted, doubt = np.zeros_like(prefixes.right), np.zeros_like(prefixes.doubt)
     for row, drawn in enumerate(passes):
@@ -201,7 +201,8 @@ def _weigh(
 
 
 def _spell(results: Sequence[str | None]) -> list[str | None]:
-    """Results by the number of their group: equal ones are equal texts, and quick to compare."""
+    """The number of each result's group as text: equal results get equal texts, quick to
+    compare."""
     spelled: list[str | None] = [None] * len(results)
     for number, group in enumerate(group_results(results)):
         for place in group:
@@ -209,7 +210,7 @@ def _spell(results: Sequence[str | None]) -> list[str | None]:
     return spelled
 
 
-def _vote(passes: Prefixes, votes: int, stop: float, weighted: bool = False) -> Outcome:
+def _vote(passes: Prefixes, votes: int, stop: float, weighted: bool = False) -> ReplayOutcome:
     """A vote of at most `votes` passes, see `passes.draw_passes`."""
     drawn = np.full(passes.doubt.shape, votes)
     for wave in reversed(list(plan_waves(votes, stop))[:-1]):
@@ -217,10 +218,10 @@ def _vote(passes: Prefixes, votes: int, stop: float, weighted: bool = False) -> 
     at = (drawn - 1)[:, :, None]
     right = passes.weighted if weighted else passes.right
     read = [np.take_along_axis(each, at, 2)[:, :, 0] for each in (right, passes.tokens)]
-    return Outcome(read[0], read[1], drawn.astype(np.float64))
+    return ReplayOutcome(read[0], read[1], drawn.astype(np.float64))
 
 
-def _list_votes(passes: Prefixes) -> Iterator[Outcome]:
+def _list_votes(passes: Prefixes) -> Iterator[ReplayOutcome]:
     count = passes.right.shape[2]
     for votes in sorted({1, 2, 3, 5, count} | {count // 2}):
         if votes <= count:
@@ -228,19 +229,22 @@ def _list_votes(passes: Prefixes) -> Iterator[Outcome]:
                 yield _vote(passes, votes, stop)
 
 
-def _gate_first(passes: Prefixes, gate: float, votes: Outcome) -> Outcome:
-    """The first pass is the answer where it is hardly in doubt, or else the first of the votes."""
+def _gate_first(passes: Prefixes, gate: float, votes: ReplayOutcome) -> ReplayOutcome:
+    """The first pass is the answer, unless it is in doubt; then it is the first pass of a vote."""
     return _pick(passes.doubt > gate, votes, _vote(passes, 1, 1.0))
 
 
-def _hand_over(drafts: Outcome, doubted: NDArray[np.bool_], votes: Outcome) -> Outcome:
-    """System 1's draft, and where it is in doubt the votes on top; a draft has no vote."""
-    both = Outcome(votes.right, drafts.tokens + votes.tokens, drafts.passes + votes.passes)
+def _hand_over(
+    drafts: ReplayOutcome, doubted: NDArray[np.bool_], votes: ReplayOutcome
+) -> ReplayOutcome:
+    """System 1's draft; if it is in doubt, System 2's vote instead, at the cost of both. The draft
+    itself does not vote."""
+    both = ReplayOutcome(votes.right, drafts.tokens + votes.tokens, drafts.passes + votes.passes)
     return _pick(doubted, both, drafts)
 
 
-def _pick(where: NDArray[np.bool_], one: Outcome, other: Outcome) -> Outcome:
-    return Outcome(
+def _pick(where: NDArray[np.bool_], one: ReplayOutcome, other: ReplayOutcome) -> ReplayOutcome:
+    return ReplayOutcome(
         np.where(where, one.right, other.right),
         np.where(where, one.tokens, other.tokens),
         np.where(where, one.passes, other.passes),
@@ -248,18 +252,19 @@ def _pick(where: NDArray[np.bool_], one: Outcome, other: Outcome) -> Outcome:
 
 
 def _list_shares(probes: int) -> list[float]:
-    """The disagreements that so many probes may show, but for the largest."""
+    """The disagreements that so many probes may show, except the largest."""
     return [1 - size / probes for size in range(probes, 1, -1)]
 
 
-def _list_budgets(settings: Sequence[Outcome], count: int) -> list[int | None]:
-    """What a way may spend, as the fixed vote that spends as much; None where it has no choice."""
+def _list_budgets(settings: Sequence[ReplayOutcome], count: int) -> list[int | None]:
+    """The budgets of a way, each as the fixed vote that spends as much; None if it has one
+    setting."""
     return [None] if len(settings) == 1 else list(range(1, count + 1))
 
 
 def _choose(
-    ways: Mapping[str, Sequence[Outcome]], name: str, given: int | None, known: Places
-) -> Outcome:
+    ways: Mapping[str, Sequence[ReplayOutcome]], name: str, given: int | None, known: Places
+) -> ReplayOutcome:
     """The setting that is most accurate on the known problems within the budget, the cheapest of
     several; the cheapest of all where none keeps to it."""
     settings = ways[name]
@@ -274,19 +279,19 @@ def _choose(
     return settings[int(np.argmin(np.where(best, cost, np.inf)))]
 
 
-def _join(parts: Sequence[tuple[Places, Outcome]]) -> Outcome:
+def _join(parts: Sequence[tuple[Places, ReplayOutcome]]) -> ReplayOutcome:
     """The folds' outcomes in the order of the problems."""
     order = np.argsort(np.concatenate([places for places, _ in parts]))
     fields = ("right", "tokens", "passes")
     joined = (np.concatenate([getattr(one, key) for _, one in parts])[order] for key in fields)
-    return Outcome(*joined)
+    return ReplayOutcome(*joined)
 
 
 def _describe(
     name: str,
     given: int | None,
-    outcome: Outcome,
-    fixed: Sequence[Outcome],
+    outcome: ReplayOutcome,
+    fixed: Sequence[ReplayOutcome],
     problems: Sequence[str],
 ) -> dict[str, Any]:
     graded = {
@@ -306,9 +311,9 @@ def _describe(
     return told
 
 
-def _compare(outcome: Outcome, fixed: Sequence[Outcome]) -> dict[str, list[float]]:
-    """[difference of accuracy, low, high] to chain of thought, to a fixed vote of as many tokens,
-    which lies between two votes as the tokens do, and to the vote of all passes.
+def _compare(outcome: ReplayOutcome, fixed: Sequence[ReplayOutcome]) -> dict[str, list[float]]:
+    """[difference of accuracy, low, high] to chain of thought, to a fixed vote of as many tokens
+    (interpolated between two votes), and to the vote of all passes.
 
     The intervals are percentile ones of the bootstrap (Efron 1979) over problems; a resample has
     its own tokens too. The settings that were chosen are not chosen again on it.
@@ -327,7 +332,7 @@ def _compare(outcome: Outcome, fixed: Sequence[Outcome]) -> dict[str, list[float
 
 
 def _bound(values: Numbers) -> list[float]:
-    """[the first of them, low, high]."""
+    """[the first value, low, high]."""
     low, high = np.quantile(values, (TAIL, 1 - TAIL))
     return [round(float(value), 6) for value in (values[0], low, high)]
 

@@ -31,10 +31,10 @@ class Outcome(NamedTuple):
         hard: those of them that System 2 solved.
         seconds: wall-clock; None where unknown.
         failed: whether an error ended it.
-        unread: whether it is wrong though the right value stands at the end of its text.
-        cut_off: whether the token limit ended a reply of it.
+        unread: whether it counts as wrong although the right value is at the end of its text.
+        cut_off: whether the token limit ended one of its replies.
         replayed: calls that the cache answered.
-        unknown: replies whose tokens the server did not tell.
+        unknown: replies whose tokens the server did not report.
         cost: over all stages; None where unknown.
     """
 
@@ -58,24 +58,24 @@ class Summary(TypedDict):
 
     Attributes:
         problems: problems with at least one rollout.
-        samples: k, the rollouts of a problem; where they differ, the fewest.
+        samples: k, the rollouts of a problem; if problems differ in it, the fewest.
         rollouts: all of them, failed ones included.
         accuracy: avg@k in [0, 1].
         accuracy_interval: [low, high].
         pass_at_k: share of problems that one of k samples solves, in [0, 1].
         maj_at_k: share of problems that the vote of all samples solves, in [0, 1].
         tok: response tokens a rollout, averaged as accuracy is.
-        tok_interval: [low, high]; None where too few problems differ to tell.
+        tok_interval: [low, high]; None where too few problems differ to know it.
         tpi: response tokens a sub-problem.
         hard_percent: sub-problems solved by System 2, in percent.
         calls: model calls a rollout.
         seconds: wall-clock seconds a rollout.
         errors: failed rollouts.
-        unread: wrong ones at whose end the right value stands, but was not read as the answer.
+        unread: wrong ones with the right value at their end, which was not read as the answer.
         cut_off: those that hit the token limit.
         replayed: calls of all rollouts that the cache answered.
         drawn: calls of all rollouts that a server answered; None where unknown.
-        unknown: replies whose tokens the server did not tell, which count as 0 above.
+        unknown: replies whose tokens the server did not report, which count as 0 above.
         prompt_tokens, response_tokens: of all rollouts together; None where unknown.
         cached_tokens: those of the prompt tokens that the server's prefix cache held.
         reasoning_tokens: those of the response tokens that are reasoning.

@@ -11,10 +11,10 @@ from scale_dspy.export.portable_json import export_messages
 from scale_dspy.program import SCALE
 from scale_dspy.utils.files import write_whole
 
-Kind = Literal["markdown", "messages"]
+ExportKind = Literal["markdown", "messages"]
 
 
-def write_export(program: SCALE, path: str | Path, kind: Kind) -> None:
+def write_export(program: SCALE, path: str | Path, kind: ExportKind) -> None:
     """Write an export whole or not at all.
 
     Args:

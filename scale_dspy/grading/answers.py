@@ -3,8 +3,8 @@ r"""Find the answer in a model's text and decide whether two answers are equal.
 The front of grading; each step behind it has a file of its own, and examples:
 
 1. `reading` finds the answer in a text: `find_answer`.
-2. `characters`, `words` and `names` free an answer of dress and talk.
-3. `spelling` puts them in order: `normalise` (what majority voting counts), `read_integer`.
+2. `characters`, `words` and `names` strip an answer of formatting and of words around it.
+3. `spelling` applies these in order: `normalise` (what majority voting counts), `read_integer`.
 4. Where the spelling does not settle it, `shape_reader` and `formula` parse what is left, and
    `comparison` compares it exactly, in a worker process (`math_verify_worker`): `equal`.
 """
@@ -46,7 +46,7 @@ GRADER = 3
 
 
 def vote(answers: Sequence[str | None]) -> str | None:
-    """Find the answer that most agree on, counted by canonical spelling.
+    """Find the most frequent answer, counted by canonical spelling.
 
     Args:
         answers: One answer a voter; None and blank ones abstain.

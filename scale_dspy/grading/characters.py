@@ -1,4 +1,4 @@
-r"""Write every character of mathematics as plain LaTeX, and take off what only dresses a formula.
+r"""Write every character of mathematics as plain LaTeX, and remove what only formats a formula.
 
 The first steps of reading an answer: `½` is `\frac{1}{2}`, a full-width `１２` is `12`, `\dfrac` is
 `\frac`, a colour, a size or a thin space is nothing. Each step is a function from text to text and
@@ -213,9 +213,9 @@ _DRESS = compile_rules(
 
 
 def undress(text: str) -> str:
-    r"""Take off sizes, colours, fonts, boxes and environments, and write synonyms one way.
+    r"""Remove sizes, colours, fonts, boxes and environments, and write synonyms one way.
 
-    `\text{...}` stays: whether letters are a word or variables is told by it.
+    `\text{...}` stays: it shows whether letters are a word or variables.
     """
     text = _UPRIGHT_UNIT.sub(r"\1\\text{ \2}", text)
     text = unwrap(_FONT, unwrap(_BOX, text), mark=True)

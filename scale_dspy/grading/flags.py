@@ -1,4 +1,4 @@
-"""What a reader of wrong rollouts looks for first: was the answer there, was the model cut off.
+"""Two flags for wrong rollouts: the right answer was there but not read; the model was cut off.
 
 The two flags of MathArena's pages (arXiv 2505.23281): "the right value stands in the text, but was
 not read as the answer", and "hit the token limit".
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from scale_dspy.grading.characters import find_closing_brace
 from scale_dspy.grading.spelling import normalise
-from scale_dspy.grading.values import FORMULA, find_runs
+from scale_dspy.grading.values import FORMULA, find_value_spans
 
 END = 1000
 """Characters at the end of a text in which a value is looked for: most hold every small number."""
@@ -52,4 +52,4 @@ def _list_values(text: str) -> Iterator[str]:
         content = next(filter(None, formula.groups()), "")
         yield from {content, content.rpartition("=")[2]}
     for line in text.splitlines():
-        yield from (line[run.start : run.end] for run in find_runs(line))
+        yield from (line[span.start : span.end] for span in find_value_spans(line))

@@ -1,4 +1,4 @@
-"""The metrics: whether an answer is right, what its tokens cost, and in words what went wrong.
+"""The metrics: whether an answer is right, a penalty for its tokens, and what went wrong in words.
 
 No model is asked: answers are read and compared.
 """
@@ -14,7 +14,7 @@ from scale_dspy.grading.answers import accepts
 from scale_dspy.grading.feedback.metric import write_feedback
 from scale_dspy.grading.feedback.trajectory import Labels, count_stage, find_failure, read_golds
 
-PRICE = 0.5  # of one more budget spent beyond the budget, in right answers
+PRICE = 0.5  # in right answers, for as many tokens beyond the budget as the budget has
 
 
 def is_right(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
@@ -24,7 +24,7 @@ def is_right(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
         example: as `load` makes them: `answers`, all that are accepted, and `kind`, "integer" or
             "math", which says how they are compared. Without them its `answer` counts, as math.
         prediction: what has an `answer`, a text or None.
-        trace: as DSPy's optimizers hand it over; not looked at.
+        trace: what DSPy's optimizers pass; ignored.
     """
     return accepts(prediction.answer, read_golds(example), kind=example.get("kind", "math"))
 
@@ -32,7 +32,7 @@ def is_right(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
 def score(
     example: dspy.Example, prediction: Any, *, budget: int | None = None, price: float = PRICE
 ) -> float:
-    """Right or wrong, less what was spent beyond the budget: in [0, 1].
+    """1 for right or 0 for wrong, less a penalty for tokens beyond the budget: in [0, 1].
 
     right - price * max(0, tokens / budget - 1), and never below 0: DSPy's bootstrapping optimizers
     take every score that is not 0 for a success, a negative one too. They take a small one as well,
@@ -42,7 +42,7 @@ def score(
         example: as for `is_right`.
         prediction: what a Solver gives; a run that failed counts as wrong.
         budget: response tokens that cost nothing; None where tokens do not count.
-        price: what each further budget costs, from 0.
+        price: the penalty for as many tokens beyond the budget as the budget has; 0 or more.
 
     Raises:
         ValueError: the budget is not above 0, or the price is below 0.

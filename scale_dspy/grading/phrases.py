@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from scale_dspy.grading.values import DRESS, find_runs, hide_formulas
+from scale_dspy.grading.values import DRESS, find_value_spans, hide_formulas
 
 MARKER = "####"
 """The mark before an answer of gsm8k. In Markdown it starts a heading."""
@@ -130,8 +130,8 @@ def read_statement(window: str, *, marker: bool = False) -> Statement | None:
 
 def _is_bare(sentence: str) -> bool:
     """Whether a line is only a number, like the last line of a gsm8k solution."""
-    runs = find_runs(sentence)
-    return len(runs) == 1 and not re.search(r"[^\W\d_]{3,}", sentence)
+    spans = find_value_spans(sentence)
+    return len(spans) == 1 and not re.search(r"[^\W\d_]{3,}", sentence)
 
 
 def _find_value(sentence: str) -> str | None:
@@ -166,9 +166,9 @@ def _find_value(sentence: str) -> str | None:
 
 def _take_only(sentence: str) -> str:
     """Reduce a long sentence with one value to that value and what follows it."""
-    runs = find_runs(sentence)
-    if len(runs) == 1 and len(sentence[: runs[0].start].split()) >= 4:
-        return sentence[runs[0].start :]
+    spans = find_value_spans(sentence)
+    if len(spans) == 1 and len(sentence[: spans[0].start].split()) >= 4:
+        return sentence[spans[0].start :]
     return sentence
 
 

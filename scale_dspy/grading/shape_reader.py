@@ -46,10 +46,10 @@ def read_shape(text: str, depth: int = 0) -> Shape:
 
     Args:
         text: as `spelling.prepare` gives it.
-        depth: how many shapes it stands in.
+        depth: how many shapes it is nested in.
 
     Raises:
-        UnreadableError: it is nothing that can be compared but letter by letter.
+        UnreadableError: it can only be compared letter by letter.
     """
     text = turn_brackets(strip(text))
     if depth > DEEPEST or not text:

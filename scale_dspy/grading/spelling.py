@@ -57,7 +57,7 @@ _MARKS = compile_rules(
 
 @lru_cache(REMEMBERED)
 def prepare(answer: str) -> str:
-    r"""Free an answer of dress and talk; the mathematics, names and units stay.
+    r"""Strip an answer of formatting and of words around it; mathematics, names and units stay.
 
     >>> prepare(r"$\boxed{\text{The answer is } \dfrac12}$."), prepare("１２ clips")
     ('\\frac{1}{2}', '12 clips')

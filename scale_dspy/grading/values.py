@@ -62,7 +62,7 @@ def hide_formulas(text: str) -> Line:
     return Line(prose, formulas)
 
 
-# ---- runs of numbers and signs --------------------------------------------------------------
+# ---- spans of numbers and signs -------------------------------------------------------------
 
 _TOKEN = re.compile(
     r"(?P<place>[\ue000-\uf8ff])|(?P<number>[0-9]+(?:[,'][0-9]{3}(?![0-9]))*(?:\.[0-9]+)?|\.[0-9]+)"
@@ -103,7 +103,7 @@ _DENIED = re.compile(
 )
 
 
-class Run(NamedTuple):
+class ValueSpan(NamedTuple):
     """The position of a value in the prose."""
 
     start: int
@@ -114,26 +114,26 @@ def find_last_value(text: str) -> str | None:
     """The last formula or number of a line, whole; None where it has none."""
     line = hide_formulas(text)
     prose = _drop_mark(line.prose)
-    runs = [
-        run
-        for run in find_runs(prose)
-        if _is_value(line.spell(prose[run.start : run.end]))
-        and not _DENIED.search(prose, max(0, run.start - 20), run.start)
+    spans = [
+        span
+        for span in find_value_spans(prose)
+        if _is_value(line.spell(prose[span.start : span.end]))
+        and not _DENIED.search(prose, max(0, span.start - 20), span.start)
     ]
-    if not runs:
+    if not spans:
         return None
-    start, end = runs[-1]
-    for run in reversed(runs[:-1]):
-        between = prose[run.end : start]
-        both_places = _PLACE.match(prose[run.start]) is not None
+    start, end = spans[-1]
+    for span in reversed(spans[:-1]):
+        between = prose[span.end : start]
+        both_places = _PLACE.match(prose[span.start]) is not None
         compound = _COMPOUND.fullmatch(between)
         if (
             compound
             or _RANGE.fullmatch(between)
-            or (between.isspace() and _ENDS_IN_UNIT.search(prose, run.start, run.end))
+            or (between.isspace() and _ENDS_IN_UNIT.search(prose, span.start, span.end))
             or (_JOINED.fullmatch(between) and (both_places or between.strip() != ","))
         ):
-            start = run.start
+            start = span.start
         else:
             break
     bound = _BOUND.search(prose, max(0, start - 20), start)
@@ -142,7 +142,7 @@ def find_last_value(text: str) -> str | None:
     following = _FOLLOWING.match(prose, end)
     if following:
         end = following.end()
-    elif start != runs[-1].start:
+    elif start != spans[-1].start:
         unit = re.compile(rf"\s*{_QUANTITY}\b", re.IGNORECASE).match(prose, end)
         end = unit.end() if unit else end
     return line.spell(prose[start:end]).strip() or None
@@ -162,12 +162,12 @@ def _is_value(text: str) -> bool:
     return bool(re.search(r"[0-9½¼¾⅓⅔√∞]|\\(?:pi|sqrt|frac|infty|emptyset|text)(?![A-Za-z])", text))
 
 
-def find_runs(prose: str) -> list[Run]:
+def find_value_spans(prose: str) -> list[ValueSpan]:
     """Find stretches of numbers, signs, brackets, formulas and single letters between words."""
-    runs: list[Run] = []
+    spans: list[ValueSpan] = []
     start = end = -1
-    last = ""  # kind of the last token of the run
-    opened = 0  # brackets of the run that are not closed
+    last = ""  # kind of the last token of the span
+    opened = 0  # brackets of the span that are not closed
     tokens = list(_TOKEN.finditer(prose))
     for index, token in enumerate(tokens):
         kind = str(token.lastgroup)
@@ -190,21 +190,21 @@ def find_runs(prose: str) -> list[Run]:
             if after is None or not _continues(
                 last, str(after.lastgroup), after[0], prose, after.end()
             ):
-                start = _close(runs, prose, start, end)
+                start = _close(spans, prose, start, end)
             continue
         if kind in ("word", "other", "blank") or (
             kind == "sign" and token[0] == "!" and _exclaims(prose, token)
         ):
-            start = _close(runs, prose, start, end)
+            start = _close(spans, prose, start, end)
             last, opened = "", 0
             continue
         if kind == "place" and last == "place":
-            start = _close(runs, prose, start, end)
+            start = _close(spans, prose, start, end)
         if start < 0:
             start, opened = token.start(), int(token[0] in "([{")
         end, last = token.end(), kind
-    _close(runs, prose, start, end)
-    return runs
+    _close(spans, prose, start, end)
+    return spans
 
 
 def _is_cross(token: str, prose: str, end: int) -> bool:
@@ -233,7 +233,7 @@ def _is_variable(prose: str, token: re.Match[str], last: str, after: re.Match[st
 
 
 def _continues(last: str, kind: str, token: str, prose: str, end: int) -> bool:
-    """Whether a run continues after a blank: next to a sign, or between parts of `12 1/2`."""
+    """Whether a span continues after a blank: next to a sign, or between parts of `12 1/2`."""
     if kind == "sign" and token not in "!:%,":
         return not (token in "-–−" and prose[end : end + 1].isspace() and last == "")
     if last == "sign" and prose[:end].rstrip()[-1:] not in "!%:":
@@ -247,8 +247,8 @@ def _exclaims(prose: str, token: re.Match[str]) -> bool:
     return not re.match(r"\s*[a-z*/+=)-]", prose[token.end() : token.end() + 4])
 
 
-def _close(runs: list[Run], prose: str, start: int, end: int) -> int:
-    """End a run, and trim signs and unmatched brackets from its ends."""
+def _close(spans: list[ValueSpan], prose: str, start: int, end: int) -> int:
+    """End a span, and trim signs and unmatched brackets from its ends."""
     if start < 0:
         return -1
     text = prose[start:end]
@@ -263,5 +263,5 @@ def _close(runs: list[Run], prose: str, start: int, end: int) -> int:
     if lead < len(trimmed) and trimmed[lead] in "(" and ")" not in trimmed:
         lead += 1
     if len(trimmed) > lead and re.search(r"[0-9\ue000-\uf8ff\\½√∞]", to_latex(trimmed)):
-        runs.append(Run(start + lead, start + len(trimmed)))
+        spans.append(ValueSpan(start + lead, start + len(trimmed)))
     return -1

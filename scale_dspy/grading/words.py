@@ -13,7 +13,7 @@ from scale_dspy.grading.characters import find_closing_brace
 from scale_dspy.grading.scales import SCALE_START
 from scale_dspy.grading.units import BARE_UNITS, UNITS, Unit, read_unit
 
-# Words that go on with the number before them, or make another statement of it.
+# Words that continue the number before them, or change what it says.
 _NO_NOUN = frozenset(
     "hundred thousand million billion trillion lakh crore dozen score half halves third thirds"
     " fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth"

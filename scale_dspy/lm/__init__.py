@@ -3,8 +3,8 @@
 import logging
 import os
 
-# httpx writes the address of every request into whatever log its user keeps.
+# By default httpx logs the address of every request.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
-# Without it LiteLLM tries to fetch a price list from the internet when it is imported.
+# Without this, LiteLLM tries to fetch a price list from the internet when it is imported.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")

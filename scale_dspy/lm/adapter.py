@@ -8,7 +8,7 @@ from typing import Any
 
 import dspy
 
-from scale_dspy.lm.chat import Choice, read_choices
+from scale_dspy.lm.chat import ChatChoice, read_choices
 from scale_dspy.lm.connect import MeteredLM
 from scale_dspy.lm.event_loop import run
 from scale_dspy.lm.modes import PARTNER
@@ -103,7 +103,7 @@ class PlainAdapter(dspy.Adapter):
 
     async def _call(
         self, lm: Any, lm_kwargs: dict[str, Any], messages: list[dict[str, Any]]
-    ) -> list[Choice]:
+    ) -> list[ChatChoice]:
         if not isinstance(lm, MeteredLM):
             return await ask_plain_lm(lm, messages, lm_kwargs)
         rollout = {"rollout_id": lm.kwargs.get("rollout_id"), **lm_kwargs}
@@ -111,7 +111,9 @@ class PlainAdapter(dspy.Adapter):
         config = {name: value for name, value in rollout.items() if name != PARTNER}
         return read_choices(await lm.acall(lm.make_request(messages, config)))
 
-    def _read(self, signature: type[dspy.Signature], found: list[Choice]) -> list[dict[str, Any]]:
+    def _read(
+        self, signature: type[dspy.Signature], found: list[ChatChoice]
+    ) -> list[dict[str, Any]]:
         """Choices as field values; those of BESIDE travel beside the one output."""
         choices = []
         for choice in found:

@@ -1,4 +1,4 @@
-"""Backend: the server that a command works with, and all that follows from which one it is."""
+"""Backend: the server that a command works with, and the defaults that depend on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from scale_dspy.lm.modes import Modes
 
 @dataclass(frozen=True)
 class Backend:
-    """The arguments of `connect`. It travels to other processes in memory only."""
+    """The arguments of `connect`. They are passed to other processes in memory only, since they
+    hold the key."""
 
     model: str | None = None
     api_base: str | None = field(default=None, repr=False)
@@ -27,11 +28,11 @@ class Backend:
         return connect(**asdict(self), **options)
 
     def resolve(self, style: str | None = None, threads: int | None = None) -> Resolved:
-        """Settle what was left open: the one place where it matters whether the model is embedded.
+        """Fill in what was not given; only here does it matter whether the model is embedded.
 
         Args:
             style: how System 1 and 2 differ, or a family's switch; None or "auto" to find it out.
-            threads: problems at work at once; by default as many as the backend is good for.
+            threads: problems at work at once; by default as many as suit the backend.
         """
         embedded = uses_embedded(self.model, self.api_base)
         named = style not in (None, "auto")
@@ -47,12 +48,12 @@ class Backend:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A backend with all that was left open settled.
+    """A backend with everything filled in that was not given.
 
     Attributes:
         embedded: whether the model is served by this process, on the CPU.
         style: how System 1 and 2 differ: a name, or the modes that were found.
-        named: whether it was named; else it stands in for what is to be found out.
+        named: whether the style was named; otherwise it is a default until it is found out.
         threads: problems at work at once.
         candidates: decompositions to choose from, where nothing else is asked for.
     """

@@ -1,9 +1,9 @@
 """The cache of replies: one SQLite file of JSON, from which a run resumes.
 
-Each reply is written as it comes, in a transaction of its own, so that a killed process has lost
-none. Nothing read from it is run: values are JSON, and one that is damaged is as good as none.
+Each reply is written as it comes, in a transaction of its own, so that a killed process loses none.
+Nothing read from the file is executed: values are JSON, and a damaged one counts as missing.
 
-A reply belongs to the server that gave it and to the run that drew it; see `make_keys`.
+A reply is found again only for the server that gave it and the run that drew it; see `make_keys`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 FILE = "replies.sqlite3"
 PATIENCE = 2.0  # seconds to wait for another process that writes, once
-MOST_BYTES = 10_000_000_000  # of a cache file, when it is opened; beyond them the oldest replies go
-LEFT = 0.75  # of MOST_BYTES, once some have gone
-FRESH = 86_400.0  # seconds for which a reply stays in any case: a run may live on it
+MOST_BYTES = 10_000_000_000  # above this size at opening, the oldest replies are dropped
+LEFT = 0.75  # share of MOST_BYTES that is kept then
+FRESH = 86_400.0  # seconds for which a reply is always kept: a run may still need it
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (
     number INTEGER PRIMARY KEY, draw BLOB UNIQUE, question BLOB, reply BLOB, at REAL);
@@ -43,19 +43,19 @@ DELETE FROM replies WHERE at < ? AND number <= (
 
 @dataclass(frozen=True)
 class Keys:
-    """Two digests: `question` tells what was asked of which server, `draw` for which run too."""
+    """Two digests: `question` of the request and its server, `draw` of the run as well."""
 
     question: bytes
     draw: bytes
 
 
 def make_keys(server: str, run: str, rollout: Any, body: dict[str, Any]) -> Keys:
-    """The keys of a reply. Addresses are part of them, and are hidden by them.
+    """The keys of a reply. Addresses are part of them, and cannot be read from the digests.
 
     Args:
-        server: what tells this server from others, all its replicas together.
-        run: the run that draws, or "" for a call that shares what any run has drawn.
-        rollout: the rollout id; another one is another sample.
+        server: identifies this server and all its replicas.
+        run: identifies the run that draws, or "" for a call that takes what any run has drawn.
+        rollout: the rollout id; another id is another sample.
         body: the request's parameters and messages.
     """
     asked = orjson.dumps([server, rollout, body], option=orjson.OPT_SORT_KEYS)
@@ -64,7 +64,7 @@ def make_keys(server: str, run: str, rollout: Any, body: dict[str, Any]) -> Keys
 
 
 def find_folder() -> Path | None:
-    """Where the cache lies: SCALE_CACHE, or the user's cache folder; None if SCALE_CACHE=off."""
+    """The cache's folder: SCALE_CACHE, or the user's cache folder; None if SCALE_CACHE=off."""
     given = os.environ.get("SCALE_CACHE", "")
     if given.lower() == "off":
         return None
@@ -75,7 +75,7 @@ def find_folder() -> Path | None:
 
 
 class Store:
-    """An open cache file, shared by all threads of a process. One in memory has no path.
+    """An open cache file, shared by all threads of a process. A cache in memory has no path.
 
     Raises:
         OSError: the file cannot be opened, or a link has its name.
@@ -105,14 +105,15 @@ class Store:
             isolation_level=None,
             check_same_thread=False,
         )
-        # A write survives the death of the process, not that of the machine: no disk is waited for.
+        # A write survives the end of the process, but not a power failure: it does not wait for the
+        # disk.
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=OFF")
         connection.executescript(_SCHEMA)
         return connection
 
     def _open_anew(self) -> sqlite3.Connection:
-        """A file that is no database is set aside; what it held is asked for again."""
+        """Set a damaged file aside and open a new one; its replies are asked for again."""
         assert self.path is not None
         aside = self.path.with_suffix(f".damaged-{time.time():.0f}")
         logger.warning("the cache %s is damaged: it is set aside as %s", self.path, aside.name)
@@ -122,8 +123,8 @@ class Store:
         return self._open()
 
     def get(self, keys: Keys) -> Any:
-        """The JSON value of a reply, or None. Among several draws the first one counts, so that a
-        walk that shares them meets the same one each time."""
+        """The JSON value of a reply, or None. Of several draws it is the first, so that the walks
+        that share them always get the same one."""
         column, key = ("question", keys.question)
         if keys.draw != keys.question:
             column, key = "draw", keys.draw
@@ -136,7 +137,7 @@ class Store:
         return None
 
     def put(self, keys: Keys, value: Any) -> None:
-        """Keep a reply; one that stands there already is replaced."""
+        """Keep a reply; an earlier one under these keys is replaced."""
         row = (keys.draw, keys.question, orjson.dumps(value), time.time())
         statement = "INSERT OR REPLACE INTO replies (draw, question, reply, at) VALUES (?,?,?,?)"
         if self._run(statement, *row) is not None and self.broken:
@@ -148,8 +149,8 @@ class Store:
         self._run("DELETE FROM replies WHERE draw=? OR question=?", keys.draw, keys.question)
 
     def drop_oldest(self) -> None:
-        """Forget the oldest replies of a file that has grown beyond MOST_BYTES. Its size stays, but
-        what comes then takes the room that is free inside."""
+        """Forget the oldest replies of a file that has grown beyond MOST_BYTES. The file does not
+        shrink, but new replies fill the space that became free in it."""
         dropped, before, most = 0, self._count_bytes(), MOST_BYTES
         while self._count_bytes() > most:
             most = int(LEFT * MOST_BYTES)
@@ -183,7 +184,7 @@ class Store:
         return int(rows[0][0]), int(rows[0][1])
 
     def clear(self) -> None:
-        """Forget every reply and give the room back.
+        """Forget every reply and shrink the file.
 
         Raises:
             OSError: another process writes, or the file cannot be written.
@@ -193,8 +194,8 @@ class Store:
                 raise OSError(f"the cache {self.path} was not cleared")
 
     def _run(self, statement: str, *values: Any) -> list[Any] | None:
-        """The rows of a statement; None where it fails. That is said once, and until a write
-        succeeds again nothing is waited for: a cache may be done without."""
+        """The rows of a statement; None if it fails. The first failure is logged, and until a write
+        succeeds again no statement waits for a lock: the program can work without a cache."""
         try:
             with self.lock:
                 return self.connection.execute(statement, values).fetchall()

@@ -1,4 +1,4 @@
-"""The cap of a problem: a request never asks for more response tokens than the budget has left."""
+"""Keep a problem within its budget: no request asks for more response tokens than are left."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def grant(wanted: int | None, choices: int = 1) -> Iterator[int | None]:
         capped.
 
     Raises:
-        OutOfTokensError: when fewer than MIN_GRANT tokens a choice are left.
+        OutOfTokensError: fewer than MIN_GRANT tokens for each choice are left.
     """
     left = room()
     if left is None:

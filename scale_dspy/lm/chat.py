@@ -1,8 +1,8 @@
 """A model call in its three forms: DSPy's canonical request, the body of a chat completion, and the
 reply with all its choices.
 
-DSPy's contract has one message to a response. A request for several choices carries their number
-beside the provider's own parameters, and its response carries them all as `provider_data`.
+DSPy's interface has one message per response. A request for several choices therefore carries their
+number among its extensions, and the response carries all of them in `provider_data`.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from dspy.utils.exceptions import LMProviderError
 
 from scale_dspy.lm.tally import Tally
 
-EXTENSION = "scale_dspy"  # the extension of a request that is for the engine, not for the server
-LONGEST = 32_768  # response tokens that a request without max_tokens is taken to cost at most
+EXTENSION = "scale_dspy"  # the extension that is for the engine; it is not sent to the server
+LONGEST = 32_768  # response tokens assumed at most for a request without max_tokens
 TEMPLATE = 512  # tokens that a chat template adds to the messages, at most
 _CANONICAL = (
     "max_tokens", "temperature", "top_p", "top_k", "stop", "seed",
     "frequency_penalty", "presence_penalty",
 )  # fmt: skip
-_HALF = re.compile("[\ud800-\udfff]")  # half a character, which UTF-8 cannot hold
+_HALF = re.compile("[\ud800-\udfff]")  # lone surrogates, which UTF-8 cannot encode
 _FINISHES = {"stop": "stop", "length": "length", "tool_calls": "tool_call"}
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a request tells the engine.
+    """Instructions of a request to the engine itself, which are not sent to the server.
 
     Attributes:
-        choices: replies wanted in the one request.
-        rollout: the sample this is; another one is drawn anew.
-        cache: whether an earlier reply will do.
-        run: the run that draws; see cache.make_keys.
+        choices: how many the one request asks for.
+        rollout: identifies the sample; another value draws a new reply.
+        cache: whether a reply from the cache may be used.
+        run: identifies the run that draws; see cache.make_keys.
         messages: as they were given, if they hold more than text.
-        retries: times that it is sent again; None for the engine's own number.
+        retries: how often it is sent again after a failure; None for the engine's default.
     """
 
     choices: int = 1
@@ -53,7 +53,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChatChoice:
     """One choice of a reply; `logprobs` are its tokens' log-probabilities, where asked for."""
 
     text: str
@@ -68,12 +68,13 @@ class Completion:
     """A server's reply to one request.
 
     Attributes:
-        usage: what the server said it used; None where it said nothing, or nothing believable.
-        seconds: how long it was waited for.
+        usage: the tokens that the server reported; None where it reported none, or implausible
+            numbers.
+        seconds: how long the reply took.
         doubt: in words, why the server's usage is not believed.
     """
 
-    choices: tuple[Choice, ...]
+    choices: tuple[ChatChoice, ...]
     model: str
     usage: Tally | None
     seconds: float = 0.0
@@ -88,12 +89,13 @@ def write_request(
     `extra_body` is merged into the parameters, and what is None is left out.
 
     Raises:
-        ValueError, TypeError: a parameter has no good value, or belongs to the connection.
+        ValueError, TypeError: a parameter has an invalid value, or belongs to the connection.
     """
     given = {name: value for name, value in config.items() if value is not None}
     extra = given.pop("extra_body", {})
     known = {name: given.pop(name) for name in _CANONICAL if name in given}
-    # As LiteLLM has it: of a parameter that is not OpenAI's the one beside `extra_body` holds.
+    # As in LiteLLM: if a parameter that is not OpenAI's is given both inside `extra_body` and
+    # beside it, the value beside it is used.
     beside = {*given, *({"top_k"} & known.keys())}
     given |= {name: value for name, value in extra.items() if name not in beside}
     if given.pop("logprobs", None):
@@ -116,7 +118,7 @@ def write_request(
 def _split_system(
     messages: Sequence[Mapping[str, Any]],
 ) -> tuple[str | None, tuple[lm15.Message, ...] | None]:
-    """(the system message, the others), or None for these where they are more than texts."""
+    """(the system message, the others), or (None, None) if a message is not plain text."""
     system: str | None = None
     rest: list[lm15.Message] = []
     for message in messages:
@@ -135,7 +137,7 @@ def _split_system(
 
 
 def read_order(request: lm15.Request) -> Order:
-    """What a request tells the engine; the defaults where another program wrote it."""
+    """A request's instructions to the engine; the defaults if `write_request` did not make it."""
     return Order(**(request.config.extensions or {}).get(EXTENSION, {}))
 
 
@@ -184,7 +186,7 @@ def count_prompt_most(body: Mapping[str, Any]) -> int:
 def read_completion(reply: Any, most: int, seconds: float) -> Completion:
     """The reply of a server, from its JSON.
 
-    A content that is a list is read as its texts; what is no text is written as one.
+    Of a content that is a list the text parts are joined; a value that is not text is converted.
 
     Args:
         most: response tokens that the request may have cost.
@@ -193,7 +195,7 @@ def read_completion(reply: Any, most: int, seconds: float) -> Completion:
         LMProviderError: it is no chat completion.
     """
     try:
-        choices = tuple(map(_read_choice, list(reply["choices"]))) or (Choice(""),)
+        choices = tuple(map(_read_choice, list(reply["choices"]))) or (ChatChoice(""),)
     except (KeyError, TypeError, AttributeError, ValueError):
         message = f"the server's reply is no chat completion: {_shorten(reply)}"
         raise LMProviderError(message, status=200) from None
@@ -206,10 +208,10 @@ def _shorten(reply: Any) -> str:
     return json.dumps(reply, ensure_ascii=False)[:120]
 
 
-def _read_choice(choice: Mapping[str, Any]) -> Choice:
+def _read_choice(choice: Mapping[str, Any]) -> ChatChoice:
     message = choice["message"]
     reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
-    return Choice(
+    return ChatChoice(
         _read_text(message.get("content")),
         _read_text(reasoning),
         str(choice.get("finish_reason") or "stop"),
@@ -234,10 +236,10 @@ def _read_text(content: Any) -> str:
 
 
 def read_usage(told: Any, most: int) -> tuple[Tally | None, str]:
-    """(what a server says it used, what is wrong with it).
+    """(the usage that a server reports, or None; why it is not believed, or "").
 
-    Nothing below 0 is believed, nor more than twice what the request allowed: a stop may come a
-    little late, but no server writes that much beyond its limit.
+    A negative count is not believed, nor one of more than twice what the request allowed: a server
+    may stop a little late, but not by that much.
     """
     if not isinstance(told, Mapping) or told.get("completion_tokens") is None:
         return None, ""
@@ -262,7 +264,7 @@ def _read_cached(told: Mapping[str, Any], prompt: int) -> int:
 
 def write_response(request: lm15.Request, completion: Completion, replayed: bool) -> lm15.Response:
     """DSPy's response: the first choice as its message, all of them as `provider_data`. A reply
-    from the cache has used nothing."""
+    from the cache counts as no usage."""
     first, used = completion.choices[0], completion.usage
     parts: list[Any] = [lm15.ThinkingPart(first.reasoning)] if first.reasoning else []
     parts.append(lm15.TextPart(first.text))
@@ -283,19 +285,19 @@ def write_response(request: lm15.Request, completion: Completion, replayed: bool
     )
 
 
-def read_choices(response: lm15.Response) -> list[Choice]:
-    """The choices of a response: all of them from our engine, the one from any other."""
+def read_choices(response: lm15.Response) -> list[ChatChoice]:
+    """The choices of a response: all of them if our engine made it, else its only one."""
     carried = response.provider_data
     if isinstance(carried, dict) and "choices" in carried:
         try:
-            return [Choice(**choice) for choice in carried["choices"]]
-        except TypeError:  # another engine keeps the server's own words there
+            return [ChatChoice(**choice) for choice in carried["choices"]]
+        except TypeError:  # another engine keeps the server's own data there
             pass
     texts = [part.text for part in response.message.parts if isinstance(part, lm15.TextPart)]
     thoughts = [part.text for part in response.message.parts if isinstance(part, lm15.ThinkingPart)]
     logprobs = response.logprobs
     return [
-        Choice(
+        ChatChoice(
             "".join(texts),
             "".join(thoughts),
             response.finish_reason,
@@ -304,8 +306,8 @@ def read_choices(response: lm15.Response) -> list[Choice]:
     ]
 
 
-def write_outputs(choices: Sequence[Choice]) -> list[Any]:
-    """Choices as DSPy's adapters read them: texts, or dictionaries where there is more to say."""
+def write_outputs(choices: Sequence[ChatChoice]) -> list[Any]:
+    """Choices as DSPy's adapters read them: texts, or dictionaries if there is more."""
     outputs = []
     for choice in choices:
         more = {
@@ -327,7 +329,7 @@ def keep_completion(completion: Completion) -> dict[str, Any]:
 def restore_completion(kept: Any) -> Completion | None:
     """A completion from the cache; None where it is damaged."""
     try:
-        choices = tuple(Choice(**choice) for choice in kept["choices"])
+        choices = tuple(ChatChoice(**choice) for choice in kept["choices"])
         usage = None if kept["usage"] is None else Tally(**kept["usage"])
         texts = [text for each in choices for text in (each.text, each.reasoning)]
         numbers = [0] if usage is None else [*asdict(usage).values()]

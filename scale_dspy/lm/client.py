@@ -1,8 +1,7 @@
-"""One try of a chat completion: an HTTP request to a server with OpenAI's API, or LiteLLM's for any
-other model.
+"""One attempt at a chat completion: by HTTP at a server with OpenAI's API, else through LiteLLM.
 
-The request to a server is written here because LiteLLM takes twice the CPU time for it, and loses
-the Retry-After header.
+The HTTP request is written here because LiteLLM takes twice the CPU time for it, and drops the
+Retry-After header.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from dspy.utils import exceptions as kinds
 from scale_dspy.lm.server_events import Hear, read_stream
 from scale_dspy.utils.files import allow_files
 
-KEEP_ALIVE = 4.0  # seconds; uvicorn closes an idle connection after 5, and a race would be lost
+KEEP_ALIVE = 4.0  # seconds; uvicorn closes idle connections after 5, when reuse would fail
 PREFIXES = ("hosted_vllm/", "litellm_proxy/")  # LiteLLM's names for a server with OpenAI's API
 TRUST = "set SSL_CERT_FILE to a file with the certificate of the authority that issued it"
-# Statuses that mean that the server did not begin to generate: such a try costs no tokens.
+# Statuses that mean that the server did not begin to generate: such an attempt costs no tokens.
 REFUSED = frozenset({*range(400, 500), 503}) - {408}
 
 
@@ -43,10 +42,10 @@ class Server:
 
     Attributes:
         model: as in LiteLLM; with an address, the served name behind one of PREFIXES.
-        api_base: its address, or several with commas between; "" for LiteLLM's own places.
+        api_base: its address, or several separated by commas; "" where LiteLLM knows the address.
         api_key: sent as a bearer token.
-        timeout: seconds for one try, from its start to the end of its body.
-        identity: what its replies belong to in the cache; its address where it is empty.
+        timeout: seconds for one attempt, until its whole body has arrived.
+        identity: the server's name in the cache keys of its replies; if empty, its address is used.
         options: further parameters of LiteLLM's connection.
     """
 
@@ -74,10 +73,11 @@ async def complete(
     Args:
         address: the replica to ask, or "" for LiteLLM.
         body: parameters and messages.
-        hear: is told the reply of one choice piece by piece; not by LiteLLM's.
+        hear: called with each piece of a reply of one choice as it arrives; LiteLLM does not
+            call it.
 
     Raises:
-        dspy.utils.exceptions.LMError: there is none.
+        dspy.utils.exceptions.LMError: there is no reply; the kind of error says why.
     """
     if address and server.model.startswith(PREFIXES):
         return await _post(server, address, body, hear)
@@ -119,7 +119,7 @@ def _decode(text: bytes) -> Any:
     try:
         try:
             return orjson.loads(text)
-        except ValueError:  # halves of characters, for example, are JSON to others
+        except ValueError:  # orjson refuses lone surrogates, for example; json does not
             return json.loads(text)
     except (ValueError, RecursionError):
         shown = text[:120].decode("utf-8", "replace")
@@ -152,7 +152,7 @@ def _explain_unsent(failed: aiohttp.ClientConnectorError) -> kinds.LMError:
 
 
 def cost_nothing(error: BaseException) -> bool:
-    """Whether a failed try is known to have made no tokens."""
+    """Whether it is certain that a failed attempt generated no tokens."""
     return (
         isinstance(error, (UnsentError, UntrustedError))
         or getattr(error, "status", None) in REFUSED
@@ -212,7 +212,7 @@ def _tells_window(said: str) -> bool:
 
 
 def read_retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, in either of its forms; None where it is none.
+    """Seconds that a Retry-After header asks for, in either of its forms; None if it is malformed.
 
     >>> read_retry_after("6"), read_retry_after("soon")
     (6.0, None)
@@ -231,7 +231,7 @@ def read_retry_after(value: str | None) -> float | None:
 
 
 def _has_port(parts: SplitResult) -> bool:
-    """Whether the port, if there is any, is a number that ports have."""
+    """Whether the port is left out or a valid port number."""
     try:
         return parts.port is None or parts.port > 0
     except ValueError:
@@ -240,10 +240,10 @@ def _has_port(parts: SplitResult) -> bool:
 
 @lru_cache(maxsize=256)
 def prepare_address(address: str, api_key: str | None) -> tuple[str, dict[str, str]]:
-    """(the address without a user and a password, the headers that they or the key make).
+    """(the address without user and password, the headers made from them or from the key).
 
     Raises:
-        ValueError: there are both a key and a password, or the address or the key is none.
+        ValueError: a key and a password are both given, or the address or the key is malformed.
     """
     if api_key and not (api_key.isascii() and api_key.isprintable()):
         raise ValueError("an API key is printable ASCII in one line")
@@ -265,7 +265,7 @@ def find_proxy(address: str) -> str | None:
     """The proxy that the environment names for an address.
 
     Raises:
-        ValueError: it is a SOCKS proxy, which nothing here can use, or no address.
+        ValueError: it is a SOCKS proxy, which is not supported, or its address is malformed.
     """
     parts = urlsplit(address)
     if urllib.request.proxy_bypass(parts.hostname or ""):
@@ -289,9 +289,9 @@ _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] =
 
 
 def _find_session() -> aiohttp.ClientSession:
-    """The connections of this event loop: kept alive, and as many as there are calls, up to three
-    quarters of the files that may be open; further calls wait for one of them. A server's
-    certificate is checked against the system's authorities, or those of SSL_CERT_FILE."""
+    """The HTTP session of this event loop. It keeps connections open for reuse, and opens one for
+    each concurrent call up to three quarters of the limit of open files; further calls wait. A
+    server's certificate is checked against the system's authorities, or those of SSL_CERT_FILE."""
     loop = asyncio.get_running_loop()
     session = _sessions.get(loop)
     if session is None or session.closed:
@@ -309,7 +309,7 @@ def _close_sessions() -> None:
     for loop, session in list(_sessions.items()):
         if loop.is_running():
             asyncio.run_coroutine_threadsafe(session.close(), loop).result(5)
-        else:  # a server's own loop, which has ended with it
+        else:  # the loop of a server that has ended
             asyncio.run(session.close())
 
 

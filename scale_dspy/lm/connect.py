@@ -1,6 +1,6 @@
-"""connect(): the dspy.LM of a backend, on an engine that caches, counts and limits its calls.
+"""connect(): make the dspy.LM of a backend, on an engine that caches, counts and limits its calls.
 
-How each stage asks it is told in modes.py.
+modes.py has the request parameters of each stage.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from scale_dspy.lm.engine import BlockingEngine, Engine
 from scale_dspy.lm.modes import PARTNER, Style, take_words
 from scale_dspy.lm.routing import split_addresses
 
-RETRIES = 3  # times that a request is sent again after a transient failure
-TIMEOUT = 3600.0  # seconds; a thinking call that times out starts again from nothing
-# Arguments of dspy.LM that belong to the connection, which here is the engine's.
+RETRIES = 3  # how often a request is sent again after a transient failure
+TIMEOUT = 3600.0  # seconds; a thinking call that times out has to start all over again
+# Arguments of dspy.LM that configure the connection, which here belongs to the engine.
 CONNECTION = ("headers", "extra_headers", "api_version", "organization", "project")
 
 
@@ -50,9 +50,9 @@ class MeteredLM(dspy.LM):
         seed: with it, each request carries a seed made from this number, the rollout id and the
             messages: the same call repeats its reply, another rollout id draws another sample.
         partner: the other model of a pair; it answers the calls whose config has PARTNER.
-        run: the run that draws: another one does not get its replies from the cache.
-        num_retries: times that a request is sent again after a transient failure.
-        style: the one that the model needs, where it cannot serve another; see `fit_request`.
+        run: identifies the run that draws; another run does not get its replies from the cache.
+        num_retries: how often a request is sent again after a transient failure.
+        style: the only style that the model can serve, if there is just one; see `fit_request`.
         api_base, api_key, timeout, identity: see client.Server.
         kwargs: as for dspy.LM.
     """
@@ -92,7 +92,7 @@ class MeteredLM(dspy.LM):
     def __call__(
         self, prompt: Any = None, *, messages: list[dict[str, Any]] | None = None, **kwargs: Any
     ) -> Any:
-        """As of dspy.LM: outputs for a prompt or messages, a Response for a Request."""
+        """As in dspy.LM: returns outputs for a prompt or messages, a Response for a Request."""
         other = self.find_lm(kwargs)
         if other is not self:
             return other(prompt, messages=messages, **self._hand_over(kwargs))
@@ -120,7 +120,7 @@ class MeteredLM(dspy.LM):
 
         Args:
             messages: as OpenAI's API has them.
-            config: parameters of the call, which go before the LM's own; among them n, cache and
+            config: parameters of the call, which override the LM's own; among them n, cache and
                 rollout_id.
         """
         messages, given = take_words(list(messages), {**self.kwargs, **config})
@@ -154,13 +154,13 @@ class MeteredLM(dspy.LM):
         return write_outputs(read_choices(response))
 
     def update_history(self, entry: dict[str, Any]) -> None:
-        """Keep a call with all its choices: DSPy's own entry has the first one."""
+        """Record a call with all its choices: DSPy's own entry has only the first one."""
         if isinstance(entry.get("response"), lm15.Response):
             entry["outputs"] = write_outputs(read_choices(entry["response"]))
         super().update_history(entry)
 
     def dump_state(self) -> dict[str, Any]:
-        """What makes this LM again, without its server and its key."""
+        """The state from which this LM can be made again, without its server and its key."""
         return dict(dspy.BaseLM.dump_state(self))
 
     def find_lm(self, config: Mapping[str, Any]) -> MeteredLM:
@@ -179,24 +179,25 @@ class MeteredLM(dspy.LM):
         return self.partner
 
     def _hand_over(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Parameters for the partner: the call's, and the rollout that this copy stands for."""
+        """Parameters for the partner: those of the call, and this copy's rollout id."""
         given = {key: value for key, value in kwargs.items() if key != PARTNER}
         rollout = self.kwargs.get("rollout_id")
         return given if rollout is None else {"rollout_id": rollout, **given}
 
     @property
     def window(self) -> int | None:
-        """Tokens of prompt and reply together, known once a request was refused as too long."""
+        """Tokens of prompt and reply together that the model allows; known once a request was
+        refused as too long."""
         return self.core.window
 
     def learn_window(self, refusal: str) -> None:
-        """Remember the window that a refusal names."""
+        """Remember the context window that a refusal names."""
         self.core.learn_window(refusal)
 
 
 @contextmanager
 def _own_errors() -> Iterator[None]:
-    """Raise the engine's own error where DSPy has wrapped it as an unexpected one."""
+    """Raise the engine's own error if DSPy has wrapped it as an unexpected one."""
     try:
         yield
     except LMUnexpectedError as error:
@@ -223,25 +224,26 @@ def connect(
     What is not given is read from SCALE_MODEL, SCALE_API_BASE and SCALE_API_KEY, for the second
     model of a pair from SCALE_SYSTEM_1_MODEL, SCALE_SYSTEM_1_API_BASE and SCALE_SYSTEM_1_API_KEY.
 
-    With an api_base it is a vLLM server (or any server with its API), with a model alone whatever
-    LiteLLM knows by that name, and a GGUF file or nothing at all means the embedded model.
+    With an api_base, the backend is a vLLM server (or any server with its API). With a model alone
+    it is the provider that LiteLLM knows by that name. With a GGUF file, or with neither argument,
+    it is the embedded model.
 
     Args:
-        model: name as served; may be left out where a server serves one model.
+        model: name as served; may be left out if the server serves one model.
         api_base: for example http://127.0.0.1:8000/v1; or several that serve the same model, with
-            commas or blanks between them or as a list: calls are then shared out among them.
-        system_1: in the style `pair`, the model that is System 1; may be left out where its own
+            commas or blanks between them or as a list: calls are then distributed among them.
+        system_1: in the style `pair`, the model that is System 1; may be left out if its own
             server serves one model.
         system_1_api_base: its server, if that is not the one at `api_base`.
         seed: makes runs repeatable; see MeteredLM.
-        timeout: seconds for one request, each time that it is sent, to the end of its body.
-        run: the run that draws. Calls of another run never get its replies from the cache; calls
-            of no run share what there is.
-        kwargs: handed on to dspy.LM (cache, num_retries, temperature, ...).
+        timeout: seconds for each attempt at a request, until its whole body has arrived.
+        run: identifies the run that draws. Calls of another run never get its replies from the
+            cache; calls without a run use any cached reply.
+        kwargs: passed on to dspy.LM (cache, num_retries, temperature, ...).
 
     Raises:
         ConnectionError: the server cannot be asked for its model's name.
-        ValueError: the address is none, or it can only be reached by a SOCKS proxy.
+        ValueError: the address is malformed, or it can only be reached by a SOCKS proxy.
         EmbeddedError: the embedded model is not installed or does not start.
 
     >>> connect("Qwen/Qwen3-32B", "http://127.0.0.1:8000/v1", seed=0).model
@@ -249,7 +251,7 @@ def connect(
     """
     model = model or os.environ.get("SCALE_MODEL")
     api_base = ",".join(split_addresses(api_base or os.environ.get("SCALE_API_BASE")))
-    # A file's last line end, which `$(< key)` takes off and other ways to read a key don't.
+    # A key read from a file may end in a newline: `$(< key)` removes it, other ways do not.
     api_key = (api_key or os.environ.get("SCALE_API_KEY") or "").strip() or None
     if uses_embedded(model, api_base):
         from scale_dspy.lm.embedded.server import start_embedded
@@ -292,8 +294,8 @@ def _connect_partner(
 
 
 def _name_model(model: str | None, api_base: str, api_key: str | None) -> str:
-    """The model's name as LiteLLM wants it; a server that serves one model is asked for it, and so
-    is one whose model may be served under a name that looks like LiteLLM's."""
+    """The model's name as LiteLLM wants it. The server is asked if no model is named, and also if
+    the name has a prefix of LiteLLM's, since a model may be served under just such a name."""
     for address in split_addresses(api_base):
         find_proxy(prepare_address(address, api_key)[0])
     if not model:
@@ -319,7 +321,8 @@ def uses_embedded(model: str | None, api_base: str | None) -> bool:
 
 
 def _ask_for_model(api_base: str, api_key: str | None = None) -> str:
-    """The name of the one model that a server serves; of several servers the first to answer tells.
+    """The name of the one model that a server serves; of several servers the first one that answers
+    is asked.
 
     Raises:
         ConnectionError: no answer, no model, or several of them.

@@ -1,8 +1,8 @@
-"""The cost limit of a run or a compile: what may reach a server in all, in response tokens or in
-US dollars.
+"""The cost limit of a run or a compile, over all its requests, in response tokens or US dollars.
 
-Each try of a request reserves the most that it may cost. When it ends, the usage that the server
-tells replaces the reservation; where the server tells none, the reservation counts as the cost.
+Each attempt at a request reserves the most that it may cost. When it ends, the usage that the
+server reports replaces the reservation; if the server reports none, the reservation counts as the
+cost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scale_dspy.lm.price import Limit, Price
 from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import Ledger, change_scope, read_scope, track
 
-POLL = 0.05  # seconds between two looks at a limit that requests on their way have used up
+POLL = 0.05  # seconds between checks of a limit that requests under way have used up
 
 
 class CostLimitError(RuntimeError):
@@ -26,11 +26,11 @@ class CostLimitError(RuntimeError):
 def limit_cost(
     tokens: int | None, dollars: float | None = None, price: Price | None = None
 ) -> Iterator[Ledger]:
-    """Open a ledger for the calls inside; refuse what could cost more than a limit in all.
+    """Open a ledger for the calls inside, and refuse a request that could exceed the limit.
 
-    Unlike a cap it counts what really reaches a server, whatever comes from the cache is free, and
-    it never shortens a reply: a request that could overrun the limit waits for those on their way,
-    and where that does not help it raises CostLimitError.
+    Unlike a cap, the limit counts only what really reaches a server, so replies from the cache are
+    free, and it never shortens a reply. A request that could exceed the limit waits for those under
+    way, whose reservations may turn out too high; if that does not help, CostLimitError is raised.
 
     Args:
         tokens: response tokens; None for no limit.
@@ -51,13 +51,13 @@ def limit_cost(
 
 
 async def reserve(wanted: Tally) -> None:
-    """Set room for one try of a request aside under every open limit, once there is some.
+    """Wait until every open limit has room for one attempt at a request, and set that room aside.
 
     Args:
-        wanted: the prompt and response tokens that it may cost at most.
+        wanted: the most prompt and response tokens that it may cost.
 
     Raises:
-        CostLimitError: there never will be.
+        CostLimitError: there will never be room.
     """
     while not _may_send(wanted):  # noqa: ASYNC110 - requests of other threads end the wait
         await asyncio.sleep(POLL)

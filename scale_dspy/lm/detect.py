@@ -1,7 +1,7 @@
-"""find_modes(): how thinking is switched on a server, found out by asking it a few short questions.
+"""find_modes(): find out how thinking is turned on and off at a server, with a few short questions.
 
-A setting switches thinking where it leaves no reasoning at all and its opposite brings some. Both
-are sent in every request afterwards, so a server's own default does not matter.
+A setting works as a switch if replies have no reasoning when it is off, and some when it is on.
+Every later request sends it one way or the other, so the server's own default does not matter.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ import httpx
 from scale_dspy.lm.embedded.server import find_key
 from scale_dspy.lm.embedded.weights import cache_folder
 from scale_dspy.lm.found import Found, flatten
-from scale_dspy.lm.raw_chat import Chat, LateError, RefusedError, Reply, open_client
+from scale_dspy.lm.raw_chat import Chat, LateError, NoChatReplyError, RawReply, open_client
 from scale_dspy.lm.routing import split_addresses
 from scale_dspy.lm.switches import CLOSED, GENERIC, LEVELS, SWITCHES, WORDS, Switch, find_family
 from scale_dspy.utils.files import write_whole
 
-TIMEOUT = 120.0  # seconds a request; a first thinking reply on a CPU takes its time
+TIMEOUT = 120.0  # seconds a request; the first reply of a thinking model on a CPU is slow
 QUESTIONS = (
     "A farmer has 17 crates of 23 eggs. Every ninth egg is broken. How many are whole?",
     "A train of 14 cars with 31 seats each is two thirds full. How many more people can sit?",
 )
 SHORT = "What is 2 + 3? Reply with the number."
 ROOM = 32  # response tokens that show whether a reply begins with reasoning
-LONG = 1024  # response tokens in which the thinking about SHORT comes to its end
-LEVEL = 1024  # response tokens in which low and high effort differ
-THOUGHT = 12  # reasoning tokens after which a server that can ends the thinking of a probe
-RATIO = 1.5  # high effort thinks so much longer than low
-REPEATS = 3  # times that a reply is asked for which says nothing
-FRESH = 24 * 3600.0  # seconds that a finding is kept for
-DEFAULT_PARSER = "qwen3"  # reads <think>; the name that is told where the family is not known
+LONG = 1024  # response tokens within which thinking about SHORT ends
+LEVEL = 1024  # response tokens that are enough to tell low from high effort
+THOUGHT = 12  # reasoning tokens after which a probe's thinking is ended, where the server can
+RATIO = 1.5  # high effort must think longer than low by at least this factor
+REPEATS = 3  # attempts where a reply is empty
+FRESH = 24 * 3600.0  # seconds for which a result is kept
+DEFAULT_PARSER = "qwen3"  # reads <think>; recommended where the model's family is not known
 
 
 class UndetectableError(ConnectionError):
@@ -57,15 +57,15 @@ def find_modes(
     *,
     keep: bool = True,
 ) -> Found:
-    """How thinking is switched at one server, or at several that are to do the same.
+    """How thinking is turned on and off at one server, or at several that must all do the same.
 
-    A finding is kept for a day, by a digest of address and model; before it is used again one
+    A result is kept for a day, under a digest of address and model; before it is used again, one
     request checks that it still holds.
 
     Args:
         model: the name as served.
         api_base: one address or several; one that cannot be reached is passed over if another can.
-        keep: whether findings are kept in the cache folder.
+        keep: whether results are kept in the cache folder.
 
     Raises:
         UndetectableError: no server gave a chat reply.
@@ -93,7 +93,8 @@ def find_modes(
 
 
 def find_embedded(api_base: str) -> Found:
-    """How thinking is switched in a llama.cpp server: its template's text tells, nothing is asked.
+    """How thinking is turned on and off in a llama.cpp server, read from the text of its chat
+    template without asking the model.
 
     The style is `embedded` in any case.
     """
@@ -127,15 +128,15 @@ def _try_server(
 
 
 def find_on_server(chat: Chat, *, keep: bool = False) -> Found:
-    """How thinking is switched, found with requests of `chat`.
+    """How thinking is turned on and off, found with requests of `chat`.
 
     Raises:
-        UndetectableError: no reply to a plain question, or none any more.
+        UndetectableError: the server does not reply to a plain question, or has stopped replying.
     """
     began, before = time.monotonic(), chat.requests
     try:
         found = (_recall(chat) if keep else None) or _search(chat)
-    except RefusedError as error:
+    except NoChatReplyError as error:
         raise UndetectableError(str(error), error.status) from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UndetectableError(f"{type(error).__name__}: {error}") from None
@@ -151,18 +152,18 @@ def find_on_server(chat: Chat, *, keep: bool = False) -> Found:
 
 
 def _search(chat: Chat) -> Found:
-    """Try the switches that the model's name tells of, then the usual ones."""
+    """Try the switch that is known for the model's family, then the generic ones."""
     plain = _ask(chat, {}, QUESTIONS[0])
     thinks = _thinks(plain)
     family = find_family(chat.model)
     candidates = [family] if family else []
     candidates += [switch for switch in GENERIC if not family or switch.off != family.off]
-    read: list[Switch] = []  # templates that render differently, though no reasoning is told
-    surplus: list[Switch] = []  # only the parser reads them
+    read: list[Switch] = []  # those that change the prompt, though replies show no reasoning
+    surplus: list[Switch] = []  # those that only the reasoning parser reads
     for switch in candidates:
         if switch.style in ("prefill", "effort"):
             continue
-        with contextlib.suppress(RefusedError):
+        with contextlib.suppress(NoChatReplyError):
             leaked = _try_switch(chat, switch, thinks, read, surplus)
             if leaked is not None:
                 parser = _name_parser(family) if leaked else ""
@@ -181,9 +182,9 @@ def _name_parser(family: Switch | None) -> str:
 def _try_switch(
     chat: Chat, switch: Switch, thinks: bool, read: list[Switch], surplus: list[Switch]
 ) -> bool | None:
-    """None where the switch makes no difference; else whether thinking was left in the content.
+    """None if the switch makes no difference; else whether thinking was left in the content.
 
-    The setting that should change what the server does by itself is tried first.
+    The setting that should differ from the server's default is tried first.
     """
     if thinks:
         off = _ask(chat, switch.off, QUESTIONS[0], thought=THOUGHT)
@@ -206,12 +207,12 @@ def _try_switch(
     return on.leaks if _is_quiet(chat, switch, off, on) else None
 
 
-def _is_quiet(chat: Chat, switch: Switch, off: Reply, on: Reply) -> bool:
-    """Whether the model really does not think with the switch off, a second question included: it
-    may not think about every one.
+def _is_quiet(chat: Chat, switch: Switch, off: RawReply, on: RawReply) -> bool:
+    """Whether the model really does not think with the switch off. A second question is asked too,
+    since a model may not think about every question.
 
-    A parser may believe in a switch that the template does not read, and leave the thinking in the
-    content. Then a closing tag follows, soon where the server limits thinking, else late.
+    A parser may act on a switch that the template does not read, and leave the thinking in the
+    content. A closing tag then follows: soon if the server limits thinking, otherwise late.
     """
     replies = [_ask(chat, switch.off, QUESTIONS[1], thought=THOUGHT)]
     if not chat.limits_thought and not _render_apart(off, on):
@@ -219,17 +220,17 @@ def _is_quiet(chat: Chat, switch: Switch, off: Reply, on: Reply) -> bool:
     return all(reply.content and not _thinks(reply) for reply in replies)
 
 
-def _render_apart(off: Reply, on: Reply) -> bool:
-    """Whether the template makes prompts of different lengths of the two settings."""
+def _render_apart(off: RawReply, on: RawReply) -> bool:
+    """Whether the template renders prompts of different lengths for the two settings."""
     sizes = [reply.usage.get("prompt_tokens") for reply in (off, on)]
     return None not in sizes and sizes[0] != sizes[1]
 
 
-def _is_proven(chat: Chat, switch: Switch, off: Reply, on: Reply) -> bool:
+def _is_proven(chat: Chat, switch: Switch, off: RawReply, on: RawReply) -> bool:
     """Whether the reasoning in `on` is the model's own.
 
-    A parser may believe in a switch that the template does not read, and take a plain answer for
-    reasoning. Then no content ever follows it, and both prompts are of one length.
+    A parser may act on a switch that the template does not read, and take a plain answer for
+    reasoning. Then no content ever follows, and both prompts have the same length.
     """
     for number in range(1, REPEATS):
         if on.content:
@@ -245,34 +246,35 @@ def _is_proven(chat: Chat, switch: Switch, off: Reply, on: Reply) -> bool:
     return bool(long.content) or long.finish == "length"
 
 
-def _note_rendering(switch: Switch, off: Reply, on: Reply, read: list[Switch]) -> None:
-    """Remember a template that reads the switch, though no reasoning is told."""
+def _note_rendering(switch: Switch, off: RawReply, on: RawReply, read: list[Switch]) -> None:
+    """Note a switch that changes the prompt, though the replies show no reasoning."""
     if _render_apart(off, on) and off.content and on.content:
         read.append(switch)
 
 
-def _search_always(chat: Chat, family: Switch | None, plain: Reply) -> Found:
-    """Of a model that thinks whatever it is told: a closed block, levels of effort, or nothing."""
+def _search_always(chat: Chat, family: Switch | None, plain: RawReply) -> Found:
+    """For a model that no switch keeps from thinking: levels of effort, a thinking block that is
+    closed at once, or neither."""
     by_name = family if family and family.style in ("prefill", "effort") else None
     closed = by_name if by_name and by_name.style == "prefill" else CLOSED
     levels = by_name if by_name and by_name.style == "effort" else LEVELS
     parser = _name_parser(family) if plain.leaks else ""
     tests = ((levels, _test_levels), (closed, _test_closed))
     for switch, test in tests if by_name is levels else reversed(tests):
-        with contextlib.suppress(RefusedError):
+        with contextlib.suppress(NoChatReplyError):
             if test(chat, switch):
                 return Found(switch.style, switch, "on", parser)
     return Found("prompt", None, "on", parser, always=True)
 
 
 def _test_closed(chat: Chat, switch: Switch) -> bool:
-    """Whether it answers at once when its block is closed at once."""
+    """Whether the model answers directly if its thinking block is closed at once."""
     replies = [_ask(chat, switch.off, question) for question in QUESTIONS]
     return all(reply.content and not _thinks(reply) for reply in replies)
 
 
 def _test_levels(chat: Chat, switch: Switch) -> bool:
-    """Whether high effort thinks longer than low, on each of two questions against both."""
+    """Whether high effort thinks longer than low: its shorter reply of two against low's longer."""
     lengths = {
         level: [_measure(_ask(chat, settings, question, room=LEVEL)) for question in QUESTIONS]
         for level, settings in (("low", switch.off), ("high", switch.on))
@@ -280,15 +282,15 @@ def _test_levels(chat: Chat, switch: Switch) -> bool:
     return min(lengths["high"]) > RATIO * max(lengths["low"])
 
 
-def _measure(reply: Reply) -> int:
+def _measure(reply: RawReply) -> int:
     return reply.usage.get("reasoning_tokens") or len(reply.reasoning or reply.content) // 4
 
 
 def _search_hidden(chat: Chat, family: Switch | None, read: list[Switch]) -> Found:
-    """Of a server that tells of no reasoning: perhaps it is in the content, its opening tag in the
-    prompt and its closing tag too far off for a short reply."""
+    """For a server whose replies show no reasoning: it may be in the content all the same, with the
+    opening tag in the prompt and the closing tag beyond the end of a short reply."""
     for switch in (*read, GENERIC[0]):
-        with contextlib.suppress(RefusedError):
+        with contextlib.suppress(NoChatReplyError):
             on = _ask(chat, switch.on, SHORT, room=LONG)
             if not _thinks(on) and switch not in read:
                 continue
@@ -300,7 +302,7 @@ def _search_hidden(chat: Chat, family: Switch | None, read: list[Switch]) -> Fou
     return Found("prompt")
 
 
-def _thinks(reply: Reply) -> bool:
+def _thinks(reply: RawReply) -> bool:
     return bool(reply.reasoning or reply.leaks)
 
 
@@ -312,8 +314,8 @@ def _ask(
     room: int = ROOM,
     thought: int | None = None,
     seed: int = 0,
-) -> Reply:
-    """One reply with these settings; asked for again where it says nothing at all."""
+) -> RawReply:
+    """One reply with these settings; the question is asked again while the reply is empty."""
     body = flatten(settings)
     words = body.pop(WORDS, "")
     for number in range(REPEATS):
@@ -321,7 +323,7 @@ def _ask(
         if thought is not None and chat.limits_thought:
             try:
                 reply = chat.ask(question, **request, thinking_token_budget=thought)
-            except RefusedError:  # it knows no such limit, or has no parser
+            except NoChatReplyError:  # it has no such limit, or no reasoning parser
                 chat.limits_thought = False
         if thought is None or not chat.limits_thought:
             reply = chat.ask(question, **request)
@@ -330,11 +332,11 @@ def _ask(
     return reply
 
 
-# What is kept
+# The kept results
 
 
 def _remember(chat: Chat, found: Found) -> None:
-    """Keep a finding; a cache that cannot be written is no reason to stop."""
+    """Keep a result; failing to write it is no reason to stop."""
     path = _find_file(chat)
     kept = {**found.describe(), "always": found.always, "time": time.time()}
     with contextlib.suppress(OSError):
@@ -344,7 +346,7 @@ def _remember(chat: Chat, found: Found) -> None:
 
 
 def _recall(chat: Chat) -> Found | None:
-    """What was found before and still holds, by one request: System 1 must not think."""
+    """The kept result, if one request confirms that it still holds: System 1 must not think."""
     try:
         kept = json.loads(_find_file(chat).read_text(encoding="utf-8"))
         switch = SWITCHES[kept["switch"]]
@@ -360,6 +362,6 @@ def _recall(chat: Chat) -> Found | None:
 
 
 def _find_file(chat: Chat) -> Path:
-    """The name is a digest: where a server is belongs in no file."""
+    """The name is a digest, because no file may contain a server's address."""
     digest = hashlib.sha256(f"{chat.url} {chat.model}".encode()).hexdigest()[:24]
     return cache_folder() / "modes" / f"{digest}.json"

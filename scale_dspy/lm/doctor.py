@@ -1,10 +1,10 @@
-"""What a server really does, found out by asking it. Nothing here trusts a version number.
+"""Find out what a server really does by asking it, without trusting any version number.
 
 `doctor --json` prints {"model", "findings", "command_lines"}. A finding is {"name", "ok", "detail",
-"advice", "needed", "flags"}, and of several servers also "server", counted from 1: `ok` is true,
-false or null (it could not be found out), `needed` whether SCALE cannot work where it is not true,
-`flags` what to add to the server's command line. The finding "style" says which --modes fits.
-"command_lines" has a line of vLLM for each server where flags are missing.
+"advice", "needed", "flags"}; with several servers also "server", counted from 1. `ok` is true,
+false or null (it could not be found out); `needed` says that SCALE cannot work unless `ok` is true;
+`flags` is what to add to the server's command line. The finding "style" says which --modes fits.
+"command_lines" has a vLLM command line for each server that lacks flags.
 """
 
 from __future__ import annotations
@@ -19,14 +19,21 @@ import httpx
 
 from scale_dspy.lm.detect import UndetectableError, find_embedded, find_on_server
 from scale_dspy.lm.found import Found, explain, flatten
-from scale_dspy.lm.raw_chat import Chat, LateError, RefusedError, Reply, open_client, read_count
+from scale_dspy.lm.raw_chat import (
+    Chat,
+    LateError,
+    NoChatReplyError,
+    RawReply,
+    open_client,
+    read_count,
+)
 from scale_dspy.lm.switches import WORDS
 
 SECONDS = 105.0  # for all requests to one server
 TIMEOUT = 60.0  # seconds for the listing, and for a request where there is time
 QUESTION = "What is 17 * 23? Think it over, then give the number."
 TEN = "Write ten random English words, one a line."
-LONGEST_TOKEN = 12  # characters; a capped reply is judged by its text where tokens are not told
+LONGEST_TOKEN = 12  # characters; the length of a capped reply counts if its tokens are not told
 LONG, SHORTER = (
     700,
     100,
@@ -42,7 +49,7 @@ class Finding:
         detail: what was seen.
         advice: what to change on the server where it does not hold.
         needed: whether SCALE cannot work without it.
-        flags: of the server's command line, that mend it.
+        flags: what to add to the server's command line to mend it.
     """
 
     name: str
@@ -58,7 +65,7 @@ class _Patient:
     """The server under examination.
 
     Attributes:
-        engine: vLLM, llama.cpp, or whatever it is.
+        engine: vLLM, llama.cpp or another.
         embedded: whether it is this package's own model on the CPU.
         quiet: fields of a request that keep it from thinking.
     """
@@ -77,13 +84,13 @@ def examine(
     embedded: bool = False,
     seconds: float = SECONDS,
 ) -> Iterator[Finding]:
-    """Probe a server; yields findings as they come. Whatever it replies, none of them raises.
+    """Probe a server; yields findings as they come. No reply of the server raises an exception.
 
     Args:
         api_base: for example http://127.0.0.1:8000/v1
-        model: the name to ask for; the first one listed where it is left out.
+        model: the name to ask for; by default the first that the server lists.
         embedded: whether it is this package's own model on the CPU.
-        seconds: after which nothing more is asked.
+        seconds: after which no further request is sent.
     """
     began = time.monotonic()
     with open_client(api_key, TIMEOUT) as client:
@@ -113,7 +120,7 @@ def examine(
 
 
 def write_command_line(findings: Sequence[Finding]) -> str:
-    """vLLM's command line with the flags that a server's findings miss; empty where none is."""
+    """vLLM's command line with the flags that the findings ask for; empty if they ask for none."""
     flags = dict.fromkeys(each.flags for each in findings if each.flags and not each.ok)
     name = next((each.detail for each in findings if each.name == "model" and each.ok), "MODEL")
     return f"vllm serve {name} {' '.join(flags)}" if flags else ""
@@ -123,10 +130,10 @@ def _probe_all(patient: _Patient) -> Iterator[Finding]:
     found = None
     try:
         first = patient.chat.ask(QUESTION, max_tokens=64)
-    except (RefusedError, httpx.HTTPError, LateError) as error:
+    except (NoChatReplyError, httpx.HTTPError, LateError) as error:
         yield Finding(
             "chat", False, f"a plain question gets no reply: {_describe(error)}",
-            "SCALE cannot work with it: look at the server's log, and at what stands before it",
+            "SCALE cannot work with it: look at the server's log, and at any proxy before it",
             needed=True,
         )  # fmt: skip
     else:
@@ -151,7 +158,7 @@ def _probe_all(patient: _Patient) -> Iterator[Finding]:
 
 
 def _find(patient: _Patient) -> Found | str:
-    """How thinking is switched, or in words why that could not be found out."""
+    """How thinking is turned on and off, or in words why that could not be found out."""
     if patient.embedded:
         return find_embedded(patient.chat.url.removesuffix("/chat/completions"))
     try:
@@ -161,10 +168,10 @@ def _find(patient: _Patient) -> Found | str:
 
 
 def _guard(name: str, probe: Any) -> Iterator[Finding]:
-    """A probe's findings, or one that says why there are none."""
+    """A probe's findings, or a single one that says why there are none."""
     try:
         yield from probe()
-    except RefusedError as error:
+    except NoChatReplyError as error:
         yield Finding(name, False, f"refused: {error}", _ADVICE.get(name, ""))
     except httpx.HTTPError as error:
         yield Finding(name, False, _describe(error), "look at the server's log")
@@ -173,7 +180,7 @@ def _guard(name: str, probe: Any) -> Iterator[Finding]:
 
 
 def _describe(error: Exception) -> str:
-    return str(error) if isinstance(error, RefusedError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, NoChatReplyError) else f"{type(error).__name__}: {error}"
 
 
 _ADVICE = {
@@ -186,9 +193,9 @@ _ADVICE = {
 
 
 def _judge_style(found: Found, patient: _Patient) -> Iterator[Finding]:
-    """How thinking is switched, and which --modes that makes: what auto would take."""
+    """How thinking is turned on and off, and which --modes fits: the one that auto would choose."""
     if found.parser:
-        flag = f"--reasoning-parser {found.parser}"  # vLLM alone has none unless it is told
+        flag = f"--reasoning-parser {found.parser}"  # only vLLM needs a flag for it
         yield Finding(
             "thinking", False, "<think> is left in the content",
             f"start vLLM with the model's reasoning parser: {flag}", flags=flag,
@@ -196,7 +203,7 @@ def _judge_style(found: Found, patient: _Patient) -> Iterator[Finding]:
     elif found.always or found.style in ("prefill", "effort"):
         yield Finding("thinking", True, "always, also when it is told not to")
     elif found.switch:
-        yield Finding("thinking", True, f"on and off, by {explain(found.switch)}; by itself it is "
+        yield Finding("thinking", True, f"on and off, by {explain(found.switch)}; by default it is "
                       f"{found.default}")  # fmt: skip
     else:
         advice = "if this model can think, start vLLM with its --reasoning-parser"
@@ -206,11 +213,11 @@ def _judge_style(found: Found, patient: _Patient) -> Iterator[Finding]:
     if found.always:
         yield Finding(
             "style", False, "pair: it can only be System 2 (--modes pair --system-1-model NAME)",
-            "for --modes prefill serve it with a vLLM that keeps thinking_token_budget (it needs "
+            "for --modes prefill serve it with a vLLM that supports thinking_token_budget (with "
             "--reasoning-parser)",
         )  # fmt: skip
         return
-    more = "nothing needs to be said" if found.style in ("hybrid", "system", "effort") else ""
+    more = "found without this flag" if found.style in ("hybrid", "system", "effort") else ""
     if found.style == "prefill":
         more = "or pair, with another model as System 1 (--modes pair --system-1-model NAME)"
     name = found.switch.name if found.switch and found.style != "embedded" else found.style
@@ -219,7 +226,7 @@ def _judge_style(found: Found, patient: _Patient) -> Iterator[Finding]:
 
 
 def _probe_reasoning(patient: _Patient, found: Found) -> Iterator[Finding]:
-    """The field, the cap and the count of reasoning, as a reply that thinks shows them."""
+    """The field of reasoning, whether it can be capped, and whether its tokens are counted."""
     on = flatten(found.switch.on if found.switch else {})
     words = on.pop(WORDS, "")
     thought = patient.chat.ask(QUESTION, words=words, max_tokens=512, temperature=0, **on)
@@ -231,7 +238,7 @@ def _probe_reasoning(patient: _Patient, found: Found) -> Iterator[Finding]:
     )
     counted = [reply.usage.get("reasoning_tokens", 0) for reply in (thought, capped)]
     length = len(capped.reasoning)
-    # Some parsers count nothing where the opening tag is part of the prompt.
+    # Some parsers count nothing if the opening tag is part of the prompt.
     held = counted[1] <= 20 if counted[1] else length <= 16 * LONGEST_TOKEN
     yield Finding(
         "thinking cap", held,
@@ -241,7 +248,7 @@ def _probe_reasoning(patient: _Patient, found: Found) -> Iterator[Finding]:
     )  # fmt: skip
     if not counted[0]:
         yield Finding(
-            "reasoning tokens", False, "usage tells of none, although the reply has reasoning",
+            "reasoning tokens", False, "usage reports none, although the reply has reasoning",
             "they are counted as response tokens all the same; to see them apart, try "
             "--reasoning-parser qwen3, which counts them where <think> is in the prompt",
         )  # fmt: skip
@@ -312,7 +319,7 @@ def _probe_logprobs(patient: _Patient) -> Iterator[Finding]:
 
 
 def _count_logprobs(whole: Mapping[str, Any]) -> int:
-    """How many tokens of the first choice have one."""
+    """How many tokens of the first choice have a log-probability."""
     with suppress(KeyError, IndexError, TypeError):
         content = whole["choices"][0]["logprobs"]["content"]
         return sum(isinstance(token["logprob"], (int, float)) for token in content)
@@ -328,8 +335,8 @@ def _probe_prefix(patient: _Patient) -> Iterator[Finding]:
     prompt = replies[1].usage.get("prompt_tokens")
     if cached is None:
         flag = "" if slow else "--enable-prompt-tokens-details"
-        advice = f"vLLM tells with {flag}" if flag else ""
-        yield Finding("prefix cache", None, "usage does not tell", advice, flags=flag)
+        advice = f"vLLM reports it with {flag}" if flag else ""
+        yield Finding("prefix cache", None, "usage does not report it", advice, flags=flag)
         return
     flag = "" if slow else "--enable-prefix-caching"
     yield Finding(
@@ -338,8 +345,8 @@ def _probe_prefix(patient: _Patient) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _ask_quietly(patient: _Patient, content: str, **body: Any) -> Reply:
-    """One question without thinking, as far as that can be had."""
+def _ask_quietly(patient: _Patient, content: str, **body: Any) -> RawReply:
+    """Ask one question with thinking turned off, where that is possible."""
     return patient.chat.ask(content, **{**patient.quiet, **body})
 
 
@@ -372,7 +379,7 @@ def _judge_model(name: str, served: dict[str, dict[str, Any]]) -> Finding:
 
 
 def _name_engine(client: httpx.Client, api_base: str, entry: Mapping[str, Any]) -> str:
-    """What serves, as its listing and its own path for the version tell."""
+    """The serving engine and its version, from its list of models and its path /version."""
     owner = str(entry.get("owned_by"))
     if owner == "llamacpp":
         return "llama.cpp"
@@ -396,7 +403,7 @@ def _judge_context(entry: Mapping[str, Any], patient: _Patient) -> Finding:
     start = f"start vLLM with {flag}" if flag else f"give the server a context of {wanted} tokens"
     return Finding(
         "context", length >= wanted, f"{length} tokens",
-        f"below {wanted:,} lower solve_2's max_tokens, or {start}", flags=flag,
+        f"below {wanted:,}, lower solve_2's max_tokens, or {start}", flags=flag,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The engine under dspy.LM: DSPy's contract `complete(Request) -> Response`, and the steps of each
+"""The engine under dspy.LM: DSPy's interface `complete(Request) -> Response`, and the steps of each
 call: cache, cost limit, choice of a replica, retries, ledgers.
 """
 
@@ -44,10 +44,11 @@ class Engine:
 
     Args:
         server: where the model is.
-        retries: times that a request is sent again after a transient failure.
+        retries: how often a request is sent again after a transient failure.
 
     Attributes:
-        window: tokens of prompt and reply together, known once a request was refused as too long.
+        window: tokens of prompt and reply together that the model allows; known once a request was
+            refused as too long.
     """
 
     def __init__(self, server: Server, retries: int) -> None:
@@ -60,7 +61,7 @@ class Engine:
         """The response to a request, from the cache or from the server.
 
         Raises:
-            LMError: the server did not answer, also after repeats.
+            LMError: the server did not answer, even after retries.
             CostLimitError: the request may not be sent.
         """
         return await run_on_shared_loop(self.complete_here(request))
@@ -90,17 +91,17 @@ class Engine:
             work.cancel()
 
     async def aclose(self) -> None:
-        """Nothing: the connections belong to the process."""
+        """Do nothing: the connections belong to the process."""
 
     def learn_window(self, refusal: str) -> None:
-        """Remember the window that a refusal names."""
+        """Remember the context window that a refusal names."""
         said = re.search(r"(?:context length|max_model_len)\D{0,24}(\d+)", refusal)
         if said:
             self.window = int(said[1])
 
     async def complete_here(self, request: lm15.Request, hear: Hear | None = None) -> lm15.Response:
-        """As `complete`, on the loop that it is awaited on; `hear` is told the pieces of a reply of
-        one choice that comes from a server."""
+        """As `complete`, on the loop that it is awaited on. `hear` is called with each piece of a
+        reply of one choice that comes from a server."""
         order = read_order(request)
         hear = hear if order.choices == 1 else None
         body = write_body(request, order)
@@ -109,7 +110,7 @@ class Engine:
             found, _ = await self._ask(body, order.retries, hear)
             return write_response(request, found, replayed=False)
 
-        # A reply belongs to the server that gave it; replicas named together share their replies.
+        # A reply is cached under its server's name; replicas that share a name share their replies.
         places = {
             each.address: f"{self.server.model} at {self.server.identity or each.address}"
             for each in find_replicas(self.server.api_base)
@@ -130,8 +131,8 @@ class Engine:
     async def _ask(
         self, body: dict[str, Any], retries: int | None, hear: Hear | None
     ) -> tuple[Completion, str]:
-        """(a reply, the address it is from); sent again after transient failures. Only the first
-        try that produces output is told to `hear`."""
+        """(a reply, the address it is from). The request is sent again after transient failures;
+        `hear` is called only by the first attempt that produces output."""
         heard = False
 
         def hear_once(reasoning: str, text: str) -> None:
@@ -153,7 +154,7 @@ class Engine:
         except LMError:
             count(failed=1)
             raise
-        raise AssertionError("take_turns gives one turn at least, and raises the last one's error")
+        raise AssertionError("take_turns gives at least one turn, and raises the last one's error")
 
     async def _try(self, address: str, body: dict[str, Any], hear: Hear | None) -> Completion:
         most = count_most(body, self.window)
@@ -187,7 +188,7 @@ class Engine:
         """Warn once for each server that its usage is missing or not believed."""
         if found.usage is not None:
             return
-        what = found.doubt or "it tells no usage"
+        what = found.doubt or "it reports no usage"
         kind = "doubt" if found.doubt else "none"
         if kind not in self.warned:
             self.warned.add(kind)
@@ -200,7 +201,7 @@ class Engine:
 
 
 class BlockingEngine:
-    """DSPy's synchronous engine: the same engine, waited for."""
+    """DSPy's synchronous engine: it calls the asynchronous one and waits."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -210,7 +211,7 @@ class BlockingEngine:
         return run_call(self.engine.complete_here(request))
 
     def stream(self, request: lm15.Request) -> Iterator[Any]:
-        """See Engine.stream: a step of it at a time, so that a plain dspy.Predict streams too."""
+        """As Engine.stream, event by event, so that a plain dspy.Predict streams too."""
         events = self.engine.stream(request)
 
         async def step() -> Any:
@@ -226,12 +227,12 @@ class BlockingEngine:
             run_call(leave())
 
     def close(self) -> None:
-        """Nothing: the connections belong to the process."""
+        """Do nothing: the connections belong to the process."""
 
 
 def _open_store() -> cache.Store | None:
-    """The cache, or None with a warning where its folder cannot be used. Commands whose runs could
-    not go on without it have asked for it before their first call."""
+    """The cache, or None with a warning if its folder cannot be used. Commands that need the cache
+    to resume a run have opened it before their first call."""
     try:
         return cache.open_store()
     except OSError as error:
@@ -241,7 +242,7 @@ def _open_store() -> cache.Store | None:
 
 @lru_cache
 def _warn_once(message: str) -> None:
-    logger.warning("%s; until then no reply is kept", message)
+    logger.warning("%s; until then no reply is cached", message)
 
 
 def _look_up(store: cache.Store, keys: cache.Keys) -> Completion | None:
@@ -255,7 +256,7 @@ def _look_up(store: cache.Store, keys: cache.Keys) -> Completion | None:
 
 
 def _enter(found: Completion, most: int, asked: int = 0, *, from_cache: bool = False) -> None:
-    """Enter a reply in the open ledgers; where its usage is unknown, the most it may have cost."""
+    """Enter a reply in the open ledgers; without usage, the most that it may have cost."""
     if found.usage is None:
         count(unknown=1, assumed=most, assumed_sent=0 if from_cache else most, assumed_prompt=asked)
     used = found.usage or Tally(calls=1)

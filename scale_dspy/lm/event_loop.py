@@ -17,7 +17,7 @@ from scale_dspy.lm.streaming import find_home, relay_stream
 
 T = TypeVar("T")
 
-GRACE = 5.0  # seconds that work which is cancelled may take to end
+GRACE = 5.0  # seconds that cancelled work may take to end
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -40,8 +40,8 @@ def _start_loop(name: str) -> asyncio.AbstractEventLoop:
 
 
 def adopt_running_loop() -> None:
-    """Make the loop this runs on the shared one, unless there is one: in a server LiteLLM then has
-    one loop for the requests that come in and for those that go out."""
+    """Make the running loop the shared one, unless there is one already. In a server, LiteLLM then
+    uses the same loop for incoming and for outgoing requests."""
     global _loop
     with _lock:
         if _loop is None or _loop.is_closed():
@@ -66,8 +66,8 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def run_call(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run one model call and wait for it, from any thread. Where that is the shared loop's own,
-    which a plain dspy.Predict inside asynchronous code would block, a second loop does it."""
+    """Run one model call and wait for it, from any thread. In the thread of the shared loop, which
+    a plain dspy.Predict inside asynchronous code would block, a second loop runs the call."""
     global _second
     loop = shared_loop()
     if _running_loop() is loop:

@@ -1,4 +1,4 @@
-"""How thinking is switched on a server, as it was found: its modes, and what is said of it."""
+"""What was found out about thinking at a server: the parameters that switch it, and in words."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ STAGES = ("decompose", "select", "assess", "solve_1", "solve_2")
 
 @dataclass(frozen=True)
 class Found:
-    """How thinking is switched on a server.
+    """How thinking is turned on and off at a server.
 
     Attributes:
-        style: of `modes()`.
-        switch: what makes the difference; None in the style `prompt`.
-        default: what the server does when a request says nothing: "on" or "off".
+        style: the one to give to `modes()`.
+        switch: the setting that turns thinking on and off; None in the style `prompt`.
+        default: whether it thinks when a request does not say: "on", "off" or "unknown".
         parser: the --reasoning-parser to start vLLM with, where thinking was left in the content;
             else empty.
         always: whether no setting keeps the model from thinking.
-        surplus: whether the model does not think, and a parser takes its answers for reasoning
-            unless `switch` tells it not to.
-        requests: how many it took.
-        seconds: how long it took.
+        surplus: whether the model does not think, but the server's reasoning parser takes its
+            answers for reasoning unless `switch` is off.
+        requests: how many it took to find out.
+        seconds: how long that took.
+        sampling: the sampling parameters that the provider accepts; None for all.
     """
 
     style: Style
@@ -57,7 +58,7 @@ class Found:
                 for stage, config in found.items()}  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
-        """What run.json says of it."""
+        """The entry of run.json."""
         return {"style": self.style, "switch": self.switch.name if self.switch else None,
                 "default": self.default, "parser": self.parser}  # fmt: skip
 
@@ -80,7 +81,7 @@ class Found:
 
 
 def explain(switch: Switch) -> str:
-    """What a switch sends, off and on, in a line.
+    """What a switch sends to turn thinking off and on, in a line.
 
     >>> from scale_dspy.lm.switches import SWITCHES
     >>> explain(SWITCHES["smollm3"])

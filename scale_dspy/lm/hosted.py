@@ -1,6 +1,6 @@
-"""Models that LiteLLM reaches by their provider: how their thinking is switched, what they cost.
+"""Models hosted by a provider, through LiteLLM: how thinking is turned on and off, and prices.
 
-Nothing is asked of the provider: LiteLLM's own tables and mappings tell it, without a request.
+Both are read from LiteLLM's own tables and mappings; no request is sent to the provider.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from scale_dspy.lm.price import MILLION, Price
 from scale_dspy.lm.switches import Switch, find_family
 
 MOST = "high"  # the reasoning_effort of System 2
-LEAST = ("none", "minimal", "low")  # of System 1, the first that the model takes
+LEAST = ("none", "minimal", "low")  # of System 1: the first of these that the model accepts
 SAMPLING: Mapping[str, Any] = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
 
 
 def find_hosted(model: str) -> Found:
-    """How a hosted model's thinking is switched: by the reasoning_effort that LiteLLM turns into
-    its provider's own parameter.
+    """How a hosted model's thinking is turned on and off: by reasoning_effort, which LiteLLM
+    translates to its provider's own parameter.
 
-    `hybrid` where the least effort is none at all, `effort` where it is a level, `prompt` where
-    effort makes no difference.
+    The style is `hybrid` if the least effort turns thinking off, `effort` if it only lowers it, and
+    `prompt` if effort makes no difference.
 
     Args:
         model: as in LiteLLM, with its provider: "deepseek/deepseek-chat".
@@ -32,7 +32,7 @@ def find_hosted(model: str) -> Found:
     """
     import litellm
 
-    litellm.suppress_debug_info = True  # or it prints about a name that it does not know
+    litellm.suppress_debug_info = True  # otherwise it prints about unknown names
     try:
         known = litellm.get_supported_openai_params(model) or []
     except Exception:  # LiteLLM's BadRequestError: no provider by that name
@@ -65,7 +65,7 @@ def find_price(model: str) -> Price | None:
     """What a model's tokens cost by LiteLLM's table; None where it has no price.
 
     Args:
-        model: as in LiteLLM. A server of one's own (hosted_vllm/...) has no price.
+        model: as in LiteLLM. Your own server (hosted_vllm/...) has no price.
     """
     if model.startswith("hosted_vllm/"):
         return None
@@ -87,7 +87,7 @@ def find_price(model: str) -> Price | None:
 
 
 def _map(model: str, **params: Any) -> dict[str, Any] | None:
-    """What LiteLLM makes of a request's parameters for this model; None where it refuses them."""
+    """The provider's parameters to which LiteLLM translates these; None where it refuses them."""
     import litellm
 
     try:
@@ -101,7 +101,7 @@ def _map(model: str, **params: Any) -> dict[str, Any] | None:
 
 
 def _is_taken(model: str, effort: str) -> bool:
-    """Whether the provider itself takes an effort; LiteLLM's table tells it of OpenAI's models."""
+    """Whether the provider accepts an effort; of OpenAI's models LiteLLM's table says so."""
     told = _look_up(model).get(f"supports_{effort}_reasoning_effort")
     ours = effort == "low" or not model.startswith(("openai/", "azure/"))
     return bool(ours if told is None else told)
@@ -117,7 +117,8 @@ def _is_off(model: str, mapped: dict[str, Any]) -> bool:
 
 
 def _find_sampling(model: str, much: Mapping[str, Any]) -> tuple[str, ...]:
-    """The sampling parameters that may be sent with thinking, which was mapped to `much`."""
+    """The sampling parameters that may be sent together with thinking; LiteLLM translates the
+    effort for thinking to `much`."""
     if "budget_tokens" in (much.get("thinking") or {}):
         return ()  # Anthropic's API takes no temperature beside thinking, and LiteLLM does not say
     effort = {"reasoning_effort": MOST} if much else {}

@@ -1,7 +1,7 @@
-"""modes(): how each stage asks the model, and so what System 1 and System 2 are.
+"""modes(): the request parameters of each stage, which make the difference between System 1 and 2.
 
-The mode of a call lives in the Predict config of its stage and not in a second LM: optimizers copy,
-reset and swap a program's LM, but they keep a predictor's config.
+They are in the Predict config of the stage and not in a second LM, because optimizers copy, reset
+and swap a program's LM, but keep a predictor's config.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ Modes = dict[str, dict[str, Any]]
 
 PARTNER = "partner"  # the key of a config by which a call goes to the other model of a pair
 
-# GBNF for the embedded model: small models leave a form, or explain until they are cut off.
+# Grammars (GBNF) for the embedded model: without them a small model departs from the form asked
+# for, or explains until it is cut off.
 TWO_LINES = r'''root ::= "1. " line "2. " line
 line ::= [^\n]{8,200} "\n"'''
 BOXED_LINE = (
@@ -36,30 +37,31 @@ def modes(
     """Request parameters for each stage.
 
     Styles:
-        hybrid: thinking is switched off and on by fields of the request, for Qwen3 and its like
-            by a variable of the chat template.
+        hybrid: thinking is turned off and on by fields of the request, for Qwen3 and similar
+            models by a variable of the chat template.
         effort: the model has levels of effort, none of which is off (gpt-oss): System 1 thinks
             little, System 2 much.
         system: thinking is switched by words in the system message (SmolLM3, Nemotron v2).
         pair: System 2 is a model that always thinks (QwQ), System 1 is another model, the one that
             `connect(system_1=...)` names.
-        prefill: a model that always thinks (the R1 distillations) is System 1 too, where its
+        prefill: a model that always thinks (the R1 distillations) is System 1 too: for it, the
             thinking block is closed as soon as it is opened.
         prompt: for a model without a thinking mode; System 1 answers at once within a small limit,
             System 2 reasons step by step in its reply.
-        embedded: `prompt` for the small model on the CPU, shorter still and held to grammars.
+        embedded: `prompt` for the small model on the CPU, with shorter replies and with grammars.
 
     Args:
-        switch: how thinking is switched, an entry of switches.py or its name, with its publisher's
-            sampling; without one hybrid is Qwen3's, effort gpt-oss's, system SmolLM3's. In the
-            style `pair` it turns System 1's thinking off, in `embedded` both systems' off and on.
-        think_at_most: reasoning tokens of one System 2 call, kept by a vLLM server that was
-            started with a reasoning parser (its `thinking_token_budget`).
+        switch: how thinking is turned on and off, an entry of switches.py or its name; the
+            publisher's sampling comes with it. By default hybrid uses Qwen3's, effort gpt-oss's,
+            system SmolLM3's. In the style `pair` it turns System 1's thinking off; in `embedded`
+            it turns thinking off for System 1 and on for System 2.
+        think_at_most: the most reasoning tokens of one System 2 call, enforced by a vLLM server
+            that was started with a reasoning parser (its `thinking_token_budget`).
         stages: parameters by stage that replace the style's own, for example
-            `solve_2={"max_tokens": 8192}`; those in `extra_body` one by one.
+            `solve_2={"max_tokens": 8192}`; entries of `extra_body` are replaced one by one.
 
     Raises:
-        ValueError: an unknown style, switch or stage, or a switch that the style has no use for.
+        ValueError: an unknown style, switch or stage, or a switch that does not fit the style.
 
     >>> modes("prompt", solve_2={"max_tokens": 4096})["solve_2"]["max_tokens"]
     4096
@@ -83,11 +85,12 @@ def modes(
 def fit_request(request: Mapping[str, Any], stage: str, style: Style | None) -> dict[str, Any]:
     """A stage's request on a model that needs a style of its own.
 
-    `hybrid` is the style of a program for which nobody chose one: what a request has of it becomes
-    what `style` has, and what somebody chose beside it stays. Any other request stays whole.
+    A program for which no style was chosen has `hybrid`. In its requests the parameters of `hybrid`
+    are replaced by those of `style`, and parameters that were set to other values stay. Any other
+    request stays as it is.
 
     Args:
-        style: None for a model that any style may suit.
+        style: the only one that the model can serve; None if it can serve any.
 
     >>> asked = {**modes()["solve_2"], "max_tokens": 99}
     >>> fitted = fit_request(asked, "solve_2", "embedded")
@@ -102,7 +105,7 @@ def fit_request(request: Mapping[str, Any], stage: str, style: Style | None) -> 
 
 
 def choose_modes(modes_or_style: Modes | str) -> Modes:
-    """The modes themselves, or those of the style or of the family's switch that is named."""
+    """The modes as given, or those of a style or a switch that is given by name."""
     if not isinstance(modes_or_style, str):
         return modes_or_style
     if modes_or_style in SWITCHES:
@@ -114,8 +117,8 @@ def choose_modes(modes_or_style: Modes | str) -> Modes:
 def take_words(
     messages: list[Mapping[str, Any]], kwargs: dict[str, Any]
 ) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
-    """Messages and parameters of a call whose config switches thinking in words: the words stand
-    first in the system message, which is made where there is none."""
+    """Move the words by which a call turns thinking on or off from its parameters to the beginning
+    of its system message; a message is added if there is none."""
     words = kwargs.get(WORDS)
     if words is None:
         return messages, kwargs
@@ -135,7 +138,7 @@ def _find_switch(switch: Switch | str) -> Switch:
 
 
 def _apply_switch(chosen: Modes, style: Style, switch: Switch) -> None:
-    """Put a switch into the configs: off in all stages but solve_2, on there."""
+    """Put a switch into the configs: on in solve_2, off in all other stages."""
     fit = {"pair": ("hybrid", "system", "effort"), "embedded": ("hybrid", "system")}
     if switch.style not in fit.get(style, (style,)):
         raise ValueError(f"the style {style} has no use for {switch.name}, a switch of the style "
@@ -143,7 +146,7 @@ def _apply_switch(chosen: Modes, style: Style, switch: Switch) -> None:
     for stage, config in chosen.items():
         thinks = stage == "solve_2"
         if thinks and style == "pair":
-            continue  # another model, which always thinks
+            continue  # System 2 is another model, which always thinks
         if style != "embedded":
             _sample(config, switch.thinking if thinks else switch.plain)
         _put(config, copy.deepcopy(dict(switch.on if thinks else switch.off)))
@@ -152,7 +155,7 @@ def _apply_switch(chosen: Modes, style: Style, switch: Switch) -> None:
 
 
 def _sample(config: dict[str, Any], sampling: Settings) -> None:
-    """Replace a config's sampling by a publisher's, where that is known."""
+    """Replace a config's sampling by the publisher's, if that is known."""
     if sampling:
         for name in ("temperature", "top_p", "top_k"):
             config.pop(name, None)
@@ -162,12 +165,12 @@ def _sample(config: dict[str, Any], sampling: Settings) -> None:
 # Sampling as in the released code of SCALE: 0.7 / 0.8 for System 1, 0.6 / 0.95 for System 2.
 _SYSTEM_1 = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
 _SYSTEM_2 = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
-# No top_p: for it vLLM on a CPU sorts the whole vocabulary at every token, and for the top 20 it
-# need not (48 rows of 152,000 on 2 busy cores: 5.9 seconds against 0.2).
+# No top_p: with it vLLM on a CPU sorts the whole vocabulary at every token, with top_k alone it
+# does not (48 rows of 152,000 on 2 busy cores: 5.9 seconds against 0.2).
 _PLAIN = {"temperature": 0.6, "top_p": 1.0, "top_k": 20}
-# The switch of a style for which none is named. The templates of the R1 distillations open a
-# thinking block on every prompt, and cut thinking out of an assistant message, so that an empty
-# block cannot be sent as the beginning of the reply: a budget of 0 it has to be.
+# The switch of a style if none is named. The templates of the R1 distillations open a thinking
+# block on every prompt, and cut thinking out of an assistant message. So an empty block cannot be
+# sent as the beginning of the reply, and `closed` sends a thinking budget of 0 instead.
 _SWITCHES = {
     "hybrid": "qwen3",
     "effort": "levels",
@@ -176,7 +179,7 @@ _SWITCHES = {
     "prefill": "closed",
 }
 _THINKING_ON_CPU = 1536  # response tokens of a System 2 call, about a minute of Qwen3-0.6B
-_LEVELLED = {"temperature": 1.0, "top_p": 1.0}  # as OpenAI would have gpt-oss sampled
+_LEVELLED = {"temperature": 1.0, "top_p": 1.0}  # as OpenAI recommends for gpt-oss
 _NUMBER = 16  # response tokens for a score or a choice
 
 _STYLES: dict[str, Modes] = {
@@ -244,7 +247,7 @@ _STYLES: dict[str, Modes] = {
 
 
 def _put(config: dict[str, Any], new: Mapping[str, Any]) -> None:
-    """Replace parameters of a config; of `extra_body` only those that are given anew."""
+    """Replace parameters of a config; in `extra_body`, only the entries that are given."""
     body = {**config.get("extra_body", {}), **new.get("extra_body", {})}
     config.update(new)
     if body:

@@ -70,7 +70,7 @@ class Limit:
         return used.completion_tokens if self.price is None else self.price.charge(used)
 
     def refuse(self, wanted: Tally) -> str:
-        """In words, that there is no room for a request that may cost this much."""
+        """The message that there is no room for a request that may cost this much."""
         if self.price is None:
             tokens = wanted.completion_tokens
             return f"the cost limit has no room for {tokens:,} response tokens more"

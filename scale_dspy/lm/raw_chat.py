@@ -1,7 +1,8 @@
-"""Chat requests sent to a server as they are, and replies read whatever is in them.
+"""Send chat requests to a server unchanged, and read its replies, however unusual.
 
-For the probes of `detect` and `doctor`: LiteLLM would even out what they look for. Nothing here
-raises on a reply's content, which may be null, a list, a number or a page of HTML.
+The probes of `detect` and `doctor` use this, because LiteLLM would hide the differences between
+servers that they look for. A content of null, a list or a number raises nothing; a body that is no
+chat completion, such as a page of HTML, raises NoChatReplyError.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ import httpx
 
 from scale_dspy.lm.client import read_retry_after
 
-TRIES = 3  # of a request that is met by a passing failure
-WAIT = 1.0  # seconds before the second try, doubled for the third
+TRIES = 3  # attempts at a request whose failure may be temporary
+WAIT = 1.0  # seconds before the second attempt, doubled for the third
 LONGEST_WAIT = 5.0  # seconds, however long the server asks to wait
-PASSING = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses that may pass
+PASSING = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses of failures that may be temporary
 OPENING = ("<think>", "[THINK]", "<|channel>", "<|START_THINKING|>", "<seed:think>", "<mm:think>")
 CLOSING = ("</think>", "[/THINK]", "<channel|>", "<|END_THINKING|>", "</seed:think>", "</mm:think>")
-"""What thinking stands between, where no parser takes it out of the content."""
+"""The tags around thinking, where no reasoning parser takes it out of the content."""
 
 
-class RefusedError(Exception):
-    """The server answered, and it is no chat reply. `status` is that of the answer."""
+class NoChatReplyError(Exception):
+    """The server answered with something other than a chat reply; `status` is its HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -37,12 +38,12 @@ class LateError(Exception):
 
 
 @dataclass(frozen=True)
-class Reply:
+class RawReply:
     """The first choice of a reply.
 
     Attributes:
         field: where the reasoning was: reasoning, reasoning_content, or empty.
-        usage: whole numbers by name, as far as the server tells them; `reasoning_tokens` and
+        usage: token counts by name, as far as the server reports them; `reasoning_tokens` and
             `cached_tokens` among them.
         choices: the text of each choice, reasoning and content.
         whole: the decoded body.
@@ -65,11 +66,11 @@ class Reply:
 
 
 class Chat:
-    """Asks one server's one model, and counts how often.
+    """Sends questions to one model on one server, and counts the requests.
 
     Args:
         seconds: for all requests together; None for no limit.
-        tries: of a request that is met by a passing failure.
+        tries: attempts at a request whose failure may be temporary.
     """
 
     def __init__(
@@ -84,9 +85,9 @@ class Chat:
         self.url = f"{api_base.rstrip('/')}/chat/completions"
         self.ends = None if seconds is None else time.monotonic() + seconds
         self.requests = 0
-        self.limits_thought = True  # until it refuses a thinking_token_budget
+        self.limits_thought = True  # set to False once the server refuses thinking_token_budget
 
-    def ask(self, content: str, *, words: str = "", **body: Any) -> Reply:
+    def ask(self, content: str, *, words: str = "", **body: Any) -> RawReply:
         """One question.
 
         Args:
@@ -94,7 +95,7 @@ class Chat:
             body: further fields of the request.
 
         Raises:
-            RefusedError: an error status, or a body that is no chat reply.
+            NoChatReplyError: an error status, or a body that is no chat reply.
             httpx.HTTPError: no answer.
             LateError: there is no time left.
         """
@@ -134,7 +135,7 @@ def open_client(api_key: str | None, timeout: float) -> httpx.Client:
 
 
 def read_count(value: Any) -> int | None:
-    """A count of tokens, or None where it is none.
+    """A count of tokens, or None if the value is no valid count.
 
     >>> read_count(12), read_count("12"), read_count(None), read_count(True), read_count([1])
     (12, None, None, None, None)
@@ -143,10 +144,10 @@ def read_count(value: Any) -> int | None:
     return value if whole else None
 
 
-def _read(answer: httpx.Response) -> Reply:
+def _read(answer: httpx.Response) -> RawReply:
     if answer.status_code != 200:
         said = f"HTTP {answer.status_code}: {answer.text[:200]}"
-        raise RefusedError(said, answer.status_code)
+        raise NoChatReplyError(said, answer.status_code)
     try:
         decoded = answer.json()
         choices = [choice for choice in decoded["choices"] if isinstance(choice, dict)]
@@ -155,11 +156,11 @@ def _read(answer: httpx.Response) -> Reply:
             raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError):
         said = f"no chat completion in {answer.text[:200]!r}"
-        raise RefusedError(said, answer.status_code) from None
+        raise NoChatReplyError(said, answer.status_code) from None
     message = messages[0]
     fields = ("reasoning", "reasoning_content")
     field = next((name for name in fields if _read_text(message.get(name)).strip()), "")
-    return Reply(
+    return RawReply(
         content=_read_text(message.get("content")).strip(),
         reasoning=_read_text(message.get(field)).strip() if field else "",
         field=field,
@@ -182,7 +183,7 @@ def _read_text(value: Any) -> str:
 
 
 def _read_all(message: Mapping[str, Any]) -> str:
-    """All that a message says: a model that always thinks may not get beyond its reasoning."""
+    """Reasoning and content: a model that always thinks may be cut off in its reasoning."""
     keys = ("reasoning", "reasoning_content", "content")
     return "\n".join(_read_text(message.get(key)) for key in keys)
 

@@ -1,4 +1,4 @@
-"""What is written nowhere: the keys and the addresses of model servers."""
+"""Remove what must never be written to a file: the keys and the addresses of model servers."""
 
 from __future__ import annotations
 

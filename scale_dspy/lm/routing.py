@@ -1,8 +1,8 @@
 """Several servers of one model: which of them a call goes to, and how a dead one is avoided.
 
-An `api_base` may name several replicas. What is known of them (calls at work, failures) is kept
-once for the process, so that all copies of an LM share it. LiteLLM's Router can keep a session on
-its deployment, but it has no measure of load beside that, and it asks through LiteLLM's client.
+An `api_base` may name several replicas. Their state (calls at work, failures) is kept once for the
+process, so that all copies of an LM share it. LiteLLM's Router can keep a session on one replica,
+but does not take load into account then, and it sends its calls through LiteLLM's client.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from dspy.utils.exceptions import (
     is_retryable_lm_error,
 )
 
-SLACK = 8  # choices that a problem's own replica may be busier than the least busy one
-FIRST_WAIT = 1.0  # seconds without calls after a failure, doubled by each further one
-# Statuses that count as transient beside those that DSPy knows: an unreadable success, request
-# time-out, conflict, locked, too early.
+SLACK = 8  # how many more choices than the least busy replica a problem's own one may have at work
+FIRST_WAIT = 1.0  # seconds without calls after a failure, doubled by each further failure
+# Statuses that count as transient besides those that DSPy knows: success with an unreadable body,
+# request time-out, conflict, locked, too early.
 MAY_PASS = frozenset({200, 408, 409, 423, 425})
 LONGEST_WAIT = 60.0  # seconds, however long a server asks to wait
 
@@ -38,9 +38,9 @@ class Replica:
     """One server.
 
     Attributes:
-        busy: choices it works on for this process.
-        failures: in a row; a success ends the row.
-        until: seconds of time.monotonic(); after a failure it gets no calls before.
+        busy: choices that it is generating for this process.
+        failures: how many in a row; a success resets it to 0.
+        until: a time of time.monotonic(); after a failure it gets no calls before then.
     """
 
     address: str
@@ -49,13 +49,13 @@ class Replica:
     until: float = 0.0
 
     def is_ready(self, now: float) -> bool:
-        """Whether calls may go there: it is sound, or it is time to try it with a single one."""
+        """Whether calls may go there: it has not failed, or a single call may try it again."""
         return not self.failures or (now >= self.until and not self.busy)
 
 
 @dataclass
 class Turn:
-    """One try of a call: where it goes, after how many seconds of waiting."""
+    """One attempt at a call: where it goes, after how many seconds of waiting."""
 
     replica: Replica
     wait: float
@@ -82,9 +82,9 @@ def find_replicas(api_base: str | None) -> tuple[Replica, ...]:
 def choose(replicas: Sequence[Replica], problem: str | None, now: float) -> Replica:
     """The replica for a call.
 
-    A problem has an order of the replicas of its own, which only the replicas decide. It goes to
-    the first of them that is ready and not much busier than the others; a call of no problem goes
-    to the least busy one. Where none is ready it is the one that will be first.
+    Each problem has its own fixed order of the replicas, by rendezvous hashing. A call goes to the
+    first of them that is ready and not much busier than the others; a call without a problem goes
+    to the least busy one. If none is ready, it is the one that will be ready first.
     """
     ready = [replica for replica in replicas if replica.is_ready(now)]
     if not ready:
@@ -99,12 +99,12 @@ def choose(replicas: Sequence[Replica], problem: str | None, now: float) -> Repl
 def take_turns(
     replicas: Sequence[Replica], retries: int, problem: str | None = None
 ) -> Iterator[Turn]:
-    """The tries of one call of a problem: one for each replica, and `retries` more.
+    """The attempts at one call of a problem: one for each replica, and `retries` more.
 
-    For each turn wait `turn.wait` seconds, then call inside `work_on(turn)`. Whatever error the
-    last turn meets is raised there; the caller ends the loop where a call succeeds.
+    For each turn wait `turn.wait` seconds, then call inside `work_on(turn)`. The error of the
+    last turn is raised from here; the caller ends the loop when a call succeeds.
 
-    DSPy's own retries are not used: they stay with one server and wait for as long as it asks to.
+    DSPy's own retries are not used: they stay with one server and wait for as long as it asks.
     """
     wait, pauses = 0.0, 0
     for left in reversed(range(len(replicas) + retries)):
@@ -117,7 +117,7 @@ def take_turns(
             raise error
         wait = 0.0
         now = time.monotonic()
-        # Not the one that failed, though a concurrent call may have marked it as sound again.
+        # Not the one that failed, even if a concurrent call has succeeded there since.
         others = any(each.is_ready(now) for each in replicas if each is not turn.replica)
         if isinstance(error, LMRateLimitError) or not others:
             asked = getattr(error, "retry_after", None)
@@ -126,15 +126,16 @@ def take_turns(
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same request may be answered later. A success that could not be read counts:
-    its body was cut short, or it is the page of a proxy."""
+    """Whether the same request may be answered later. A success with an unreadable body counts as
+    transient: it may have been cut short, or be the page of a proxy."""
     passing = isinstance(error, LMProviderError) and error.status in MAY_PASS
     return isinstance(error, LMError) and bool(passing or is_retryable_lm_error(error))
 
 
 @contextlib.contextmanager
 def work_on(turn: Turn, choices: int = 1) -> Iterator[None]:
-    """Count a call as work of its replica; an error is kept in the turn, to be tried elsewhere."""
+    """Count a call as work of its replica; an error is kept in the turn, so that `take_turns` can
+    try another replica."""
     replica = turn.replica
     with _lock:
         replica.busy += choices
@@ -151,8 +152,8 @@ def work_on(turn: Turn, choices: int = 1) -> Iterator[None]:
 
 
 def _cool_down(replica: Replica, asked: float | None = None) -> None:
-    """Keep calls away for a while, or as long as the server asks; calls that fail at the same time
-    count as one failure."""
+    """Keep calls away from a replica for a while, or for as long as it asks; calls that fail at the
+    same time count as one failure."""
     now = time.monotonic()
     if replica.failures and now < replica.until:
         return

@@ -1,4 +1,4 @@
-"""A streamed chat completion: its pieces are handed on, and put together as the whole reply."""
+"""Read a streamed chat completion: pass its pieces on, and assemble the whole reply."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from dspy.utils.exceptions import LMProviderError, LMTransportError
 
 Hear = Callable[[str, str], None]
-"""Is told each piece of a reply as it comes: its reasoning, its text; one of them is empty."""
+"""Called with each piece of a reply as it comes: (reasoning, text), one of which may be empty."""
 
 
 async def read_stream(lines: AsyncIterable[bytes], hear: Hear) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def _decode(data: bytes) -> dict[str, Any]:
 
 
 def _list_choices(piece: dict[str, Any]) -> list[dict[str, Any]]:
-    """The choices of a piece; the last one, which tells the usage, has none."""
+    """The choices of a piece; the last piece, which reports the usage, has none."""
     choices = piece.get("choices") or []
     if not isinstance(choices, list) or not all(isinstance(each, dict) for each in choices):
         raise _complain(str(choices))

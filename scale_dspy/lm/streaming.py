@@ -1,8 +1,9 @@
-"""What `dspy.streamify` needs where a program runs on another event loop than its reader.
+"""Make `dspy.streamify` work where a program runs on another event loop than its reader.
 
-DSPy's stream belongs to the loop that reads it: to send into it from another loop wakes nobody, and
-both sides wait for ever. So work that goes to the shared loop gets a relay in its place. And a
-reply that is plain text is marked on its way as DSPy's listeners expect a field to be marked.
+DSPy's stream belongs to the loop that reads it: an item sent from another loop does not wake the
+reader, and both sides wait for ever. So work on the shared loop gets a relay instead, which sends
+items from the reader's loop. A reply in plain text also gets the marks by which DSPy's stream
+listeners recognise an output field.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import anyio.from_thread
 import dspy
 
 LEFT = "whoever read the stream has left"
-LOOK = 1.0  # seconds between two looks at whether the reader's loop has ended
+LOOK = 1.0  # seconds between checks whether the reader's loop has ended
 
 
 class Relay:
-    """A stream that is sent to on the loop `work` and hands on to `home`, the loop that reads it.
+    """A stream for work on the loop `work`; items go on to `home`, the loop of the reader.
 
-    Status messages come from threads of DSPy's own, which hold up the loop until they are done, so
-    those don't wait until there is room for them.
+    Status messages come from threads of DSPy's own, which block the loop until they are done, so
+    sending one does not wait until the reader has taken it.
     """
 
     def __init__(
@@ -34,10 +35,10 @@ class Relay:
         self._stream, self._work, self._home = stream, work, home
 
     async def send(self, item: Any) -> None:
-        """Hand on one item, in order.
+        """Pass on one item, in order.
 
         Raises:
-            BrokenPipeError: the reader has left, so that the work is for nobody.
+            BrokenPipeError: the reader has left, so nobody needs the work any more.
         """
         sending = self._hand_on(item)
         try:
@@ -49,7 +50,7 @@ class Relay:
             return
         done = asyncio.wrap_future(sent)
         while not (await asyncio.wait([done], timeout=LOOK))[0]:
-            if self._home.is_closed():  # it drops without a word what it was handed last
+            if self._home.is_closed():  # a closed loop silently drops its last items
                 sending.close()
                 raise BrokenPipeError(LEFT)
         if not await done:
@@ -67,8 +68,8 @@ class Relay:
 def relay_stream(
     work: asyncio.AbstractEventLoop, home: asyncio.AbstractEventLoop | None
 ) -> Iterator[None]:
-    """Let what is started inside the block on the loop `work` stream to a reader on `home`; with
-    None, where nobody can read while it runs, it runs without a stream."""
+    """Let work that is started inside the block on the loop `work` stream to a reader on `home`. If
+    `home` is None, nobody can read while the work runs, and it runs without a stream."""
     stream = dspy.settings.send_stream
     if stream is None or isinstance(stream, Relay):
         yield
@@ -78,8 +79,8 @@ def relay_stream(
 
 
 def find_home() -> asyncio.AbstractEventLoop | None:
-    """The loop that waits for this worker thread, as `dspy.asyncify` starts them; None in any other
-    thread, also in that of a loop, which cannot read while it waits."""
+    """The loop that waits for this thread, if `dspy.asyncify` started the thread; otherwise None.
+    In the thread of a loop it is None too, since that loop cannot read while it waits."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -91,7 +92,7 @@ def find_home() -> asyncio.AbstractEventLoop | None:
 
 
 class _Marked:
-    """A stream for one reply, put between the marks by which a listener finds `field`."""
+    """A stream for one reply that adds the marks by which a listener recognises `field`."""
 
     def __init__(self, stream: Any, field: str) -> None:
         self._stream, self._field = stream, field
@@ -107,7 +108,7 @@ class _Marked:
             await self._mark(chunk, "completed")
 
     async def _mark(self, chunk: Any, name: str) -> None:
-        mark = copy.deepcopy(chunk)  # the reply is put together from the chunks themselves
+        mark = copy.deepcopy(chunk)  # the reply is assembled from the chunks themselves
         mark.choices[0].delta.content = f"[[ ## {name} ## ]]\n"
         mark.choices[0].finish_reason = None
         await self._stream.send(mark)
@@ -119,8 +120,8 @@ def stream_reply(field: str, choices: int) -> Iterator[None]:
 
     Args:
         field: the output field that the reply's text is the value of.
-        choices: how many the request asks for. Several are not streamed: DSPy would put them
-            together as one.
+        choices: how many the request asks for. Several are not streamed: DSPy would merge them
+            into one.
     """
     stream = dspy.settings.send_stream
     if stream is None:
@@ -132,6 +133,6 @@ def stream_reply(field: str, choices: int) -> Iterator[None]:
         return
     if dspy.settings.stream_listeners:
         stream = _Marked(stream, field)
-    # A stream tells its usage only where it is asked for.
+    # A streamed reply reports its usage only if that is asked for.
     with dspy.context(send_stream=stream, track_usage=True):
         yield

@@ -1,8 +1,8 @@
-"""How the thinking of each family of models is switched: data, each entry with its source.
+"""How thinking is turned on and off in each family of models: a table that names its sources.
 
-Written down from the sources named, in the month that `CHECKED` tells. What could not be verified
-there is said in an entry's `unverified`. An entry is where `detect.py` begins when a model's name
-fits, and what `modes(..., switch=NAME)` takes; only asking the server tells what it really does.
+The entries were taken from the named sources in the month `CHECKED`; `unverified` says what could
+not be confirmed there. If a model's name fits an entry, `detect.py` tries that one first, and
+`modes(..., switch=NAME)` accepts its name. Only asking the server shows what it really does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CHECKED = "2026-11"
 WORDS = "system_words"  # the key of a config whose text goes first into the system message
 
 Settings = Mapping[str, Any]
-"""Request parameters as in a stage's config: `extra_body` holds what LiteLLM hands on as it is."""
+"""Request parameters as in a stage's config: `extra_body` holds what LiteLLM sends on unchanged."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,18 @@ class Switch:
     Attributes:
         name: for `modes(..., switch=NAME)` and --modes NAME.
         models: the family, in words.
-        style: hybrid (fields of the request), system (words in the system message), effort (levels
+        style: hybrid (fields of the request), system (words in the system message), effort (levels,
             none of which is off), prefill (it always thinks; the block is closed at once).
         off: request parameters without thinking, or with the least of it.
         on: request parameters with thinking.
-        default: what the model does when a request says nothing.
+        default: whether the model thinks when a request does not say.
         fits: a regular expression that finds the family in a served model's name.
         parser: vLLM's --reasoning-parser for it; empty where none is known.
         length: how the length of thinking is set.
-        plain: the publisher's sampling without thinking; empty: that of the style.
-        thinking: the publisher's sampling with thinking; empty: that of the style.
+        plain: the publisher's sampling without thinking; if empty, the style's is used.
+        thinking: the publisher's sampling with thinking; if empty, the style's is used.
         source: where it was read.
-        unverified: what of it was not found at a source.
+        unverified: which parts were not found at a source.
     """
 
     name: str
@@ -73,8 +73,9 @@ def _effort(off: str, on: str) -> dict[str, Any]:
 
 
 def _words(off: str, on: str) -> dict[str, Any]:
-    """A switch that is words of the system message. The variable beside them is for the parser:
-    vLLM's qwen3 and nemotron_v3 know nothing of words, and take a plain answer for reasoning."""
+    """A switch that is words of the system message. The template variable is sent with them for
+    vLLM's parsers qwen3 and nemotron_v3: these do not look at the words, and without the variable
+    would take a plain answer for reasoning."""
     spoken = _template(False, True, "enable_thinking")
     return {
         "style": "system",
@@ -299,10 +300,10 @@ FAMILIES: tuple[Switch, ...] = (
     ),
 )  # fmt: skip
 
-# What a server is tried with where no family's own switch works, the likeliest first. Both names of
-# the variable at once: a template reads one of them and vLLM drops the other, but some of vLLM's
-# parsers take either, and one that believes in a switch which the template does not read calls a
-# plain answer reasoning.
+# The switches that are tried if the family's own does not work, the likeliest first. `template`
+# sets both names of the variable at once: a template reads one and vLLM drops the other. Some of
+# vLLM's parsers act on either name, and with one that the template does not read they take a plain
+# answer for reasoning.
 GENERIC: tuple[Switch, ...] = (
     Switch(
         "template", "any model whose template reads enable_thinking or thinking",
@@ -337,7 +338,7 @@ SWITCHES: dict[str, Switch] = {
 
 
 def find_family(model: str) -> Switch | None:
-    """The family that a served model's name tells of, or None.
+    """The family that a served model's name belongs to, or None.
 
     >>> find_family("Qwen/Qwen3-32B").name, find_family("/models/mine")
     ('qwen3', None)

@@ -1,12 +1,11 @@
 """What model calls used, by stage: requests, tokens, seconds.
 
 Ledgers nest: `with track() as ledger` opens one, and every reply inside it, on whatever thread or
-task DSPy runs it, is entered there and in every ledger around it. Two accounts are kept apart.
-`spent` is what the program used up, and is the same when every reply comes from the cache;
-`sent` is what really reached a server.
+task DSPy runs it, is entered there and in every ledger around it. A ledger keeps two accounts:
+`spent` is what the program used, and is the same if every reply comes from the cache; `sent` is
+what really reached a server.
 
-How they keep a problem's budget stands in cap.py, how they keep a limit of a whole run in
-cost_limit.py.
+cap.py uses ledgers to keep a problem within its budget, cost_limit.py to limit a whole run.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import dspy
 from scale_dspy.lm.price import Limit
 from scale_dspy.lm.tally import Tally
 
-USUAL = ("decompose", "select", "assess", "solve_1", "solve_2")  # in `usage`, asked or not
+USUAL = ("decompose", "select", "assess", "solve_1", "solve_2")  # always listed in `usage`
 OTHER = "other"  # calls made outside a stage, an optimizer's proposals for example
 
 
@@ -34,19 +33,19 @@ class Ledger:
             may use; None for no cap.
 
     Attributes:
-        spent: by stage, what the program used up.
+        spent: by stage, what the program used.
         sent: by stage, what reached a server.
-        unknown: replies whose tokens the server did not tell, or not believably.
-        assumed: response tokens that those replies, and tries that failed on their way, may have
-            cost at most; caps count them as used.
-        assumed_sent: the same without what came from the cache; cost limits count them as sent.
-        assumed_prompt: prompt tokens that those tries and replies may have had at most.
+        unknown: replies for which the server reported no usage, or none that can be believed.
+        assumed: the most response tokens that those replies, and attempts that failed after they
+            were sent, may have cost; caps count them as used.
+        assumed_sent: the same without replies from the cache; cost limits count them as sent.
+        assumed_prompt: the most prompt tokens that those attempts and replies may have had.
         replayed: replies from the cache.
         refused: requests that were not sent because of a cost limit.
-        failed: requests that were given up, also after being sent again.
-        reserved: response tokens set aside for requests on their way, under a cost limit.
+        failed: requests that were given up, after all retries.
+        reserved: response tokens set aside for requests under way, because of a cost limit.
         reserved_prompt: prompt tokens set aside for them.
-        granted: the same under a cap.
+        granted: response tokens set aside for requests under way, because of a cap.
     """
 
     def __init__(self, cap: int | None = None) -> None:
@@ -74,7 +73,7 @@ class Ledger:
 
     @property
     def tokens(self) -> int:
-        """Response tokens spent so far, over all stages, as far as servers told."""
+        """Response tokens spent so far, over all stages, as far as servers reported them."""
         return self.total().completion_tokens
 
     @property
@@ -96,21 +95,22 @@ class Ledger:
             return sum(self.sent.values(), Tally())
 
     def usage(self) -> dict[str, dict[str, Any]]:
-        """`spent` as plain data: every stage, also the unused ones, so that keys never miss."""
+        """`spent` as plain data: every stage, also unused ones, so that no key is missing."""
         with self.lock:
             names = [*USUAL, *(name for name in self.spent if name not in USUAL)]
             return {name: asdict(self.spent.get(name, Tally())) for name in names}
 
 
 @dataclass(frozen=True)
-class Scope:
-    """What the code around a call has settled for it.
+class CallScope:
+    """What the code around a call has set for it.
 
     Attributes:
-        ledgers: where the call is entered, outermost first.
-        limits: the ledgers among them that a cost limit holds for.
-        stage: the name it is entered under.
-        problem: the text by which its calls find the replica that has its beginning in the cache.
+        ledgers: those in which the call is entered, outermost first.
+        limits: the ledgers among them that have a cost limit.
+        stage: the name under which it is entered.
+        problem: a text that identifies the problem, so that its calls go to the replica whose
+            prefix cache holds their beginning.
     """
 
     ledgers: tuple[Ledger, ...] = ()
@@ -119,16 +119,16 @@ class Scope:
     problem: str | None = None
 
 
-def read_scope() -> Scope:
-    """The scope of a call made here. It lives in DSPy's settings, which alone reach every thread
-    that DSPy starts."""
-    scope: Scope = dspy.settings.get("scale_scope", None) or Scope()
+def read_scope() -> CallScope:
+    """The scope of a call made here. It is kept in DSPy's settings, since only these reach every
+    thread that DSPy starts."""
+    scope: CallScope = dspy.settings.get("scale_scope", None) or CallScope()
     return scope
 
 
 @contextmanager
-def change_scope(**changes: Any) -> Iterator[Scope]:
-    """Make calls inside the block in this scope with some attributes changed."""
+def change_scope(**changes: Any) -> Iterator[CallScope]:
+    """Change some attributes of the scope for calls inside the block."""
     scope = replace(read_scope(), **changes)
     with dspy.context(scale_scope=scope):
         yield scope

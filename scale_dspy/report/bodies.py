@@ -47,7 +47,7 @@ class Problem:
     """A problem and what each run made of it.
 
     Attributes:
-        id: its own; problems of different data are different ones, whatever their ids.
+        id: of the problem; problems of different data are different, even with the same id.
         digest: what identifies its data.
         rollouts: of each run, in the order of the report and of the samples; numbers only.
     """

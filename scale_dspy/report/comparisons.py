@@ -12,7 +12,7 @@ from scale_dspy.data.registry import GROUPS
 from scale_dspy.evaluation.rollout import Rollout
 from scale_dspy.evaluation.summary import collect, take_correct, take_tokens
 from scale_dspy.grading.labels import BINS, find_bins
-from scale_dspy.report.names import group_runs, order_name, read_options
+from scale_dspy.report.names import group_runs, order_name, read_run_options
 from scale_dspy.report.run_reader import Run
 from scale_dspy.utils.statistics import (
     Comparison,
@@ -51,7 +51,7 @@ class Series(NamedTuple):
 
     Attributes:
         name: of these runs.
-        place: theirs in `group_runs`, so that they look alike in every picture.
+        place: their index in `group_runs`, so that they look the same in every picture.
         runs: these runs.
         bins: those that are not empty.
     """
@@ -127,7 +127,7 @@ def _bin_steps(runs: Iterable[Run]) -> list[Bin]:
 
 def _take_rated(run: Run, rollout: Rollout) -> Iterator[float]:
     """Difficulties of what System 1 solved; not of a last sub-problem whose difficulty was set."""
-    fixed = read_options(run).get("final_difficulty")
+    fixed = read_run_options(run).get("final_difficulty")
     last = len(rollout.steps) - 1
     for place, step in enumerate(rollout.steps):
         difficulty = step.difficulty
@@ -147,8 +147,8 @@ def count_positions(
     """Count sub-problems by their position in the problem.
 
     Returns:
-        Those of `COLUMNS` in which any run has one; and for each run and each of these, how many
-        System 2 solved, and how many there are, or None where there is none.
+        Those of `COLUMNS` in which any run has a sub-problem; and for each run and each of these,
+        how many System 2 solved and how many there are, or None if there are none.
     """
     tallies = [_count_by_column(run) for run in runs]
     used = [name for name in COLUMNS if any(tally[name][1] for tally in tallies)]
@@ -178,7 +178,7 @@ class GroupRow(NamedTuple):
     accuracies: tuple[Interval | None, ...]
 
 
-MOST_VALUES = 30  # of a group; one with more is taken for a label that each problem has of its own
+MOST_VALUES = 30  # of a group; with more, its values are taken for names of problems
 
 
 def compare_groups(runs: Sequence[Run]) -> dict[str, list[GroupRow]]:

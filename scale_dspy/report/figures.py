@@ -68,7 +68,8 @@ class Picture:
 
 
 def draw_accuracy(runs: Sequence[Run], sweeps: Sequence[Sweep] = ()) -> Picture | None:
-    """Accuracy against response tokens, a panel for each data; None where no tokens are known.
+    """Accuracy against response tokens, a panel for each set of problems; None where no tokens are
+    known.
 
     Args:
         runs: points, joined where they differ in the threshold alone.
@@ -326,10 +327,12 @@ def _fill_cell(axes: Axes, column: int, row: int, share: float, look: Look) -> N
 # What all pictures share.
 
 
-Draw = Callable[["Figure", Look], None]
+DrawFigure = Callable[["Figure", Look], None]
 
 
-def _picture(name: str, alt: str, draw: Draw, height: float, labels: Sequence[str]) -> Picture:
+def _picture(
+    name: str, alt: str, draw: DrawFigure, height: float, labels: Sequence[str]
+) -> Picture:
     """A picture of this height in inches, and what its legend needs besides."""
     drawn = [
         _render(draw, width, height + _measure_legend(labels, width), look)
@@ -339,7 +342,7 @@ def _picture(name: str, alt: str, draw: Draw, height: float, labels: Sequence[st
     return Picture(name, alt, *drawn)
 
 
-def _render(draw: Draw, width: float, height: float, look: Look) -> bytes:
+def _render(draw: DrawFigure, width: float, height: float, look: Look) -> bytes:
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -73,7 +73,7 @@ def render_formula(latex: str, *, block: bool = False, source: str | None = None
 
 
 def _respell(latex: str) -> str:
-    """Say the same in what the converter knows."""
+    """Rewrite what the converter does not know in commands that it knows."""
     for pattern, replacement in _RESPELLED:
         latex = pattern.sub(replacement, latex)
     if r"\\" in latex and r"\begin" not in latex:

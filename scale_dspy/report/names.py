@@ -1,6 +1,6 @@
-"""Names for runs, made of what tells them apart: method, threshold, options, never a digest.
+"""Names for runs, made of their differences: method, threshold, options, but never a digest.
 
-Runs that only a digest tells apart (of their prompts, or of their data) go by their folders.
+Runs that differ only in a digest (of their prompts, or of their data) are named by their folders.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scale_dspy.report.run_reader import Run
 
 
 def name_runs(runs: Sequence[Run]) -> list[str]:
-    """Names that differ: method and threshold, and whatever else tells two runs apart."""
+    """A different name for each run: method and threshold, and whatever else distinguishes runs."""
     return _find_differences(runs, threshold=True)
 
 
@@ -63,7 +63,7 @@ def _name(run: Run, threshold: bool) -> str:
 def _describe_settings(runs: Sequence[Run]) -> list[str]:
     """For each run, those of its settings that are not the same in all."""
     settings = [
-        {**{key: run.description.get(key) for key in _SETTINGS}, **read_options(run)}
+        {**{key: run.description.get(key) for key in _SETTINGS}, **read_run_options(run)}
         for run in runs
     ]
     keys = dict.fromkeys(key for each in settings for key in each)
@@ -73,7 +73,7 @@ def _describe_settings(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def read_options(run: Run) -> dict[str, Any]:
+def read_run_options(run: Run) -> dict[str, Any]:
     """The method's options; {} where its description has none."""
     options = run.description.get("options")
     return options if isinstance(options, dict) else {}

@@ -12,9 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from scale_dspy.evaluation.costs import Terms as Costs
-from scale_dspy.evaluation.costs import add_cost
-from scale_dspy.evaluation.costs import read_terms as read_costs
+from scale_dspy.evaluation.costs import Terms, add_cost, read_terms
 from scale_dspy.evaluation.folder import RUN, read_description
 from scale_dspy.evaluation.rollout import ROLLOUTS, Rollout
 from scale_dspy.evaluation.summary import Summary, summarise
@@ -23,7 +21,7 @@ from scale_dspy.utils.records import Share, WrongFieldError, parse_record, read_
 
 
 @dataclass(frozen=True)
-class Terms:
+class RunNumbers:
     """The numbers in a run's description; None for a missing or wrong one, as a report can do
     without them."""
 
@@ -41,7 +39,7 @@ class Run:
         name: tells it from the other runs of the report.
         folder: where it lies.
         description: run.json.
-        terms: the numbers in it.
+        numbers: those in it.
         rollouts: without their texts.
         offsets: where in the file a rollout's line begins, by problem and sample.
         summary: of `rollouts`.
@@ -51,7 +49,7 @@ class Run:
     name: str
     folder: Path
     description: Mapping[str, Any]
-    terms: Terms
+    numbers: RunNumbers
     rollouts: Sequence[Rollout]
     offsets: Mapping[tuple[str, int], int]
     summary: Summary
@@ -71,12 +69,12 @@ class Run:
     @property
     def threshold(self) -> float | None:
         """Its tau; None for a method that has none."""
-        return self.terms.threshold
+        return self.numbers.threshold
 
     @property
     def split(self) -> float | None:
         """Up to which difficulty its problems were solved whole; None for a method without it."""
-        return self.terms.split
+        return self.numbers.split
 
 
 def read_caps(description: Mapping[str, Any]) -> dict[int, int]:
@@ -92,7 +90,7 @@ def read_caps(description: Mapping[str, Any]) -> dict[int, int]:
     return caps
 
 
-def read_run(folder: Path, costs: Costs | None = None) -> Run:
+def read_run(folder: Path, costs: Terms | None = None) -> Run:
     """Read one folder that `evaluate` wrote.
 
     Args:
@@ -102,14 +100,14 @@ def read_run(folder: Path, costs: Costs | None = None) -> Run:
         ValueError: a file is missing or unreadable, or there is no rollout in it.
     """
     description = read_description(folder / RUN)
-    terms = _read_terms(description)
+    numbers = _read_numbers(description)
     path = folder / ROLLOUTS
     try:
         with open_file(path) as file:
             found, torn = _read_rollouts(path, file)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    rollouts, beyond = _drop_samples([each.rollout for each in found], terms.samples)
+    rollouts, beyond = _drop_samples([each.rollout for each in found], numbers.samples)
     if not rollouts:
         raise ValueError(f"{folder} holds no rollouts yet: nothing to report")
     try:
@@ -118,22 +116,22 @@ def read_run(folder: Path, costs: Costs | None = None) -> Run:
         raise ValueError(f"{path}: {error}") from None
     add_cost(summary, folder, _settle_costs(costs, description))
     offsets = {(each.rollout.id, each.rollout.sample): each.offset for each in found}
-    notes = tuple(_note(terms, summary, torn, beyond))
-    return Run("", folder, description, terms, rollouts, offsets, summary, notes)
+    notes = tuple(_note(numbers, summary, torn, beyond))
+    return Run("", folder, description, numbers, rollouts, offsets, summary, notes)
 
 
-def _settle_costs(costs: Costs | None, description: Mapping[str, Any]) -> Costs:
-    noted, given = read_costs(description), costs or Costs()
-    return Costs(given.price or noted.price, given.gpus or noted.gpus)
+def _settle_costs(costs: Terms | None, description: Mapping[str, Any]) -> Terms:
+    noted, given = read_terms(description), costs or Terms()
+    return Terms(given.price or noted.price, given.gpus or noted.gpus)
 
 
-def _read_terms(description: Mapping[str, Any]) -> Terms:
-    terms = Terms()
-    for name in asdict(terms):
+def _read_numbers(description: Mapping[str, Any]) -> RunNumbers:
+    numbers = RunNumbers()
+    for name in asdict(numbers):
         with suppress(WrongFieldError):
             value = {name: description.get(name)}
-            terms = replace(terms, **{name: getattr(read_record(Terms, value), name)})
-    return terms
+            numbers = replace(numbers, **{name: getattr(read_record(RunNumbers, value), name)})
+    return numbers
 
 
 def read_text(run: Run, file: BinaryIO, known: Rollout) -> Rollout:
@@ -189,12 +187,12 @@ def _drop_samples(rollouts: list[Rollout], samples: int | None) -> tuple[list[Ro
     return kept, len(rollouts) - len(kept)
 
 
-def _note(terms: Terms, summary: Summary, torn: bool, beyond: int) -> Iterator[str]:
-    if terms.problems is not None and terms.samples is not None:
-        wanted = terms.problems * terms.samples
+def _note(numbers: RunNumbers, summary: Summary, torn: bool, beyond: int) -> Iterator[str]:
+    if numbers.problems is not None and numbers.samples is not None:
+        wanted = numbers.problems * numbers.samples
         if summary["rollouts"] < wanted:
             yield f"not finished: {summary['rollouts']:,} of {wanted:,} rollouts"
     if torn:
         yield "the last line of rollouts.jsonl is torn and was left out"
     if beyond:
-        yield f"{beyond:,} rollouts of samples beyond the {terms.samples} asked for were left out"
+        yield f"{beyond:,} rollouts of samples beyond the {numbers.samples} asked for were left out"

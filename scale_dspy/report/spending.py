@@ -14,7 +14,7 @@ def list_cost(it: Summary) -> list[str]:
     response, reasoning = it["response_tokens"], it["reasoning_tokens"]
     return [
         _count(prompt),
-        _share(cached or None, prompt),  # 0 is what a server that does not tell looks like
+        _share(cached or None, prompt),  # a server that does not report it looks like 0
         _count(response),
         _share(reasoning, response),
         _count(it.get("wall_seconds")),

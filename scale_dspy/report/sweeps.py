@@ -15,7 +15,7 @@ FRONTIER, WALKS = "frontier.json", "walks.jsonl"  # importing the sweep itself w
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """Outcomes at a threshold: accuracy, and mean response tokens a problem."""
 
     threshold: Share
@@ -46,7 +46,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Signal:
-    """How well one thing that is seen of drafts tells those that are wrong."""
+    """How well one signal, measured on drafts, detects those that are wrong."""
 
     auroc: Share | None
     auroc_interval: tuple[float, ...] | None
@@ -55,13 +55,13 @@ class Signal:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What frontier.json holds, as far as a report shows it."""
+class FrontierFile:
+    """The part of frontier.json that a report shows."""
 
     problems: int
     samples: int
-    points: tuple[Point, ...]
-    curve: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
+    curve: tuple[CurvePoint, ...]
     choices: dict[str, Chosen]
     signals: dict[str, Signal] = field(default_factory=dict)
 
@@ -80,7 +80,7 @@ class Sweep:
     name: str
     folder: Path
     description: Mapping[str, Any]
-    found: Found
+    found: FrontierFile
 
     @property
     def digest(self) -> str | None:
@@ -104,7 +104,7 @@ def read_sweep(folder: Path) -> Sweep:
     if not path.is_file():
         raise ValueError(f"{path} is missing: run `frontier` on the folder again to finish it")
     try:
-        found = read_record(Found, parse_json(read_file(path)))
+        found = read_record(FrontierFile, parse_json(read_file(path)))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no frontier: {error}") from None
     if not found.curve:

@@ -29,8 +29,9 @@ class Callers:
         key: what clients send as a bearer token; None to ask for none.
         hosts: the names of this server beside localhost and the addresses of loopback.
         origins: of the pages that may ask, such as http://localhost:3000.
-        any_address: whether an IP address is a name of this server: where it is reached from other
-            machines. Unlike a name, an address cannot be pointed elsewhere by a page's owner.
+        any_address: whether any IP address is accepted as a name of this server, as it must be if
+            other machines reach it. Unlike a name, an address cannot be redirected by the owner
+            of a web page.
     """
 
     key: str | None = None
@@ -49,7 +50,7 @@ def describe_callers(
         origins: as in Callers.
 
     Raises:
-        ValueError: a name or an origin is none.
+        ValueError: a name or an origin is malformed.
     """
     for name in hosts:
         if _read_host(name) != name.strip("[]").lower() or not name:

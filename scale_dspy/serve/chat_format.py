@@ -83,14 +83,14 @@ def list_fields(prediction: dspy.Prediction) -> dict[str, Any]:
 
 
 def write_rest(prediction: dspy.Prediction, told: Sequence[str]) -> list[str]:
-    """The reasoning of a method whose work was not told as it happened."""
+    """The reasoning of a method whose work was not reported as it happened."""
     if told:
         return []
     return [step.reasoning for step in prediction.steps if step.reasoning]
 
 
 class Narrator(BaseCallback):
-    """A DSPy callback that tells a SCALE program's work as text, step by step."""
+    """A DSPy callback that reports a SCALE program's work as text, step by step."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.tell = tell

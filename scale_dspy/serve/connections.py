@@ -16,7 +16,7 @@ from scale_dspy.serve.replies import describe_error
 from scale_dspy.utils.files import allow_files
 
 HEADER_SECONDS = 10.0  # within which a request's headers have to arrive
-READ_SECONDS = 60.0  # within which a client has to take what is sent to it
+READ_SECONDS = 60.0  # within which a client has to read what is sent to it
 LINGER_SECONDS = 1.0  # how long a client may go on sending after its last reply
 
 
@@ -75,7 +75,8 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP with an error in OpenAI's form. What the client still sends is
-        read and dropped for a moment: closing at once would lose it the reply."""
+        read and dropped for a moment: if the connection were closed at once, the client would lose
+        the reply."""
         content = json.dumps({"error": describe_error(400, "this is no HTTP request")}).encode()
         headers = [
             ("content-type", "application/json"),

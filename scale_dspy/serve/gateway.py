@@ -46,7 +46,7 @@ class Inside:
     Attributes:
         app: LiteLLM's proxy.
         key: what `app` is sent as its key.
-        catalogue: what is served; `app` hears of no other model.
+        catalogue: what is served; `app` is asked for no other model.
         callers: who may ask.
     """
 
@@ -99,7 +99,7 @@ async def _answer(inside: Inside, scope: Scope, receive: Receive, send: Send) ->
 
 
 async def _enter(inside: Inside, scope: Scope, receive: Receive, send: Send) -> None:
-    """Check who asks, and for what; hand on a chat request, and answer any other here.
+    """Check who asks, and for what; pass on a chat request, and answer any other here.
 
     Raises:
         RefusedError: the request is refused.
@@ -150,8 +150,8 @@ async def _refuse(
     receive: Receive,
     send: Send,
 ) -> None:
-    """Answer with the error. What is still on its way of the body is dropped before the connection
-    ends: closing it over bytes that nobody read would take the reply from the client too.
+    """Answer with the error. The rest of the body is read and dropped before the connection is
+    closed: closing it with unread bytes would make the client lose the reply.
 
     A client that asked whether to send its body (`Expect: 100-continue`) has its answer by this
     reply; whether it sends the body all the same cannot be known, so the connection is closed.

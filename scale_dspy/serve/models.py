@@ -25,7 +25,7 @@ from scale_dspy.program import SCALE, load_program
 DEFAULT = "scale"
 PROVIDER = "scale"  # in a LiteLLM proxy, models are named scale/NAME
 
-Point = Mapping[str, float]
+FrontierPoint = Mapping[str, float]
 """A point of a frontier: threshold, split, accuracy, tokens."""
 
 LONGEST_NAME = 300  # characters, point included; a file's name has 255 at most
@@ -53,7 +53,7 @@ class Catalogue:
     """
 
     programs: Mapping[str, SCALE]
-    points: Mapping[str, Sequence[Point]]
+    points: Mapping[str, Sequence[FrontierPoint]]
     style: Modes | str = "hybrid"
     candidates: int = 8
     solvers: dict[str, Solver] = field(default_factory=dict)
@@ -70,9 +70,9 @@ def read_catalogue(
 
     Args:
         paths: of programs; the first one is also `scale`.
-        frontier: a frontier.json, measured on the program that `scale` is.
+        frontier: a frontier.json, measured on the program named `scale`.
         style: see `modes()`; or the modes themselves.
-        candidates: decompositions to choose from, where no program says it.
+        candidates: decompositions to choose from, where no program says how many.
 
     Raises:
         ValueError: a file that cannot be read, or a name that cannot be used.
@@ -108,7 +108,7 @@ def list_names(catalogue: Catalogue) -> list[str]:
     for name in catalogue.programs:
         names.append(name)
         names += [
-            # Rounded up, or the point itself would be too dear.
+            # Rounded up: otherwise the point would exceed its own budget.
             f"{name}@tokens={math.ceil(point['tokens'])}"
             for point in catalogue.points.get(name, ())
         ]
@@ -119,12 +119,12 @@ def find_program(catalogue: Catalogue, name: str, method: str | None = None) -> 
     """The program that a model's name stands for.
 
     Args:
-        method: another method instead of SCALE, one of METHODS. It is solved by the method's plain
-            default; of the name only a threshold counts.
+        method: another method instead of SCALE, one of METHODS. The method has its default
+            settings; of the name only a threshold has an effect.
 
     Raises:
         UnknownModelError: there is no such program.
-        ValueError: the operating point or the method cannot be had.
+        ValueError: the operating point or the method is not available.
     """
     base, at, point = name.partition("@")
     if base not in catalogue.programs or len(name) > LONGEST_NAME:
@@ -151,7 +151,7 @@ def find_program(catalogue: Catalogue, name: str, method: str | None = None) -> 
     return solver.at(thresholds[0])
 
 
-def read_points(path: str | Path) -> list[Point]:
+def read_points(path: str | Path) -> list[FrontierPoint]:
     """The points of a frontier.json, cheapest first.
 
     Raises:
@@ -170,7 +170,7 @@ def read_points(path: str | Path) -> list[Point]:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _find_points(path: str | Path, program: SCALE) -> list[Point]:
+def _find_points(path: str | Path, program: SCALE) -> list[FrontierPoint]:
     """The frontier's points in the record of a compile; none in older records."""
     points = (program.record or {}).get("points")
     if points is None:
@@ -181,8 +181,8 @@ def _find_points(path: str | Path, program: SCALE) -> list[Point]:
         raise ValueError(f"{path}: scale_dspy.record.{error}") from None
 
 
-def _check_points(points: Any) -> list[Point]:
-    """The points as numbers, cheapest first; ValueError names the first that is none."""
+def _check_points(points: Any) -> list[FrontierPoint]:
+    """The points as numbers, cheapest first; ValueError names the first that is malformed."""
     if not isinstance(points, list):
         raise ValueError(f"points is a list, not {points!r:.60}")
     read = []

@@ -82,7 +82,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Call:
-    """A request, read."""
+    """A request, parsed."""
 
     problem: str
     program: Solver
@@ -244,12 +244,12 @@ def read_call(
     """What a request asks for.
 
     Args:
-        parameters: of the request, as LiteLLM hands them on; see requests.py. Sampling belongs to
-            the stages: temperature and the like are not looked at.
+        parameters: of the request, as LiteLLM passes them on; see requests.py. Sampling is set
+            for each stage: temperature and the like are ignored.
 
     Raises:
         UnknownModelError: there is no such model.
-        ValueError: anything else that cannot be had, in words.
+        ValueError: something else that is asked for is not available; the message says what.
     """
     given = {**parameters, **(parameters.get("extra_body") or {})}
     if given.get("n") not in (None, 1):
@@ -304,7 +304,7 @@ def offer_from_environment() -> Offer:
     """The offer that the environment describes; see ScaleLLM.
 
     Raises:
-        ValueError: a variable has no good value.
+        ValueError: a variable has an invalid value.
         ConnectionError: the model server does not say what it serves.
     """
     model, api_base = os.environ.get("SCALE_MODEL"), os.environ.get("SCALE_API_BASE")
@@ -315,7 +315,7 @@ def offer_from_environment() -> Offer:
     catalogue = read_catalogue(programs, frontier, style=style, candidates=1 if embedded else 8)
     at_work = int(os.environ.get("SCALE_AT_WORK", 1 if embedded else AT_WORK))
     waiting = int(os.environ.get("SCALE_WAITING", WAITING))
-    lm = connect(model, api_base, cache=False)  # who asks twice wants two samples
+    lm = connect(model, api_base, cache=False)  # a client that asks twice wants two samples
     return Offer(catalogue, lm, at_work, waiting)
 
 

@@ -44,7 +44,7 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
 
 
 class RefusedError(ValueError):
-    """A request that is not taken.
+    """A request that is not accepted.
 
     Attributes:
         status: of the reply.
@@ -59,10 +59,10 @@ class RefusedError(ValueError):
 
 @dataclass(frozen=True)
 class Checked:
-    """A request that is taken.
+    """A request that is accepted.
 
     Attributes:
-        body: what is handed on: model, messages, and those of stream, stream_options, seed, budget
+        body: what is passed on: model, messages, and those of stream, stream_options, seed, budget
             and method that were given.
         ignored: the fields that have no effect.
     """
@@ -95,9 +95,9 @@ def check_request(value: Mapping[str, Any], catalogue: Catalogue) -> Checked:
 
     Args:
         value: the body, parsed. `budget` (or max_completion_tokens, or max_tokens) is the most
-            response tokens of all stages; one of the latter two below the least budget stands for
-            that, as OpenAI's clients send small ones to try a model. `method` is another method,
-            `seed` repeats a run.
+            response tokens of all stages; if one of the latter two is below the least
+            budget, that is used, as OpenAI's clients send small ones to try a model. `method` is
+            another method, `seed` repeats a run.
 
     Raises:
         RefusedError: something in it cannot be served; the message says what.

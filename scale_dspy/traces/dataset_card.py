@@ -119,7 +119,7 @@ A problem was dropped that shares {RUN} words in a row with a problem of these s
 
 
 def _list_cost(cost: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-    """The rows of the card that tell what the rollouts cost, beside their response tokens."""
+    """The rows of the card on what the rollouts cost besides their response tokens."""
     for name in ("prompt_tokens", "cached_tokens", "reasoning_tokens"):
         if name in cost:
             yield f"{name.replace('_', ' ')}, all rollouts", f"{cost[name]:,}"

@@ -139,7 +139,7 @@ def make_trace(rollout: Rollout, example: dspy.Example, threshold: float | None)
         return "unfinished"
     response = join_steps(rollout.steps, rollout.answer)
     if not is_right(example, dspy.Prediction(answer=find_answer(response))):
-        return "unfinished"  # the joined text does not say what the rollout said
+        return "unfinished"  # the joined text has another answer than the rollout
     return Trace(
         messages=(Message("user", rollout.problem), Message("assistant", response)),
         id=rollout.id,
@@ -215,7 +215,7 @@ def _measure(trace: Trace) -> tuple[int, int, int]:
 
 
 def _write_files(out: Path, traces: Sequence[Trace], card: Card) -> None:
-    """The traces, if there are any, and the card beside them, which says why where none are."""
+    """Write the traces, if there are any, and the card, which says why if there are none."""
     if traces:
         _write_traces(out, traces)
     with write_whole(out.with_name(f"{out.stem}.card.md")) as draft:

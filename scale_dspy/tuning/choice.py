@@ -1,7 +1,7 @@
 """The best point of a frontier, and how sure that is.
 
-How far chance alone moves the choice is seen by choosing again on resampled problems, and what it
-reaches on problems that it did not see by choosing without a tenth of them.
+Choosing again on resampled problems shows how far chance alone moves the choice; choosing without a
+tenth of the problems, again and again, shows what it reaches on problems that it did not see.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from scale_dspy.tuning.frontier import (
     SLACK,
     Frontier,
-    Numbers,
     find_piece,
     grade,
     take_middle,
 )
-from scale_dspy.utils.statistics import TAIL, Interval, bound_accuracy, bound_tokens
+from scale_dspy.utils.statistics import TAIL, Interval, Numbers, bound_accuracy, bound_tokens
 
 RESAMPLES = 500
 FOLDS, SHUFFLES = 10, 10
@@ -37,11 +36,11 @@ class Choice:
         split: the same for `split_range`.
         accuracy: on the problems it was chosen on, with the interval over problems.
         tokens: response tokens a problem, with the interval.
-        threshold_interval: where 95 of 100 choices on resampled problems lie, its own range too.
+        threshold_interval: contains 95 of 100 choices on resampled problems, and the range above.
         split_interval: the same for the split.
-        held_out: mean accuracy of choices made without a tenth of the problems, on that tenth. By
-            as much as `accuracy` is above it, the choice is fitted to these problems. None for a
-            point that was named beforehand, and where there is one problem.
+        held_out: mean accuracy of choices made without a tenth of the problems, on that tenth. The
+            excess of `accuracy` over it is due to fitting the choice to these problems. None for
+            a point that was named beforehand, and if there is only one problem.
         within_budget: whether the tokens keep to the budget; otherwise this is the cheapest point.
         problems: how many it was measured on.
         stop: the middle of `stop_range`; None where System 2 does not vote.
@@ -106,7 +105,8 @@ def choose(
     count = len(frontier.taus)
     box = same.reshape(len(same), -1, count)
     stop_place, tau_place = divmod(column, count)
-    # One box of equal pieces: of runs found one by one, the middles may lie outside of all.
+    # The ranges are the sides of one box of equal pieces. With ranges found separately, the point
+    # of their middles could lie outside of all these pieces.
     run = _find_run(box[row, stop_place], tau_place)
     stop_run = _find_run(box[row, :, run].all(axis=1), stop_place)
     split_run = _find_run(box[:, stop_run, run].all(axis=(1, 2)), row, first=1)
@@ -133,14 +133,14 @@ def choose(
 def settle(
     frontier: Frontier, choice: Choice, *, budget: float | None = None, margin: float = 0.0
 ) -> Choice:
-    """The choice, or a plain point that is to be expected to do better.
+    """The choice, or a plain point that is expected to do better.
 
-    Plain points are the four that can be named without a look at the problems: always or never
+    Plain points are the four that can be named without looking at the problems: always or never
     split, all by System 1 or all by System 2. A choice among hundreds of points on twenty problems
-    is often worse on new ones than they are, and its accuracy on problems it did not see says so.
+    is often worse on new problems than they are, which shows in its accuracy on held-out problems.
 
     Args:
-        budget, margin: as the choice was made with.
+        budget, margin: those with which the choice was made.
     """
     named = name_plain_points(frontier).values()
     ends = [None] if choice.stop is None else sorted({choice.stop, float(frontier.stops[0])})
@@ -153,7 +153,7 @@ def settle(
 
 
 def name_plain_points(frontier: Frontier) -> dict[str, tuple[float, float]]:
-    """(tau, split) of the points that can be named without a look at the problems."""
+    """(tau, split) of the points that can be named without looking at the problems."""
     splits = {"split": 0.0, "whole": 1.0} if len(frontier.splits) > 1 else {"split": 0.0}
     return {
         f"always {way}, System {2 - round(tau)}": (tau, split)
@@ -262,7 +262,8 @@ def _hold_out(frontier: Frontier, budget: float | None, margin: float, seed: int
 def _take_interval(
     starts: Numbers, chosen: NDArray[np.int64], own: tuple[float, float]
 ) -> tuple[float, float]:
-    """Where 95 of 100 pieces lie that were chosen again, and the choice's own plateau `own`."""
+    """An interval that contains 95 of 100 of the pieces chosen again, and the choice's range
+    `own`."""
     ends = np.append(starts[1:], 1.0)
     low = min(own[0], float(np.quantile(starts[chosen], TAIL)))
     return low, max(own[1], float(np.quantile(ends[chosen], 1 - TAIL)))

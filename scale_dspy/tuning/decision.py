@@ -1,4 +1,4 @@
-"""Which point of a frontier a program is set to, beside which other one, and why in words.
+"""Decide which point of a frontier a program is set to, and say why, and what came second.
 
 `frontier` and `compile` decide by this one rule, so on the same problems under the same budget they
 take the same point.
@@ -20,7 +20,7 @@ CURVE = "the best point of the curve"
 
 @dataclass(frozen=True)
 class Decision:
-    """A point, the one that comes next by the same rule, and what tells them apart.
+    """The chosen point, the runner-up by the same rule, and what distinguishes them.
 
     Attributes:
         name: what the point is: CURVE, CAME, or a plain point's name.
@@ -52,14 +52,14 @@ def decide(
     margin: float = 0.0,
     seed: int = 0,
 ) -> Decision:
-    """The point that is to be expected to do best on new problems, cheap ones first among equals.
+    """The point that is expected to do best on new problems, of equal ones the cheapest.
 
-    The best point of the curve was chosen among many on few problems, so it counts as what choices
-    made without a problem reach on it (`Choice.expected`). It is beaten by a plain point, or by
-    the program as it came, that is better than that.
+    The best point of the curve was chosen among many on few problems, so it is judged by what such
+    choices reach on held-out problems (`Choice.expected`). A plain point, or the program's original
+    setting, is taken instead if that is better.
 
     Args:
-        start: the threshold and the split that the program came with.
+        start: the threshold and the split that the program had before.
         budget, margin: see `choose`.
         seed: of the intervals.
 
@@ -84,11 +84,11 @@ def summarise_frontier(
     margin: float = 0.02,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What frontier.json holds: points, curve, choices and how well scores tell, ready for JSON.
+    """What frontier.json holds: points, curve, choices, how good scores are; ready for JSON.
 
     Args:
         walks: of one program.
-        start: the threshold and the split that it came with.
+        start: the threshold and the split that it had before.
         budget: adds the choice that keeps to it.
         margin: accuracy given up for the choice called `cheapest`.
         seed: of the intervals.
@@ -125,7 +125,7 @@ def compare_points(
 def explain_choice(
     name: str, choice: Choice, second: tuple[str, Choice] | None, margin: float = 0.0
 ) -> str:
-    """In words, what tells a choice from the runner-up."""
+    """In words, what distinguishes a choice from the runner-up."""
     ours = _describe_point(name, choice)
     if second is None:
         return f"{ours}; no other point has another outcome"

@@ -35,7 +35,7 @@ from scale_dspy.tuning.threshold_search import read_requests
 from scale_dspy.tuning.threshold_sweep import WALKS, Walk
 from scale_dspy.utils.files import write_whole
 
-OWN_ROLLOUT = 1_000_003  # so that each row pays for its own replies and finds none of another row's
+OWN_ROLLOUT = 1_000_003  # each row draws its own replies, and gets none of another row's
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def tune_row(
         return _tune_baseline(contest, folder, matched, own)
     tuned, costs, calls = contest.program, dict[str, Tally](), 0
     if name == "scale":
-        pass  # as it came
+        pass  # untuned
     elif name == "scale+reanchor":
         tuned, costs, calls = _tune_by_reanchor(contest, folder)
     else:
@@ -151,7 +151,7 @@ def _tune_baseline(contest: Contest, folder: Path, plan: Plan, lm: MeteredLM) ->
 
 
 def _tune_by_reanchor(contest: Contest, folder: Path) -> tuple[SCALE, dict[str, Tally], int]:
-    """The threshold that ReAnchor finds, put into the program as it came.
+    """The original program with the threshold that ReAnchor finds.
 
     It takes the outcomes at every cut, without a cost term, and keeps one only if it beats the
     start on held-out folds.
@@ -173,8 +173,8 @@ def _tune_by_reanchor(contest: Contest, folder: Path) -> tuple[SCALE, dict[str, 
 def _tune_jointly(
     contest: Contest, thresholds_only: bool, report: Callable[[str, Progress], None] | None
 ) -> tuple[SCALE, dict[str, Tally], int]:
-    """SCALE with its thresholds tuned, or with its prompts too; the second goes on from the first,
-    and its cost holds that of the first."""
+    """SCALE with its thresholds tuned, or with its prompts too. The second continues the first, and
+    its cost includes that of the first."""
     folder, plan = contest.out / "compile", contest.plan
     folder.mkdir(parents=True, exist_ok=True)
     valset, lm = contest.valset, contest.lm

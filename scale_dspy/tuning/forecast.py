@@ -25,11 +25,11 @@ class CompileForecast:
         walks: of all searches for thresholds together.
         done: walks that are there already.
         rollouts: about how many runs of the program the prompt optimizer may make; 0 without one.
-        requests: at least and at most, proposals of prompts aside.
-        tokens: response tokens to expect for the missing walks; None where nothing tells.
-        measured: walks that the expectation is the mean of.
-        dollars: to expect for the missing walks; None where nothing tells, or no price is known.
-        cost_limit, dollar_limit: that hold for the whole compile; None for no limit.
+        requests: the least and the most, not counting proposals of prompts.
+        tokens: response tokens to expect for the missing walks; None if no walks are known.
+        measured: how many walks the expectation is based on.
+        dollars: to expect for the missing walks; None if no walks or no price are known.
+        cost_limit, dollar_limit: of the whole compile; None for no limit.
     """
 
     training: int
@@ -46,7 +46,7 @@ class CompileForecast:
 
 
 def bound_walk(program: SCALE) -> tuple[int, int]:
-    """Requests of one walk, at least and at most, where every reply can be read at once.
+    """The least and the most requests of one walk, if every reply can be read at once.
 
     A walk runs the program at most once for each difficulty score and once more: on the curve of
     the problem that is split, on the one that is rated and split, on the one that is rated and
@@ -72,7 +72,7 @@ def forecast_compile(
 
     Args:
         folder: the one it would work in.
-        like: a folder of walks whose tokens tell what to expect; by default those in `folder`.
+        like: a folder of walks from whose tokens to forecast; by default those in `folder`.
 
     Raises:
         ValueError: `like` holds no records with known tokens.

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scale_dspy.tuning.threshold_sweep import BOTTOM, CURVES, Piece, Walk
-
-Numbers = NDArray[np.float64]
+from scale_dspy.utils.statistics import Numbers
 
 SMALLEST = BOTTOM  # the first split at which problems are rated
 SLACK = 1e-9  # accuracies closer than this are equal: they are means of floating-point numbers
@@ -30,13 +28,13 @@ class Frontier:
         problems: ids; P of them.
         samples: walks of each problem, shape (P,).
         taus: ascending, the first 0; T of them.
-        splits: ascending, the first 0, where nothing is rated; S of them. If the last is 1, nothing
-            is rated there that decides nothing.
+        splits: ascending, the first 0, where nothing is rated; S of them. If the last is 1,
+            ratings that would decide nothing are left out there.
         right: share of right samples, shape (S, P, V * T): all taus at the first stop, then all at
             the second, and so on.
         tokens: mean response tokens, of the same shape.
         stops: ascending, the first 0; V of them, all below 1. At a stop of 1 all passes are drawn
-            in one request, which are other samples; the last stop shows what to expect there.
+            in one request, which gives other samples; expect about the outcome of the last stop.
     """
 
     problems: tuple[str, ...]
@@ -62,7 +60,7 @@ class Frontier:
 
 
 def draw_frontier(walks: Sequence[Walk]) -> Frontier:
-    """Sum walks up to a frontier; a walk that failed counts as wrong at no tokens everywhere.
+    """Sum walks up to a frontier; a failed walk counts as wrong with 0 tokens at every threshold.
 
     Raises:
         ValueError: there are no walks.
@@ -192,7 +190,7 @@ def find_piece(starts: Numbers, place: int) -> tuple[float, float]:
 
 
 def take_middle(low: float, high: float) -> float:
-    """The middle of [low, high), to as few decimals as keep well inside."""
+    """The middle of [low, high), rounded to as few decimals as keep it well inside."""
     middle = (low + high) / 2
     for decimals in range(1, 12):
         rounded = round(middle, decimals)

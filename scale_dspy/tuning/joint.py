@@ -1,8 +1,9 @@
 """The joint compile: thresholds, then prompts, then thresholds again, and the best of all stages.
 
 Every stage is measured on the validation problems by the exact frontier, so a stage that did not
-help is dropped, and the winner was compared with the program as it came. Stages that are done are
-kept in a folder, and finished model calls in DSPy's cache: an interrupted compile goes on.
+help is dropped, and the winner has been compared with the original program. Finished stages are
+kept in a folder, and finished model calls in the cache of replies, so an interrupted compile can go
+on.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from scale_dspy.tuning.choice import Choice, describe_point, name_plain_points, 
 from scale_dspy.tuning.decision import compare_points
 from scale_dspy.tuning.frontier import Frontier, list_points, read_problems
 from scale_dspy.tuning.prompt_optimizers import Plan, tune_prompts
-from scale_dspy.tuning.threshold_search import Found, ThresholdSearch, adopt_prompts, change
+from scale_dspy.tuning.threshold_search import SearchResult, ThresholdSearch, adopt_prompts, change
 from scale_dspy.tuning.threshold_sweep import read_labels, report_scores
 from scale_dspy.utils.files import hold_folder
 from scale_dspy.utils.statistics import compare
@@ -45,7 +46,7 @@ from scale_dspy.utils.statistics import compare
 logger = logging.getLogger(__name__)
 
 PROMPTS = "prompts.json"
-RESERVE = 1.5  # of the first search's cost, kept back for the last one
+RESERVE = 1.5  # times the first search's cost, kept back for the last search
 
 
 def compile_program(
@@ -63,7 +64,7 @@ def compile_program(
     """Tune a program's thresholds and prompts.
 
     Args:
-        program: stays as it is.
+        program: is not changed.
         trainset: what the prompts are tuned on.
         valset: what thresholds and the winner are chosen on. Keep a test set out of both.
         lm: runs the program and proposes prompts; must cache.
@@ -74,8 +75,8 @@ def compile_program(
         report: called with the stage's name as walks end.
 
     Returns:
-        A tuned copy; its `record` tells scores and tokens before and after, each stage's cost, and
-        how well the difficulty scores tell hard sub-problems.
+        A tuned copy; its `record` has scores and tokens before and after, each stage's cost, and
+        how well the difficulty scores distinguish hard sub-problems.
 
     Raises:
         ValueError: a set is empty, the two overlap, or the folder holds another compile or is
@@ -92,7 +93,7 @@ def compile_program(
         plan = replace(plan, token_price=terms.price, gpus=terms.gpus)
         _match_folder(folder, program, lm, data, plan, settings)
         first = search_thresholds("threshold", program, valset, lm, folder, plan, report)
-        last: Found | None = None
+        last: SearchResult | None = None
         notes: list[str] = []
         if plan.optimizer != "none":
             tuned, notes = _tune_within_cost(first, trainset, valset, lm, folder, plan)
@@ -108,14 +109,15 @@ def compile_program(
 
 
 def _tune_within_cost(
-    first: Found,
+    first: SearchResult,
     trainset: Sequence[dspy.Example],
     valset: Sequence[dspy.Example],
     lm: MeteredLM,
     folder: Path,
     plan: Plan,
 ) -> tuple[SCALE | None, list[str]]:
-    """The program with tuned prompts, or none where the limit forbids; and what is to be told."""
+    """The program with tuned prompts, or None where the limit forbids it; and notes for the
+    record."""
     paid = folder / COSTS
     try:
         with pay(paid, "prompts", plan.terms, _reserve(read_costs(paid)["threshold"])) as ledger:
@@ -123,7 +125,7 @@ def _tune_within_cost(
     except CostLimitError as error:
         return None, [_explain_prompts_left(error)]
     notes = []
-    if ledger.refused:  # optimizers take it for failed runs and go on without
+    if ledger.refused:  # optimizers take refused requests for failed runs and go on
         notes.append("the cost limit ended the search for prompts early")
         (folder / PROMPTS).unlink()  # with a higher limit it may go on
     elif ledger.failed:
@@ -148,8 +150,8 @@ def _explain_prompts_left(error: CostLimitError) -> str:
 
 def _pick_winner(
     program: SCALE,
-    first: Found,
-    last: Found | None,
+    first: SearchResult,
+    last: SearchResult | None,
     costs: dict[str, Tally],
     lm: MeteredLM,
     plan: Plan,
@@ -193,7 +195,7 @@ def search_thresholds(
     folder: Path,
     plan: Plan,
     report: Callable[[str, Progress], None] | None = None,
-) -> Found:
+) -> SearchResult:
     """One search of a compile, kept in its folder under the stage's name, its cost beside it."""
     finder = ThresholdSearch(
         budget=plan.budget,
@@ -210,7 +212,7 @@ def search_thresholds(
 
 
 def _tune_prompts_once(
-    first: Found,
+    first: SearchResult,
     trainset: Sequence[dspy.Example],
     valset: Sequence[dspy.Example],
     lm: MeteredLM,
@@ -230,7 +232,7 @@ def _tune_prompts_once(
 
 
 def _list_candidates(
-    program: SCALE, first: Found, last: Found | None, budget: int | None
+    program: SCALE, first: SearchResult, last: SearchResult | None, budget: int | None
 ) -> list[tuple[str, SCALE, Choice]]:
     """(stage, program, its outcome on the validation problems), simple ones first.
 
@@ -249,12 +251,12 @@ def _list_candidates(
 
 
 def _list_plain(start: Frontier, budget: int | None) -> list[tuple[str, Choice]]:
-    """The points of the program as it came that can be named without a look at the problems."""
+    """The points of the original program that can be named without looking at the problems."""
     named = name_plain_points(start).items()
     return [(name, describe_point(start, *point, budget)) for name, point in named]
 
 
-def _describe_failures(first: Found, last: Found | None) -> Iterator[str]:
+def _describe_failures(first: SearchResult, last: SearchResult | None) -> Iterator[str]:
     """In words, how many walks failed in each search; more than a tenth would have ended it."""
     for stage, found in (("threshold", first), ("joint", last)):
         walks = found.walks if found else []
@@ -263,7 +265,7 @@ def _describe_failures(first: Found, last: Found | None) -> Iterator[str]:
             yield f"{failed} of {len(walks)} walks failed in the search {stage!r}, counted as wrong"
 
 
-def _find_frontier(stage: str, first: Found, last: Found | None) -> Frontier:
+def _find_frontier(stage: str, first: SearchResult, last: SearchResult | None) -> Frontier:
     """The frontier of the program that a stage ended with; `serve` reads thresholds off it."""
     if stage == "start":
         return first.start
@@ -300,10 +302,10 @@ def _describe_outcome(
 def _compare_baselines(
     start: Frontier, program: SCALE, reached: Frontier, choice: Choice
 ) -> list[dict[str, Any]]:
-    """The winner against simple settings of the program as it came, on the same problems.
+    """The winner against simple settings of the original program, on the same problems.
 
     Args:
-        start: the frontier of `program`, which is the program as it came.
+        start: the frontier of `program`, which is the original program.
         reached: the frontier on which `choice`, the winner's point, lies.
     """
     ours = read_problems(reached, choice.threshold, choice.split, choice.stop)

@@ -23,7 +23,7 @@ from scale_dspy.tuning.threshold_search import adopt_prompts, change
 from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.validation import check_whole
 
-NEEDS = {"mipro": "optuna", "gepa": "gepa"}  # packages that DSPy imports late, after spending
+NEEDS = {"mipro": "optuna", "gepa": "gepa"}  # DSPy imports these only after spending tokens
 DEMOS = 2  # bootstrapped demos of a predictor; each adds a whole solution to every prompt
 SUCCESS = 0.5  # the score from which a rollout may become a demo
 PROPOSAL = 2048  # response tokens of a proposal, where System 2 has a cap of its own
@@ -112,8 +112,8 @@ def tune_prompts(
 
 
 def make_writer(lm: MeteredLM, config: Mapping[str, Any]) -> MeteredLM:
-    """The LM that writes proposals: asked as System 2 is, for this is hard work, but more freely,
-    and with room for a prompt even where solutions of sub-problems are capped."""
+    """The LM that writes proposals. It is asked like System 2, for this is hard, but at temperature
+    1, and with room for a whole prompt even if solutions of sub-problems are capped."""
     most = config.get("max_tokens")
     room = {} if most is None else {"max_tokens": max(most, PROPOSAL)}
     writer: MeteredLM = lm.copy(**{**config, "temperature": 1.0, **room})
@@ -239,7 +239,7 @@ def _gepa(student: dspy.Module, job: Job) -> dspy.Module:
 
 
 def find_idle(student: dspy.Module) -> set[str]:
-    """The predictors whose replies decide nothing: ratings, where thresholds leave no choice."""
+    """The predictors whose replies decide nothing: ratings, if the thresholds leave no choice."""
     if not isinstance(student, SCALE):
         return set()
     decided = {student.threshold.value, student.split.value} <= {0.0, 1.0}
@@ -256,8 +256,8 @@ def choose_predictor(
 ) -> list[str]:
     """The predictor whose prompt GEPA rewrites next: each in turn, but for idle ones.
 
-    GEPA's own turns give a round, and the rollouts it took, to predictors that the program at its
-    thresholds never calls: decompose, for one, where every problem is solved whole.
+    GEPA by itself would spend rounds, and their rollouts, on predictors that the program never
+    calls at its thresholds, such as decompose if every problem is solved whole.
     """
     names = state.list_of_named_predictors
     turns = state.named_predictor_id_to_update_next_for_program_candidate

@@ -61,7 +61,7 @@ class DecidingSCALE(SCALE):
         deciding = cls.__new__(cls)
         deciding.__dict__.update(change(program, {}).__dict__)
         deciding.decide = dspy.Predict(DecideHard)
-        deciding.decide.lm = cast(Any, ScoreReader())  # of an LM it has what a decision needs
+        deciding.decide.lm = cast(Any, ScoreReader())  # it has only what a decision needs of an LM
         deciding.decide.fields[CUT] = {"threshold": turn_into_cut(program.threshold.value)}
         return deciding
 

@@ -1,5 +1,8 @@
-"""ThresholdSearch: a program's thresholds tuned on its exact frontier, as a DSPy optimizer; and how
-it tells from a draft whether that is wrong, on the outcomes that the frontier shows."""
+"""ThresholdSearch: a DSPy optimizer that tunes a program's thresholds on its exact frontier.
+
+From the outcomes that the frontier shows, it also fits the weights by which the program estimates
+whether a draft is wrong.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +34,12 @@ TRIALS = 40  # values that Optuna tries
 logger = logging.getLogger(__name__)
 
 FITTED = "fitted"  # the folder of walks with fitted weights
-MAY_FAIL = 0.1  # share of the walks that may fail before a choice by the others means little
+MAY_FAIL = 0.1  # share of the walks; if more fail, a choice by the others means little
 
 
 @dataclass(frozen=True)
-class Found:
-    """A program at its best thresholds, and what that rests on.
+class SearchResult:
+    """A program at its best thresholds, and the measurements behind them.
 
     Attributes:
         start: the frontier of the program as it was given, before any variant.
@@ -115,7 +118,7 @@ class ThresholdSearch(Teleprompter):
             return tuned
         return self._try_values(student, examples)
 
-    def find(self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM) -> Found:
+    def find(self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM) -> SearchResult:
         """The best variant of a SCALE program at its best thresholds."""
         students = [(name, change(student, options)) for name, options in self._name_variants()]
         with nullcontext(self.out) if self.out else tempfile.TemporaryDirectory() as folder:
@@ -137,9 +140,9 @@ class ThresholdSearch(Teleprompter):
 
     def _find_fitted(
         self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM, out: Path
-    ) -> list[Found]:
-        """The student at its best thresholds, and the same with weights fitted to its drafts, if a
-        fit tells drafts of problems that it did not see better."""
+    ) -> list[SearchResult]:
+        """The student at its best thresholds; and the same with weights fitted to its drafts, if
+        fitted weights do better on drafts of problems that they were not fitted to."""
         plain = self._find_one(student, examples, lm, out)
         if student.timing != "draft":
             return [plain]
@@ -152,7 +155,7 @@ class ThresholdSearch(Teleprompter):
 
     def _find_one(
         self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM, out: Path
-    ) -> Found:
+    ) -> SearchResult:
         walks = walk_all(
             student,
             examples,
@@ -179,7 +182,7 @@ class ThresholdSearch(Teleprompter):
         tuned.split.set(choice.split)
         if choice.stop is not None:
             tuned.stop.set(choice.stop)
-        return Found(tuned, choice, frontier, walks, frontier)
+        return SearchResult(tuned, choice, frontier, walks, frontier)
 
     def _try_values(self, student: dspy.Module, examples: list[dspy.Example]) -> dspy.Module:
         import optuna
@@ -218,7 +221,7 @@ def change(program: SCALE, options: dict[str, Any]) -> SCALE:
     weights and requests stay, the record and LMs that were set on predictors do not.
 
     Raises:
-        ValueError: an option is unknown, or its value is none that it takes. A cap of System 2 can
+        ValueError: an option is unknown, or has an invalid value. A cap of System 2 can
             be changed but not lifted, as the limit that it replaced is not on record.
     """
     unknown = set(options) - set(program.options)

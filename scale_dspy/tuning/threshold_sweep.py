@@ -5,9 +5,9 @@ up to the smallest that is above it. So from tau = 0 each run itself names the n
 running, and after at most n + 1 runs the outcome of a (problem, sample) pair is known at every tau
 in [0, 1]. Runs share their beginnings, and what is shared comes from the cache.
 
-Where System 2 votes, a run also stays the same for every `stop` from the surest lead at which a
-step went on drawing, up to the run's own. So the walk over tau is made again below that, and so on
-down to 0; what it draws are the first waves of what was drawn before.
+Where System 2 votes, a run also stays the same for every `stop` from the highest lead at which a
+step went on drawing, up to the run's own stop. So the walk over tau is repeated just below that
+lead, and so on down to 0; the passes that it draws are the first waves of those drawn before.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Known:
-    """A draft of which it is known whether it was wrong.
+    """A draft that is known to be wrong or right.
 
     Attributes:
         features: see `estimate.FEATURES`.
@@ -88,8 +88,8 @@ class Walk:
         rated: of the problem that is rated first, and split.
         whole: of the problem that is rated first, and solved whole.
         plain: of the problem solved whole, unrated, at tau 0 and 1.
-        drafts: those of which it is known whether they were wrong.
-        labels: what it shows of single sub-problems.
+        drafts: those that are known to be wrong or right.
+        labels: which single sub-problems proved easy or hard.
         usage: what was really sent, by stage.
         seconds: wall-clock.
         error: what ended one of its runs; None where nothing did.
@@ -186,12 +186,12 @@ def walk_all(
 
 
 def read_labels(walks: Sequence[Walk]) -> list[Label]:
-    """What the walks show of single sub-problems: see `labels.Label`."""
+    """Which single sub-problems proved easy or hard: see `labels.Label`."""
     return [label for walk in walks for label in walk.labels]
 
 
 def read_drafts(walks: Sequence[Walk]) -> tuple[list[dict[str, float]], list[bool], list[str]]:
-    """(features, whether it was wrong, its problem) of each draft that the walks tell of."""
+    """(features, whether it was wrong, its problem) of each known draft of the walks."""
     told = [(draft, walk.id) for walk in walks for draft in walk.drafts]
     return (
         [draft.features for draft, _ in told],
@@ -201,18 +201,18 @@ def read_drafts(walks: Sequence[Walk]) -> tuple[list[dict[str, float]], list[boo
 
 
 def report_scores(walks: Sequence[Walk]) -> ScoreReport | None:
-    """How well the difficulty scores tell hard sub-problems; None where no walk tells."""
+    """How well the difficulty scores distinguish hard sub-problems; None without labels."""
     labels = read_labels(walks)
     return measure_scores(labels) if labels else None
 
 
 def report_signals(walks: Sequence[Walk]) -> dict[str, dict[str, Any]]:
-    """How well the difficulty and every feature of a draft tell wrong drafts from right ones, all
-    on the same drafts; empty where no walk has any.
+    """How well the difficulty and every feature of a draft distinguish wrong drafts from right
+    ones, all on the same drafts; empty if no walk has any.
 
     Returns:
-        By signal: `auroc` with its interval over problems (None where there is none), of how many
-        `drafts`, and what `share_wrong`.
+        By signal: `auroc` with its interval over problems (None where there is none), the number
+        of `drafts`, and `share_wrong`.
     """
     told = [(draft, walk.id) for walk in walks for draft in walk.drafts]
     wrong, groups = [draft.wrong for draft, _ in told], [name for _, name in told]
@@ -234,7 +234,7 @@ def report_signals(walks: Sequence[Walk]) -> dict[str, dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Run:
+class WalkRollout:
     """A rollout, and the threshold and stop from which it holds."""
 
     tau: float
@@ -255,7 +255,7 @@ async def walk_pair(program: SCALE, example: dspy.Example, sample: int, lm: Mete
         # Just above 0, for at 0 a problem that is never split is not rated at all.
         whole = await _walk_curve(program.at(0, 1), example, sample, lm, BOTTOM)
         difficulty = _read_whole_difficulty(whole)
-        rated: list[Run] = []
+        rated: list[WalkRollout] = []
         if difficulty:  # a problem rated 0 is never split once it is rated
             rated = await _walk_curve(program.at(0, difficulty / 2), example, sample, lm)
         plain = await _walk_ends(program, example, sample, lm)
@@ -284,20 +284,20 @@ async def walk_pair(program: SCALE, example: dspy.Example, sample: int, lm: Mete
 
 async def _walk_curve(
     program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM, start: float = 0.0
-) -> list[Run]:
+) -> list[WalkRollout]:
     """Runs at rising thresholds, and the same again at each lower stop that makes a difference.
 
     Returns:
         The runs in rising order of the stop from which they hold.
     """
-    rows: list[list[Run]] = []
+    rows: list[list[WalkRollout]] = []
     stop: float | None = TOP
     while stop is not None:
-        runs: list[Run] = []
+        runs: list[WalkRollout] = []
         tau: float | None = start
         while tau is not None:
             rollout = await solve_once(program.at(tau, stop=stop), example, sample, lm)
-            runs.append(Run(0.0 if tau == start else tau, 0.0, rollout))
+            runs.append(WalkRollout(0.0 if tau == start else tau, 0.0, rollout))
             scores = [step.difficulty for step in rollout.steps]
             above = [score for score in scores if score is not None and score > tau]
             tau = min(above, default=None)
@@ -307,19 +307,19 @@ async def _walk_curve(
 
 async def _walk_ends(
     program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM
-) -> list[Run]:
+) -> list[WalkRollout]:
     """Runs of the problem whole and unrated, by System 2 and by System 1, as `_walk_curve`."""
-    rows: list[list[Run]] = []
+    rows: list[list[WalkRollout]] = []
     stop: float | None = TOP
     while stop is not None:
         ends = [program.at(tau, 1.0, stop) for tau in (0.0, 1.0)]
         rollouts = [await solve_once(each, example, sample, lm) for each in ends]
-        runs = [Run(tau, 0.0, each) for tau, each in zip((0.0, 1.0), rollouts, strict=True)]
+        runs = [WalkRollout(tau, 0.0, each) for tau, each in zip((0.0, 1.0), rollouts, strict=True)]
         stop = _add_row(rows, runs)
     return [run for row in reversed(rows) for run in row]
 
 
-def _add_row(rows: list[list[Run]], runs: Sequence[Run]) -> float | None:
+def _add_row(rows: list[list[WalkRollout]], runs: Sequence[WalkRollout]) -> float | None:
     """Add the runs at one stop, marked with the smallest stop at which they are the same.
 
     Returns:
@@ -341,18 +341,18 @@ def _find_least_stop(rollout: Rollout) -> float:
     return max(leads)
 
 
-def _draw_curve(runs: list[Run]) -> tuple[Piece, ...]:
+def _draw_curve(runs: list[WalkRollout]) -> tuple[Piece, ...]:
     return tuple(
         Piece(run.tau, run.rollout.correct, run.rollout.tokens or 0, run.stop) for run in runs
     )
 
 
-def _read_whole_difficulty(runs: list[Run]) -> float | None:
+def _read_whole_difficulty(runs: list[WalkRollout]) -> float | None:
     steps = runs[0].rollout.steps
     return steps[0].difficulty if steps else None
 
 
-def _list_labels(*curves: list[Run]) -> tuple[Label, ...]:
+def _list_labels(*curves: list[WalkRollout]) -> tuple[Label, ...]:
     return tuple(
         make_label(problem, ours.subproblem, ours.difficulty, theirs.solution, ours.solution)
         for curve in curves
@@ -361,7 +361,7 @@ def _list_labels(*curves: list[Run]) -> tuple[Label, ...]:
     )
 
 
-def _list_drafts(example: dspy.Example, *curves: list[Run]) -> tuple[Known, ...]:
+def _list_drafts(example: dspy.Example, *curves: list[WalkRollout]) -> tuple[Known, ...]:
     """Drafts that are known to be wrong or right: of the whole problem by its gold answer; of a
     sub-problem, by whether System 2 found the same in the same context."""
     found: dict[str, Known] = {}
@@ -386,7 +386,7 @@ def _note_draft(found: dict[str, Known], step: Step, wrong: bool) -> None:
         found[key] = Known(features, bool(wrong), step.difficulty)
 
 
-def _find_handed_over(runs: list[Run]) -> Iterator[tuple[str, Step, Step]]:
+def _find_handed_over(runs: list[WalkRollout]) -> Iterator[tuple[str, Step, Step]]:
     """(problem, step, the other's step) where one run hands a sub-problem to System 1 that the run
     before left to System 2, both in the same context: all steps before it are the same."""
     for slow, quick in pairwise(runs):

@@ -1,11 +1,11 @@
-"""How an extra of this package is installed."""
+"""How to install an extra of this package."""
 
 from __future__ import annotations
 
 
 def advise_install(extra: str) -> str:
-    """The command that installs an extra, from a clone: the package is on no index, and a stranger
-    could publish another one there under its name.
+    """The command that installs an extra from a clone. The package is on no index, and anybody
+    could publish another package there under its name.
 
     >>> advise_install("report")
     'pip install ".[report]" in a clone of scale_dspy'

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, in folders that one process at a time works in."""
+"""Write files completely or not at all, in folders that one process at a time may use."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import BinaryIO, TextIO
 from filelock import FileLock, Timeout
 
 LOCK = ".lock"
-MOST_FILES = 8192  # open ones that are asked for, where the system allows so many
-LIKELY_FILES = 1024  # that may be open, where the system tells no limit
-GLANCE = 0.5  # seconds to wait for a lock, as `is_held` takes it for a moment to look at it
+MOST_FILES = 8192  # the limit of open files that is asked for, where the system allows it
+LIKELY_FILES = 1024  # the limit that is assumed where the system reports none
+GLANCE = 0.5  # seconds to wait for a lock: `is_held` takes it for a moment to look at it
 
 
 def allow_files() -> int:
-    """Raise the limit of files, connections among them, that this process may have open, to
-    MOST_FILES if the system allows it; the limit that holds then."""
+    """Raise the limit of open files (connections count as files) of this process to MOST_FILES, if
+    the system allows it; returns the limit that then holds."""
     try:
         import resource
     except ImportError:  # Windows
@@ -36,7 +36,8 @@ def allow_files() -> int:
 
 
 def create_file(path: Path, mode: int = 0o666) -> int:
-    """A new, empty file, open for writing; what has its name is removed, and a link not followed.
+    """A new, empty file, open for writing. A file of that name is removed, and a link is not
+    followed.
 
     Args:
         mode: its permissions, less the umask.
@@ -50,9 +51,9 @@ def open_file(path: Path) -> BinaryIO:
     """A file of a run, open for reading.
 
     Raises:
-        FileNotFoundError: there is none.
-        OSError: it cannot be read, or is another thing: a pipe, whose writer would be waited for,
-            or a device, which may have no end.
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read, or it is no regular file: reading a pipe would wait for its
+            writer, and a device may have no end.
     """
     file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -69,9 +70,9 @@ def read_file(path: Path) -> bytes:
 
 @contextmanager
 def append_lines(path: Path) -> Iterator[TextIO]:
-    """A text file, open to write at its end; made where it is missing, and a link not followed.
+    """A text file, open for appending. It is made if it is missing; a link is not followed.
 
-    Half a character, which UTF-8 has no bytes for, is written as JSON's escape of it.
+    A lone surrogate, which UTF-8 cannot encode, is written as its JSON escape.
 
     Raises:
         OSError: the file cannot be opened, or a link has its name.
@@ -83,7 +84,7 @@ def append_lines(path: Path) -> Iterator[TextIO]:
 
 
 def check_in_place(path: Path, file: TextIO) -> None:
-    """RuntimeError where `path` is no longer the file that is open: it was removed or replaced."""
+    """Raise RuntimeError if `path` is no longer the open file: it was removed or replaced."""
     try:
         there = os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except OSError:
@@ -94,11 +95,12 @@ def check_in_place(path: Path, file: TextIO) -> None:
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
-    """A draft's path to write to; it becomes `path` where the block ends well, else it goes.
+    """Give the path of a draft to write to. It becomes `path` if the block ends without an error,
+    and is removed otherwise.
 
-    The draft keeps the suffix of `path`, which some writers look at. Its name belongs to this
-    process: if two write the same file at once, each writes it whole and the later one stays. The
-    name cannot be guessed, so nobody can plant a link there.
+    The draft keeps the suffix of `path`, which some writers look at. Its name is unique to this
+    process: if two write the same file at once, each writes a complete one and the later one stays.
+    The name cannot be guessed, so nobody can plant a link there.
     """
     own = f"{os.getpid()}-{secrets.token_hex(4)}"
     draft = path.with_name(f"{path.stem}.draft{own}{path.suffix}")
@@ -111,10 +113,10 @@ def write_whole(path: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder where it is missing, and those around it.
+    """Make a folder and its parents, as far as they are missing.
 
     Raises:
-        ValueError: a file has its name, or that of one around it.
+        ValueError: there is a file of its name, or of a parent's.
         OSError: it cannot be made.
     """
     try:
@@ -125,10 +127,10 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
-    """Make a folder where it is missing, and keep out every other process that would hold it.
+    """Make a folder if it is missing, and lock it against other processes that call this.
 
     Raises:
-        ValueError: another one is in it.
+        ValueError: another process holds it.
     """
     make_folder(folder)
     try:

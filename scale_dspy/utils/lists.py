@@ -1,4 +1,4 @@
-"""Lists in a model's words: read in the styles that models write, and written in one."""
+"""Read lists in the many styles in which models write them, and write them in one style."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_SUBPROBLEMS = 12
-MAX_READ = 100_000  # characters of a reply; a reply may be endless, a list is not
+MAX_READ = 100_000  # characters of a reply that are read; a list is never longer
 
 
 def render_list(items: Sequence[str]) -> str:
@@ -17,16 +17,16 @@ def render_list(items: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Style:
+class ListStyle:
     """One way in which models write a list.
 
     Attributes:
-        opening: matches, without regard to case, what opens an item; the item's text follows it.
-        ordinals: what group 1 is for the first item, the second and so on. Empty: a number in
-            digits, 0 or 1 for the first item. None: items are not counted, there is no group.
+        opening: a pattern for what opens an item, ignoring case; the item's text follows it.
+        ordinals: what group 1 matches for the first item, the second and so on. Empty: a number in
+            digits, 0 or 1 for the first item. None: items are not counted, and there is no group.
         least: how many items a text must have to be a list of this style.
         sentences: whether every item must begin as SENTENCE says.
-        cells: whether an item is one cell of a table's row, which CELL_END ends.
+        cells: whether an item is one cell of a table's row, up to CELL_END.
     """
 
     opening: str
@@ -36,7 +36,8 @@ class Style:
     cells: bool = False
 
 
-# On a line before an ordinal: a bullet or a quote, bold type or a heading, and what is counted.
+# What may come on a line before an ordinal: a bullet or a quote mark, bold type or a heading, and
+# the name of what is counted.
 _BEFORE = r"^[ \t]{0,3}(?:[-*•>][ \t]+)?(?:[*_#]{1,4}[ \t]*)?"
 _NAME = (
     r"(?:(?:sub[- ]?(?:problem|question|task|goal)|step|task|part|question|problem)"
@@ -51,7 +52,8 @@ _AFTER_NAMED = (
     r"|[*_]{0,3}[ \t]*$)"
     r"(?:[*_]{1,3})?"
 )
-# Within a line, after a sentence; after a comma only in parentheses, for numbers follow commas too.
+# Within a line an ordinal follows a sentence; after a comma it must be in parentheses, because
+# plain numbers follow commas too.
 _WITHIN = (
     r"(?:^|(?<=[.?!;:。；？！])|(?<=,)(?=[ \t]{0,3}(?:and[ \t]{1,3})?\())"
     r"[ \t]{0,3}(?:and[ \t]{1,3})?"
@@ -65,31 +67,31 @@ _ONE = tuple("one two three four five six seven eight nine ten eleven twelve".sp
 _FIRST = tuple("first second third fourth fifth sixth seventh eighth".split())
 
 STYLES = (
-    Style(_NAMED),
-    Style(NUMBERED),
-    Style(rf"{_WITHIN}(?:{_NAME})?[(（]?(\d{{1,2}})[.):）](?=[ \t]{{1,3}}\S)", sentences=True),
-    Style(NUMBERED, least=1),
-    Style(_NAMED, least=1),
-    Style(rf"{_BEFORE}([①-⑫])[.:)]?(?:[*_]{{1,3}})?", _CIRCLES),
-    Style(r"[ \t]{0,3}([①-⑫])(?=[ \t]{0,3}\S)", _CIRCLES, sentences=True),
-    Style(
+    ListStyle(_NAMED),
+    ListStyle(NUMBERED),
+    ListStyle(rf"{_WITHIN}(?:{_NAME})?[(（]?(\d{{1,2}})[.):）](?=[ \t]{{1,3}}\S)", sentences=True),
+    ListStyle(NUMBERED, least=1),
+    ListStyle(_NAMED, least=1),
+    ListStyle(rf"{_BEFORE}([①-⑫])[.:)]?(?:[*_]{{1,3}})?", _CIRCLES),
+    ListStyle(r"[ \t]{0,3}([①-⑫])(?=[ \t]{0,3}\S)", _CIRCLES, sentences=True),
+    ListStyle(
         rf"^[ \t]{{0,3}}\|[ \t]*(?:{_NAME})?[*_]{{0,3}}(\d{{1,2}})[.)]?[*_]{{0,3}}[ \t]*\|",
         cells=True,
     ),
-    Style(rf"{_BEFORE}(?:{_NAME})?\(?([a-l])[.):](?![a-z0-9.])(?:[*_]{{1,3}})?", _LETTERS),
-    Style(rf"{_WITHIN}\(?([a-l])\)(?=[ \t]{{1,3}}\S)", _LETTERS, sentences=True),
-    Style(rf"{_BEFORE}(?:{_NAME})?\(?([ivx]{{1,4}})[.):](?![a-z0-9.])(?:[*_]{{1,3}})?", _ROMAN),
-    Style(rf"{_BEFORE}{_NAME}({'|'.join(_ONE)})[*_]{{0,3}}[.:](?:[*_]{{1,3}})?", _ONE),
-    Style(rf"{_BEFORE}({'|'.join(_FIRST)})(?:ly)?[*_]{{0,3}}[,:](?:[*_]{{1,3}})?", _FIRST),
-    Style(r"^[ \t]{0,3}[-*•‣◦–—+][ \t]+", None, least=1),
+    ListStyle(rf"{_BEFORE}(?:{_NAME})?\(?([a-l])[.):](?![a-z0-9.])(?:[*_]{{1,3}})?", _LETTERS),
+    ListStyle(rf"{_WITHIN}\(?([a-l])\)(?=[ \t]{{1,3}}\S)", _LETTERS, sentences=True),
+    ListStyle(rf"{_BEFORE}(?:{_NAME})?\(?([ivx]{{1,4}})[.):](?![a-z0-9.])(?:[*_]{{1,3}})?", _ROMAN),
+    ListStyle(rf"{_BEFORE}{_NAME}({'|'.join(_ONE)})[*_]{{0,3}}[.:](?:[*_]{{1,3}})?", _ONE),
+    ListStyle(rf"{_BEFORE}({'|'.join(_FIRST)})(?:ly)?[*_]{{0,3}}[,:](?:[*_]{{1,3}})?", _FIRST),
+    ListStyle(r"^[ \t]{0,3}[-*•‣◦–—+][ \t]+", None, least=1),
 )
-"""In the order in which they are tried; the first that finds a list is taken."""
+"""The styles, in the order in which they are tried; the first one that finds a list is used."""
 
 SENTENCE = r"[*_$]{0,3}(?:[A-Z][a-z]+[ \t]+\S|[^\W\d_]\S*[ \t]+\S{0,20}?(?:[^\W\d_]|[$\\]))"
-"""How an item begins that is a sentence: with a word, and after it a word or a formula."""
+"""The beginning of an item that is a sentence: a word, then another word or a formula."""
 
 CELL_END = r"[ \t]\|.*$|\|[ \t]*$"
-"""Where an item ends that is the first cell of a table's row."""
+"""The end of an item that is the first cell of a table's row."""
 
 
 def read_list(text: str) -> list[str]:
@@ -114,8 +116,8 @@ def read_list(text: str) -> list[str]:
     return list(dict.fromkeys(items))[:MAX_SUBPROBLEMS]
 
 
-def _collect(style: Style, text: str) -> list[str]:
-    """The items of a text in one style; none where there are fewer than it needs."""
+def _collect(style: ListStyle, text: str) -> list[str]:
+    """The items of a text in one style; none if there are fewer than the style needs."""
     places: list[tuple[int, int]] = []
     count = 0
     for match in re.finditer(style.opening, text, re.IGNORECASE | re.MULTILINE):
@@ -135,14 +137,14 @@ def _collect(style: Style, text: str) -> list[str]:
 
 
 def _read_ordinal(ordinals: tuple[str, ...], found: str) -> int:
-    """Which item it opens, counted from 1, or -1."""
+    """The number of the item that an ordinal opens, from 1; -1 if it is none."""
     if not ordinals:
         return int(found)
     return ordinals.index(found.lower()) + 1 if found.lower() in ordinals else -1
 
 
 def _read_json(text: str) -> list[str]:
-    """The items of a JSON array of texts that is the whole text, without numbers of their own."""
+    """The items of a text that is one JSON array of strings, without any numbering inside them."""
     if not text.lstrip().startswith("["):
         return []
     try:
@@ -160,7 +162,7 @@ def _read_json(text: str) -> list[str]:
 
 
 def _tidy(item: str, cell: bool = False) -> str:
-    """An item as far as its first gap, as a remark after the list is not part of the last item,
+    """An item up to its first blank line (a remark after the list is not part of the last item),
     without the bold type around it or the rest of a table's row."""
     if cell:
         item = re.split(CELL_END, item.partition("\n")[0], maxsplit=1)[0]

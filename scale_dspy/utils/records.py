@@ -1,8 +1,8 @@
 """Records: JSON read into frozen dataclasses, every value checked against the type of its field.
 
-A missing field takes its default, so that a file written before the field was added still reads;
-an unknown field is ignored. Numbers are from 0 to LARGEST unless an `Interval` says otherwise, as
-everything counted or measured here is; NaN and infinities are refused.
+A missing field takes its default, so that a file from before the field was added can still be read;
+an unknown field is ignored. Numbers must be from 0 to LARGEST, unless an `Interval` says otherwise;
+NaN and infinities are refused.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 class WrongFieldError(ValueError):
-    """A field's value is of another kind than its record wants.
+    """A field's value is not of the kind that its record needs.
 
     Attributes:
-        field: its name, from the outermost record inwards: `steps[2].system`.
+        field: its path from the outermost record inwards: `steps[2].system`.
         must: what it has to be.
     """
 
@@ -44,7 +44,7 @@ class WrongFieldError(ValueError):
 
 
 def read_record(kind: type[R], value: Any) -> R:
-    """A record of parsed JSON.
+    """A record from parsed JSON.
 
     Args:
         kind: a dataclass. Its fields are text, numbers, bools, tuples (named ones too), dicts
@@ -57,14 +57,14 @@ def read_record(kind: type[R], value: Any) -> R:
 
 
 def parse_record(kind: type[R], line: bytes | str, where: str, noun: str) -> R:
-    """A record of a line of JSON.
+    """A record from a line of JSON.
 
     Args:
         where: file and line, for the message.
         noun: what the record is called there.
 
     Raises:
-        ValueError: the line is no such record; the one line of the message says where and why.
+        ValueError: the line is no such record; the message says in one line where and why.
     """
     try:
         value = parse_json(line)
@@ -77,7 +77,7 @@ def parse_record(kind: type[R], line: bytes | str, where: str, noun: str) -> R:
 
 
 def parse_json(text: bytes | str) -> Any:
-    """Parsed JSON; ValueError for all that is none, too deeply nested or no UTF-8."""
+    """Parsed JSON; ValueError if the text is no JSON, nested too deeply or not UTF-8."""
     try:
         return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
     except RecursionError:
@@ -85,7 +85,7 @@ def parse_json(text: bytes | str) -> Any:
 
 
 def write_record(record: Any) -> str:
-    """A record as a line of JSON, which `parse_record` reads again."""
+    """A record as a line of JSON, which `parse_record` can read."""
     return json.dumps(asdict(record), ensure_ascii=False) + "\n"
 
 
@@ -154,7 +154,7 @@ def _read_number(low: float, high: float) -> Reader:
 
 
 def _read_scalar(value: Any) -> Any:
-    """What a field of no certain kind may hold: all but lists and objects."""
+    """The value of a field of type Any: anything but a list or an object."""
     if isinstance(value, (int, float)) and not abs(value) <= LARGEST:
         raise _refuse(value, f"at most {LARGEST}")
     if isinstance(value, (list, dict)):
@@ -261,7 +261,7 @@ def _refuse(value: Any, must: str) -> WrongFieldError:
 
 
 def _show(value: Any) -> str:
-    """A value of a file in a few characters; a list or an object by its kind."""
+    """A value of a file in a few characters; of a list or an object only its kind."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):

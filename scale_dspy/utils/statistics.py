@@ -1,13 +1,13 @@
-"""avg@k, pass@k, maj@k and mean tokens, their intervals, and two runs compared: pure functions.
+"""avg@k, pass@k, maj@k and mean tokens with intervals, and comparisons of runs: pure functions.
 
-A run gives one value a sample, grouped by problem (`Samples`). Every function raises ValueError
-where there is no problem, a problem has no sample, or a value is no grade (0 or 1) or no number of
-tokens (0 or more). No result depends on the order of problems.
+A run gives one value per sample, grouped by problem (`Samples`). Every function raises ValueError
+if there is no problem, if a problem has no sample, or if a value is no grade (0 or 1) or no number
+of tokens (0 or more). No result depends on the order of problems.
 
-The samples of a problem are alike, so problems are what intervals resample: `resamples` times, at
-random from `seed`. Every interval has level 0.95, and none has zero width because the values at
-hand happen to agree. Its coverage in 4,000 simulated runs of 8 samples, mean width in brackets,
-against the percentile bootstrap over problems:
+Samples of the same problem are correlated, so intervals resample problems: `resamples` times, at
+random from `seed`. Every interval has level 0.95, and none has zero width just because the observed
+values happen to agree. The coverage in 4,000 simulated runs of 8 samples, with the mean width in
+brackets, compared with the percentile bootstrap over problems:
 
     quantity             problems  percentile     here
     accuracy of 0.70     30        0.942 [0.269]  0.976 [0.294]
@@ -20,10 +20,10 @@ against the percentile bootstrap over problems:
     token ratio          30        0.926 [0.327]  0.954 [0.355]
     token ratio          10        0.879 [0.520]  0.945 [0.659]
 
-Problems are solved with chances from Beta(p / 2, (1 - p) / 2), as most competition problems are
-nearly always or nearly never solved; where all have chance 0.70, the interval covers 0.993. Runs
-that are compared differ on 30% of the problems; their tokens are log-normal with sigma 0.5, and
-correlated by 0.74.
+In the simulation the chance of solving a problem is drawn from Beta(p / 2, (1 - p) / 2), since most
+competition problems are solved nearly always or nearly never; if all have chance 0.70, the coverage
+is 0.993. Compared runs differ on 30% of the problems; their tokens are log-normal with sigma 0.5
+and have a correlation of 0.74.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.float64]
 
 Samples = Mapping[str, Sequence[float]] | NDArray[Any]
-"""Problem id -> one value a sample, as many as there are; or an array, problems by samples."""
+"""By problem id, one value per sample; or an array with a row per problem."""
 
 RESAMPLES = 10_000
 
-TAIL = 0.025  # the chance left out at either end of an interval
-_EXACT = 12  # problems up to which every subset is taken instead of random ones
+TAIL = 0.025  # the probability left out at either end of an interval
+_EXACT = 12  # up to so many problems, every subset is taken instead of random ones
 _ENOUGH = 6  # problems; with five, no sign-flip test can reach 0.05
 _CHUNK = 1 << 18  # numbers held at once while resampling
 
@@ -67,7 +67,7 @@ class Comparison:
         a: the mean of the first run.
         b: the mean of the second run.
         effect: a - b for accuracy, a / b for tokens.
-        p_value: two-sided, in (0, 1]; small where chance alone would hardly part a and b this far.
+        p_value: two-sided, in (0, 1]: how likely so large a difference is by chance alone.
     """
 
     problems: int
@@ -81,7 +81,7 @@ class Comparison:
 
 
 def pass_at_k(correct: Samples, k: int) -> float:
-    """Estimate without bias the share of problems that at least one of k samples solves.
+    """An unbiased estimate of the share of problems that at least one of k samples solves.
 
     1 - C(n - c, k) / C(n, k), averaged over problems, for c right ones among a problem's n samples
     (Chen et al. 2021, arXiv 2107.03374).
@@ -111,7 +111,7 @@ def maj_at_k(
     Args:
         answers: every sample's answer, by problem.
         correct: whether each of these answers is right, 0 or 1, in the same order.
-        vote: gives one of the answers it is given, or None where all abstain (which is wrong).
+        vote: chooses one of the answers it gets, or None if all abstain (which counts as wrong).
 
     Raises:
         ValueError: `answers` and `correct` do not match, or `vote` gives an answer nobody gave.
@@ -137,9 +137,10 @@ def bound_accuracy(correct: Samples, *, resamples: int = RESAMPLES, seed: int = 
     """Estimate avg@k, in [0, 1], with an interval that allows for a problem not yet seen.
 
     The problems and one unseen problem get random weights that sum to 1 (the Bayesian bootstrap,
-    Rubin 1981). For the low end the unseen one is never solved, for the high end always; the ends
-    are quantiles of the weighted means. The bound is Gaffke's (2005; Learned-Miller and Thomas
-    2020, arXiv 1905.06208); for problems all right or all wrong it is Clopper and Pearson's.
+    Rubin 1981). For the low end it is assumed that the unseen one is never solved, for the high
+    end always; the ends are quantiles of the weighted means. The bound is Gaffke's (2005;
+    Learned-Miller and Thomas 2020, arXiv 1905.06208); for problems all right or all wrong it is
+    Clopper and Pearson's.
 
     Args:
         correct: 0 or 1 for every sample.
@@ -167,10 +168,10 @@ def bound_tokens(tokens: Samples, *, resamples: int = RESAMPLES, seed: int = 0) 
 def compare(a: Samples, b: Samples, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
     """Compare the accuracies of two runs on the same problems; the effect is a - b, in [-1, 1].
 
-    The p-value is the sign-flip test's: how often the mean difference is as far from 0 when a coin
-    gives each problem's difference its sign. The interval, by subsets as in `bound_tokens`, is that
-    test turned round, so the two agree; where subsets say too little, it is by weights as in
-    `bound_accuracy`, for differences from -1 to 1.
+    The p-value is that of the sign-flip test: how often the mean difference is as far from 0 if
+    each problem's difference gets a random sign. The interval, by subsets as in `bound_tokens`, is
+    the inversion of that test, so the two agree. If there are too few problems for subsets, it is
+    made by weights as in `bound_accuracy`, for differences from -1 to 1.
 
     Args:
         a: 0 or 1 for every sample of the first run.
@@ -193,9 +194,9 @@ def compare_tokens(
 ) -> Comparison:
     """Compare the mean tokens of two runs on the same problems; the effect is the ratio a / b.
 
-    Interval and p-value are made as in `compare`, the p-value of the differences of mean tokens.
-    The ends are 0 and infinity where the problems' ratios are as few or as alike as values are in
-    `bound_tokens`.
+    Interval and p-value are made as in `compare`; the p-value is for the difference of mean tokens.
+    The ends are 0 and infinity under the conditions of `bound_tokens`, applied to the ratios of the
+    problems.
 
     Args:
         a: tokens of every sample of the first run, 0 or more.
@@ -219,7 +220,7 @@ def compare_tokens(
 def _weigh_unseen(
     values: Numbers, low: float, high: float, resamples: int, seed: int
 ) -> tuple[float, float]:
-    """Ends of the weighted mean of `values`, all in [low, high], and of one unseen value there."""
+    """Ends of the weighted mean of `values` and one unseen value, all in [low, high]."""
     rng = np.random.default_rng(seed)
     extremes = np.array([[*np.sort(values), end] for end in (low, high)]).T
     blocks = split_rows(resamples, len(extremes))
@@ -231,7 +232,8 @@ def _weigh_unseen(
 def _draw_subsets(
     above: Numbers, below: Numbers, resamples: int, seed: int
 ) -> tuple[float, float] | None:
-    """Ends of sum(above) / sum(below) over random subsets; None where they say too little."""
+    """Ends of sum(above) / sum(below) over random subsets; None if there are too few problems, or
+    too few different ones."""
     order = np.lexsort((below, above))
     above, below = above[order], below[order]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -246,7 +248,7 @@ def _draw_subsets(
 
 
 def _flip_signs(differences: Numbers, resamples: int, seed: int) -> float:
-    """The two-sided p-value of the sign-flip test that `differences` scatter around 0."""
+    """The two-sided p-value of the sign-flip test that `differences` are symmetric around 0."""
     moved = np.sort(differences[differences != 0])
     observed = abs(moved.sum()) - 1e-9 * np.abs(moved).sum()
     tosses = _toss_coins(len(moved), resamples, seed)
@@ -256,7 +258,8 @@ def _flip_signs(differences: Numbers, resamples: int, seed: int) -> float:
 
 
 def _toss_coins(coins: int, tosses: int, seed: int) -> Iterator[Numbers]:
-    """Rows of `coins` zeros and ones, in blocks: every row where few, else `tosses` random ones."""
+    """Rows of `coins` zeros and ones, in blocks: all possible rows if these are few, else `tosses`
+    random ones."""
     if coins <= _EXACT:
         yield (np.arange(2**coins)[:, None] >> np.arange(coins) & 1).astype(np.float64)
         return

@@ -1,10 +1,10 @@
-"""What an argument must be, said in one line where it is not."""
+"""Check arguments; each error says in one line what the argument must be."""
 
 from __future__ import annotations
 
 from typing import Any
 
-LARGEST = 10**12  # of a count; nobody means more, and floats do not hold arbitrary numbers
+LARGEST = 10**12  # of a count; more is a mistake, and floats do not hold every larger number
 SEEDS = (-(2**63), 2**63 - 1)  # the range of 64 bits, which JSON libraries and servers accept
 
 
@@ -12,11 +12,12 @@ def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) 
     """`value` itself, if it is a whole number in the range.
 
     Args:
-        name: what it is, with an article where the sentence wants one.
-        least, most: the ends of the range, both part of it; None for LARGEST, unsaid.
+        name: what it is, as the subject of the error's sentence, with an article if it needs one.
+        least, most: the ends of the range, both included; most=None means LARGEST, which the
+            message then leaves out.
 
     Raises:
-        ValueError: it is no whole number, or out of the range.
+        ValueError: it is not a whole number, or out of the range.
     """
     whole = isinstance(value, int) and not isinstance(value, bool)
     if whole and abs(value) > LARGEST and (most is None or most < LARGEST):
@@ -39,8 +40,8 @@ def check_seed(seed: Any) -> int | None:
 
 
 def _shorten(value: Any) -> str:
-    """Its repr, for a sentence."""
-    if isinstance(value, int) and value.bit_length() > 128:  # longer ones Python may not spell out
+    """The value's repr, shortened for a message."""
+    if isinstance(value, int) and value.bit_length() > 128:  # Python may refuse to write them
         return "one of more than 38 digits"
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:99]}…"

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from scale_dspy import SCALE, connect
 from scale_dspy.baselines import ChainOfThought
 from scale_dspy.lm.cache import Store, use
-from scale_dspy.tuning.comparison_table import ROWS, Row
+from scale_dspy.tuning.comparison_table import ROWS, TableRow
 from scale_dspy.tuning.dspy_comparison import Contest, run_contest
 from scale_dspy.tuning.prompt_optimizers import Plan
 from tests.fake_vllm import fake_vllm
@@ -40,7 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def run_world(kind: str, seed: int, out: Path, sizes: Sequence[int], calls: int) -> list[Row]:
+def run_world(kind: str, seed: int, out: Path, sizes: Sequence[int], calls: int) -> list[TableRow]:
     """All rows in one world; `sizes` are problems to train on, to choose on and to judge by."""
     knobs = {"magic": MAGIC, "magic_gain": 0.1, "ability_1": 0.4, "ability_2": 0.85, **KINDS[kind]}
     world = World.noisy(seed, **knobs)
@@ -62,7 +62,7 @@ def run_world(kind: str, seed: int, out: Path, sizes: Sequence[int], calls: int)
             return run_contest(contest)
 
 
-def sum_up(runs: Sequence[list[Row]]) -> list[dict[str, Any]]:
+def sum_up(runs: Sequence[list[TableRow]]) -> list[dict[str, Any]]:
     """Means over seeds, and the standard deviation between them."""
     summed = []
     for name in ROWS:

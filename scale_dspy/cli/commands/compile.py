@@ -20,7 +20,7 @@ from scale_dspy.cli.options import (
     connect_program,
     open_cache,
     print_json,
-    read_options,
+    read_option_grid,
     read_start,
     read_terms,
     settle_backend,
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scale_dspy.tuning.forecast import forecast_compile
     from scale_dspy.tuning.joint import compile_program
 
-    console = Console(file=sys.stderr, highlight=False)  # this one, whatever is diverted later
+    console = Console(file=sys.stderr, highlight=False)  # the real one, even if diverted later
     check_counts(arguments, "threads", "limit", "budget")
     settled = settle_backend(arguments)
     plan = _read_plan(arguments, settled.threads)
@@ -145,7 +145,7 @@ def _read_plan(arguments: argparse.Namespace, threads: int) -> Plan:
         token_price=terms.price,
         gpus=terms.gpus,
         threads=threads,
-        variants=read_options(arguments)[1:],
+        variants=read_option_grid(arguments)[1:],
         seed=arguments.seed or 0,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from scale_dspy.cli.arguments import add_backend
-from scale_dspy.cli.options import DONE, FAILED, check_counts, print_json, start_embedded
+from scale_dspy.cli.options import DONE, FAILED, check_counts, print_json, start_with_progress
 from scale_dspy.utils.validation import check_seed
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     api_base, key = arguments.api_base, arguments.api_key
     embedded = uses_embedded(model, api_base)
     if embedded:
-        server = start_embedded(model, console)
+        server = start_with_progress(model, console)
         model, api_base, key = server.model, server.api_base, server.key
     addresses = split_addresses(api_base)
     if not addresses:

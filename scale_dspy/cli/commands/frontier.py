@@ -20,7 +20,7 @@ from scale_dspy.cli.options import (
     forecast_run,
     open_cache,
     print_json,
-    read_options,
+    read_option_grid,
     read_retry,
     read_start,
     read_terms,
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_counts(arguments, "samples", "limit", "budget", "threads")
     terms = read_terms(arguments)
     check_rule(arguments.budget, arguments.margin)
-    if len(read_options(arguments)) > 1:
+    if len(read_option_grid(arguments)) > 1:
         raise ValueError("frontier measures one program: give --candidates and --caps one number")
     examples = load(arguments.data, limit=arguments.limit)
     settled = settle_backend(arguments)

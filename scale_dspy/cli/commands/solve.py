@@ -29,7 +29,7 @@ echo "$PROBLEM" | scale-dspy solve - --method cot --json
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("problem", nargs="?", help="its text, LaTeX welcome; - reads it")
+    command.add_argument("problem", nargs="?", help="its text, with or without LaTeX; - for stdin")
     command.add_argument("--file", metavar="PATH", help="a file that holds the problem's text")
     command.add_argument("--full", action="store_true", help="show the whole work, thinking too")
     add_method(command)

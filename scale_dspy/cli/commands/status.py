@@ -21,7 +21,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "folders", nargs="*", default=["runs"], metavar="DIR", help="of runs, or around them [runs]"
     )
-    command.add_argument("--watch", action="store_true", help="look again until none is at work")
+    command.add_argument("--watch", action="store_true", help="repeat until no run is at work")
     command.add_argument("--json", action="store_true", help="one JSON list on standard output")
 
 

@@ -50,7 +50,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="test sets that no problem may overlap with, or none; by default aime24, aime25, "
         "amc23 and math500; it fails at its end if one cannot be loaded",
     )
-    add_rollouts(command, 1, "tries a problem; the shortest right one is kept")
+    add_rollouts(command, 1, "rollouts of each problem; the shortest right one is kept")
     add_reuse(command)
     add_engine(command)
     add_method(command)

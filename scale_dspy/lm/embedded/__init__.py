@@ -1,1 +1,1 @@
-"""The small model that this machine serves itself, on the CPU."""
+"""The embedded model: a small one that this package serves itself, on the CPU."""

