@@ -26,7 +26,8 @@ import httpx
 from scale_dspy.baselines import ChainOfThought
 from scale_dspy.data.load import load
 from scale_dspy.evaluation.passes import read_passes
-from scale_dspy.evaluation.selection import list_signals
+from scale_dspy.evaluation.rollout import ROLLOUTS, read_rollouts
+from scale_dspy.evaluation.selection import list_signals, score_run
 from scale_dspy.evaluation.selection import replay as replay_ways
 from scale_dspy.lm.adapter import PlainAdapter
 from scale_dspy.lm.modes import Style, modes
@@ -55,6 +56,10 @@ def main() -> None:
     again.add_argument("passes", type=Path, nargs="+", help="files; repeated problems are skipped")
     again.add_argument("--cap", type=int, help="response tokens a pass could have")
     again.add_argument("--cap-1", type=int, help="response tokens a draft of System 1 could have")
+    again.add_argument(
+        "--run", dest="runs", type=Path, action="append", default=[], metavar="DIR",
+        help="an evaluated run on these problems, beside the ways; may be given again",
+    )  # fmt: skip
     again.add_argument("--set", action="append", help="only this set; may be given again")
     again.add_argument("--table", type=Path, help="a Markdown file for what is shown")
     again.add_argument("--picture", type=Path, help="a PNG of accuracy against tokens")
@@ -142,10 +147,14 @@ def replay(arguments: argparse.Namespace) -> None:
     sets = read_passes(arguments.passes, arguments.cap, arguments.cap_1)
     if arguments.set:
         sets = {name: drawn for name, drawn in sets.items() if name in arguments.set}
-    found = {
+    found: dict[str, dict[str, Any]] = {
         name: {"problems": len(drawn), "signals": list_signals(drawn), "ways": replay_ways(drawn)}
         for name, drawn in sets.items()
     }
+    for name, drawn in sets.items():
+        for folder in arguments.runs:
+            told = score_run(str(folder), list(read_rollouts(folder / ROLLOUTS)), drawn)
+            found[name]["ways"] += [told] if told else []
     table = "\n".join(write_tables(name, told) for name, told in found.items())
     logging.info(table)
     if arguments.table:
@@ -198,7 +207,9 @@ def list_cells(one: dict[str, Any]) -> list[str]:
     ends = [100 * end for end in one["accuracy_interval"]]
     accuracy = show(100 * one["accuracy"], ends, ".1f")
     within = "" if one["given"] is None else str(one["given"])
-    return [one["way"], within, accuracy, f"{one['tok']:.0f}", f"{one['passes']:.2f}", *differences]
+    passes = "" if one["passes"] is None else f"{one['passes']:.2f}"
+    way = one["way"] if "problems" not in one else f"{one['way']} ({one['problems']} problems)"
+    return [way, within, accuracy, f"{one['tok']:.0f}", passes, *differences]
 
 
 def show(value: float | None, ends: list[float] | None, how: str = ".3f") -> str:

@@ -15,7 +15,9 @@ import pytest
 
 from scale_dspy.evaluation import selection
 from scale_dspy.evaluation.passes import Pass, ProblemPasses
-from scale_dspy.evaluation.selection import list_signals, replay
+from scale_dspy.evaluation.rollout import Rollout
+from scale_dspy.evaluation.selection import list_signals, replay, score_run
+from scale_dspy.lm.tally import Tally
 from scale_dspy.stages.votes import count_passes, find_winner, group_results
 
 COUNT = 8
@@ -129,6 +131,31 @@ def test_no_problem_is_scored_with_settings_chosen_on_it() -> None:
 def test_one_problem_is_too_few() -> None:
     with pytest.raises(ValueError, match="two problems"):
         replay(make_problems(1, 0.5))
+
+
+def make_rollout(name: str, right: bool, tokens: int, sample: int = 0) -> Rollout:
+    usage = {"solve_2": Tally(calls=1, completion_tokens=tokens)}
+    answer = "7" if right else "8"
+    return Rollout(
+        id=name, sample=sample, answer=answer, correct=right, steps=(), usage=usage,
+        seconds=1.0, error=None,
+    )  # fmt: skip
+
+
+def test_a_run_is_scored_on_the_problems_that_it_shares_with_the_passes() -> None:
+    drawn = make_problems(12, 0.5)
+    names = [each.id.removeprefix("a/") for each in drawn[:8]]
+    rollouts = [make_rollout(name, True, 150) for name in names]
+    told = score_run("run", [*rollouts, make_rollout("another", False, 9)], drawn)
+    assert told is not None
+    assert (told["problems"], told["accuracy"], told["tok"]) == (8, 1.0, 150.0)
+    alone = replay(drawn[:8])
+    cot = next(way["accuracy"] for way in alone if way["way"] == "cot")
+    assert told["to_cot"] == pytest.approx(1 - cot)
+    assert score_run("run", [make_rollout("another", True, 9)], drawn) is None
+    more = make_rollout(names[0], True, 150, sample=1)
+    with pytest.raises(ValueError, match="as many rollouts each"):
+        score_run("run", [*rollouts, more], drawn)
 
 
 def test_the_recipe_writes_a_table_a_picture_and_json(tmp_path: Path) -> None:

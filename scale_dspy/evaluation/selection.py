@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from scale_dspy.evaluation.calibration import assign_folds, estimate_unseen, fit_estimate
 from scale_dspy.evaluation.passes import Pass, ProblemPasses
+from scale_dspy.evaluation.rollout import Rollout
 from scale_dspy.grading.labels import bound_auroc, measure_auroc
 from scale_dspy.stages.estimate import Estimate
 from scale_dspy.stages.votes import (
@@ -124,6 +125,34 @@ def replay(drawn: Sequence[ProblemPasses], seed: int = 0) -> list[dict[str, Any]
     return [
         _describe(name, given, outcome, fixed, names) for (name, given), outcome in joined.items()
     ]
+
+
+def score_run(
+    name: str, rollouts: Sequence[Rollout], drawn: Sequence[ProblemPasses], seed: int = 0
+) -> dict[str, Any] | None:
+    """A run of a program on some of these problems, as `replay` describes a way: against chain of
+    thought and fixed votes on the same problems. None where it has none of them.
+
+    Raises:
+        ValueError: a problem has different numbers of rollouts from another, or unknown tokens.
+    """
+    ran: dict[str, list[Rollout]] = {}
+    for one in rollouts:
+        ran.setdefault(one.id, []).append(one)
+    both = [each for each in drawn if each.id.removeprefix(f"{each.group}/") in ran]
+    if not both:
+        return None
+    rows = [ran[each.id.removeprefix(f"{each.group}/")] for each in both]
+    costs = [[one.cost for one in row] for row in rows]
+    if len({len(row) for row in rows}) != 1 or any(None in row for row in costs):
+        raise ValueError(f"{name}: problems need as many rollouts each, with known tokens")
+    spent = [[one.completion_tokens for one in row if one] for row in costs]
+    right = np.array([[one.right for one in row] for row in rows], dtype=np.float64)
+    outcome = ReplayOutcome(right, np.array(spent, dtype=np.float64), np.zeros_like(right))
+    passes = _look_at([each.passes for each in both], seed)
+    fixed = [_vote(passes, votes, 1.0) for votes in range(1, passes.right.shape[2] + 1)]
+    told = _describe(name, None, outcome, fixed, [each.id for each in both])
+    return {**told, "passes": None, "problems": len(both)}
 
 
 def _name_vote(votes: int) -> str:
