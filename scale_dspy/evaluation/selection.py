@@ -251,11 +251,9 @@ def _vote(passes: Prefixes, votes: int, stop: float, weighted: bool = False) -> 
 
 
 def _list_votes(passes: Prefixes) -> Iterator[ReplayOutcome]:
-    count = passes.right.shape[2]
-    for votes in sorted({1, 2, 3, 5, count} | {count // 2}):
-        if votes <= count:
-            for stop in (*STOPS, 1.0) if votes > 2 else (1.0,):
-                yield _vote(passes, votes, stop)
+    for votes in range(1, passes.right.shape[2] + 1):
+        for stop in (*STOPS, 1.0) if votes > 2 else (1.0,):
+            yield _vote(passes, votes, stop)
 
 
 def _gate_first(passes: Prefixes, gate: float, votes: ReplayOutcome) -> ReplayOutcome:
