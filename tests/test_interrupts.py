@@ -38,6 +38,7 @@ def test_work_has_ended_before_an_interrupt_goes_on() -> None:
 
     async def work() -> None:
         try:
+            await asyncio.sleep(0.1)  # until it is waited for
             os.kill(os.getpid(), signal.SIGINT)
             await asyncio.sleep(60)
         finally:

@@ -78,11 +78,12 @@ def run_call(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def _wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
-    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-    try:
+    future = None
+    try:  # an interrupt may come as soon as the work has begun
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         return future.result()
     except BaseException:
-        if future.cancel():
+        if future is not None and future.cancel():
             _wait_for_the_end(coroutine)
         raise
 
