@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scale_dspy.cli.arguments import (
     add_backend,
@@ -31,6 +32,9 @@ from scale_dspy.cli.options import (
     settle_backend,
 )
 from scale_dspy.methods import METHODS
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 HELP = "training data from problems that it solves right"
 EXAMPLES = """
@@ -74,12 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     terms = read_terms(arguments)
     out = Path(arguments.out)
     check_path(out)
-    if not METHODS[arguments.method].joinable:
-        joinable = ", ".join(name for name, method in METHODS.items() if method.joinable)
-        raise ValueError(
-            f"--method is one of {joinable} for traces, not {arguments.method}: its "
-            "steps are no solution when they are joined"
-        )
+    _check_joinable(arguments.method)
     examples = load(arguments.data, limit=arguments.limit)
     against, unchecked = _load_against(arguments.against)
     folder = out.with_name(f"{out.name}.run")
@@ -118,13 +117,26 @@ def run(arguments: argparse.Namespace) -> int:
     code = end_run(console, card.dropped.get("error", 0))
     if not unchecked:
         return code
+    _say_unchecked(console, unchecked)
+    return FAILED
+
+
+def _check_joinable(method: str) -> None:
+    if not METHODS[method].joinable:
+        joinable = ", ".join(name for name, each in METHODS.items() if each.joinable)
+        raise ValueError(
+            f"--method is one of {joinable} for traces, not {method}: its "
+            "steps are no solution when they are joined"
+        )
+
+
+def _say_unchecked(console: Console, unchecked: Sequence[str]) -> None:
     console.print(
         f"no overlap was looked for with {', '.join(unchecked)}: they cannot be loaded. "
         "Put copies into a folder, set SCALE_DATA_DIR to it and run this again, or give --against "
         "without them",
         style="yellow",
     )
-    return FAILED
 
 
 def _load_against(names: str | None) -> tuple[dict[str, list[Any]], list[str]]:
