@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -265,6 +267,21 @@ def test_a_cache_that_another_process_holds_is_waited_for_once_and_said(
     other.execute("BEGIN IMMEDIATE")
     keep(store, 21)
     assert caplog.text.count("another process holds it locked") == 2
+
+
+def test_processes_that_make_the_cache_at_the_same_moment_all_get_it(tmp_path: Path) -> None:
+    """SQLite refuses the change to WAL at once, whatever time it may wait for other locks."""
+    count = 6
+    for turn in range(100):
+        start, folder = threading.Barrier(count), tmp_path / str(turn)
+
+        def open_one(start: threading.Barrier = start, folder: Path = folder) -> None:
+            start.wait()
+            Store(folder / FILE).connection.close()
+
+        with ThreadPoolExecutor(count) as pool:
+            for each in [pool.submit(open_one) for _ in range(count)]:
+                each.result()
 
 
 def test_a_cache_that_is_locked_from_the_start_is_one_line(

@@ -90,13 +90,25 @@ class Store:
             if path.is_symlink():
                 raise OSError(f"{path} is a link, and links are not followed")
         try:
-            self.connection = self._open()
+            self.connection = self._open_patiently()
         except sqlite3.OperationalError as error:
             raise OSError(_explain(error)) from None
         except sqlite3.DatabaseError:
             self.connection = self._open_anew()
         if path is not None:
             self.drop_oldest()
+
+    def _open_patiently(self) -> sqlite3.Connection:
+        """Processes that make the file at the same moment refuse each other at once: SQLite does
+        not wait for the lock that the change to WAL needs."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._open()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
