@@ -151,9 +151,10 @@ def replay(arguments: argparse.Namespace) -> None:
         name: {"problems": len(drawn), "signals": list_signals(drawn), "ways": replay_ways(drawn)}
         for name, drawn in sets.items()
     }
-    for name, drawn in sets.items():
-        for folder in arguments.runs:
-            told = score_run(str(folder), list(read_rollouts(folder / ROLLOUTS)), drawn)
+    for folder in arguments.runs:
+        rollouts = list(read_rollouts(folder / ROLLOUTS))
+        for name, drawn in sets.items():
+            told = score_run(str(folder), rollouts, drawn)
             found[name]["ways"] += [told] if told else []
     table = "\n".join(write_tables(name, told) for name, told in found.items())
     logging.info(table)

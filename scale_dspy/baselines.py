@@ -104,10 +104,8 @@ class MajorityVote(Solver):
         return {**super().options, "samples": self.samples}
 
     def bound_requests(self) -> tuple[int, int]:
-        return (
-            1,
-            2 * self.samples,
-        )  # one by one, where the server ignores `n`; each may be concluded
+        # One by one, where the server ignores `n`; each may be concluded.
+        return 1, 2 * self.samples
 
     async def _solve_within(self, ledger: Ledger, problem: str) -> dspy.Prediction:
         drawn = await draw_passes(_make_solvers(self, problem), self.samples)

@@ -128,7 +128,7 @@ def replay(drawn: Sequence[ProblemPasses], seed: int = 0) -> list[dict[str, Any]
 
 
 def score_run(
-    name: str, rollouts: Sequence[Rollout], drawn: Sequence[ProblemPasses], seed: int = 0
+    run: str, rollouts: Sequence[Rollout], drawn: Sequence[ProblemPasses], seed: int = 0
 ) -> dict[str, Any] | None:
     """A run of a program on some of these problems, as `replay` describes a way: against chain of
     thought and fixed votes on the same problems. None where it has none of them.
@@ -139,20 +139,24 @@ def score_run(
     ran: dict[str, list[Rollout]] = {}
     for one in rollouts:
         ran.setdefault(one.id, []).append(one)
-    both = [each for each in drawn if each.id.removeprefix(f"{each.group}/") in ran]
+    both = [
+        (each, ran[name])
+        for each in drawn
+        if (name := each.id.removeprefix(f"{each.group}/")) in ran
+    ]
     if not both:
         return None
-    rows = [ran[each.id.removeprefix(f"{each.group}/")] for each in both]
+    problems, rows = zip(*both, strict=True)
     costs = [[one.cost for one in row] for row in rows]
     if len({len(row) for row in rows}) != 1 or any(None in row for row in costs):
-        raise ValueError(f"{name}: problems need as many rollouts each, with known tokens")
+        raise ValueError(f"{run}: problems need as many rollouts each, with known tokens")
     spent = [[one.completion_tokens for one in row if one] for row in costs]
     right = np.array([[one.right for one in row] for row in rows], dtype=np.float64)
     outcome = ReplayOutcome(right, np.array(spent, dtype=np.float64), np.zeros_like(right))
-    passes = _look_at([each.passes for each in both], seed)
+    passes = _look_at([each.passes for each in problems], seed)
     fixed = [_vote(passes, votes, 1.0) for votes in range(1, passes.right.shape[2] + 1)]
-    told = _describe(name, None, outcome, fixed, [each.id for each in both])
-    return {**told, "passes": None, "problems": len(both)}
+    told = _describe(run, None, outcome, fixed, [each.id for each in problems])
+    return {**told, "passes": None, "problems": len(problems)}
 
 
 def _name_vote(votes: int) -> str:
