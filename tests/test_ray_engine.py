@@ -80,7 +80,7 @@ def test_a_refused_key_and_a_dead_server_end_the_run(cluster: Path, tmp_path: Pa
         lm = connect(server.model, server.api_base, KEY, seed=0)
         with pytest.raises(LMAuthError):
             evaluate(program, examples, lm, tmp_path / "a", engine=make(server, program, "wrong"))
-    broken = Fault(stage="decompose", first=5, status=400)
+    broken = Fault(stage="decompose", first=1, status=400)
     with fake_vllm(World(9), faults=[broken]) as server:
         lm = connect(server.model, server.api_base, seed=0)
         with pytest.raises(RuntimeError, match=f"{GIVE_UP} rollouts in a row failed"):
