@@ -114,6 +114,7 @@ class World:
         magic: a phrase; a stage whose instructions contain it does better: it solves with
             `magic_gain` more ability and without slips, rates without noise, and its lists and
             choices are right.
+        brief: a phrase; solutions whose instructions contain it take half the tokens.
         tells: nats a token by which a wrong solution is less sure of itself than a right one; at 0
             its log-probabilities tell nothing.
         demo_gain: ability gained by each worked example in the prompt, up to four.
@@ -139,6 +140,7 @@ class World:
     select_skill: float = 1.0
     magic: str = ""
     magic_gain: float = 0.2
+    brief: str = ""
     demo_gain: float = 0.0
     tells: float = 0.5
 

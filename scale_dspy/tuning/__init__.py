@@ -3,6 +3,7 @@
 # Here, where importing it loads nothing, since the command line lists it in its help.
 OPTIMIZERS = (
     "none",
+    "brief",
     "bootstrap",
     "bootstrap_random_search",
     "copro",

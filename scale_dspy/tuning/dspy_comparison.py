@@ -187,9 +187,8 @@ def _tune_jointly(
     tuned = compile_program(
         contest.program, trainset, valset, lm, folder, plan, names=names, report=report
     )
-    prompts = plan.rollouts if plan.optimizer != "none" else 0
-    calls = _count_runs(folder / "threshold") + prompts + _count_runs(folder / "joint")
-    return tuned, read_costs(folder / COSTS), calls
+    searched = _count_runs(folder / "threshold") + _count_runs(folder / "joint")
+    return tuned, read_costs(folder / COSTS), searched + plan.tuning_rollouts
 
 
 class CountingMetric:

@@ -93,7 +93,7 @@ def forecast_compile(
     measured, tokens, dollars = expect(missing, like or folder / SEARCHES[0], plan.token_price)
     if like and not measured:
         raise ValueError(f"{like} holds no walks whose tokens are known")
-    rollouts = plan.rollouts if optimizes else 0
+    rollouts = plan.tuning_rollouts
     return CompileForecast(
         training=len(trainset),
         validation=len(valset),

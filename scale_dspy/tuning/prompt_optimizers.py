@@ -1,4 +1,4 @@
-"""A program's prompts tuned by one of DSPy's optimizers, under a plan."""
+"""A program's prompts tuned under a plan, by one of DSPy's optimizers or by a prompt at hand."""
 
 from __future__ import annotations
 
@@ -24,9 +24,24 @@ from scale_dspy.utils.extras import advise_install
 from scale_dspy.utils.validation import check_whole
 
 NEEDS = {"mipro": "optuna", "gepa": "gepa"}  # DSPy imports these only after spending tokens
+FREE = ("none", "brief")  # optimizers that neither run the program nor ask for proposals
 DEMOS = 2  # bootstrapped demos of a predictor; each adds a whole solution to every prompt
 SUCCESS = 0.5  # the score from which a rollout may become a demo
 PROPOSAL = 2048  # response tokens of a proposal, where System 2 has a cap of its own
+_BRIEF_WHOLE = (
+    "Solve the problem step by step. Keep it short: one line for each step, which names the "
+    "quantity and calculates it. No introduction, no headings, no summary."
+)
+BRIEF = {
+    "solve.whole": _BRIEF_WHOLE,
+    "solve": _BRIEF_WHOLE,  # of chain of thought
+    "solve.system_2": (
+        "Solve the sub-problem step by step, building on what is known so far without repeating "
+        "it. Keep it short: one line for each step, which names the quantity and calculates it. No "
+        "introduction, no headings, no summary."
+    ),
+}
+"""Instructions of System 2 that ask for short solutions, by predictor."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,11 @@ class Plan:
         self.terms  # noqa: B018 - checks them
 
     @property
+    def tuning_rollouts(self) -> int:
+        """About how many runs of the program its optimizer makes at most."""
+        return 0 if self.optimizer in FREE else self.rollouts
+
+    @property
     def terms(self) -> Terms:
         """What tokens and time cost, and the limits of the whole compile."""
         return Terms(self.token_price, self.gpus, self.cost_limit, self.dollar_limit)
@@ -93,7 +113,7 @@ def tune_prompts(
     plan: Plan,
     labels: Sequence[Label] = (),
 ) -> SCALE:
-    """A copy of `program` with the instructions and demos that one of DSPy's optimizers found.
+    """A copy of `program` with the instructions and demos that the plan's optimizer found.
 
     Args:
         plan: its optimizer is not "none".
@@ -140,6 +160,18 @@ class Job:
 def run_optimizer(student: dspy.Module, job: Job) -> dspy.Module:
     """The student after the plan's optimizer, which is not "none", has tuned it."""
     return _MAKERS[job.plan.optimizer](student, job)
+
+
+def _brief(student: dspy.Module, job: Job) -> dspy.Module:
+    """The student with the instructions of BRIEF, whatever the job says: nothing is asked or run.
+
+    They are no better by themselves, but a pass that takes half the tokens leaves room for twice
+    the votes. Whether that pays, the search for thresholds after it measures.
+    """
+    for name, predictor in student.named_predictors():
+        if name in BRIEF:
+            predictor.signature = predictor.signature.with_instructions(BRIEF[name])
+    return student
 
 
 def _bootstrap(student: dspy.Module, job: Job) -> dspy.Module:
@@ -273,6 +305,7 @@ def choose_predictor(
 
 
 _MAKERS: dict[str, Callable[[dspy.Module, Job], dspy.Module]] = {
+    "brief": _brief,
     "bootstrap": _bootstrap,
     "bootstrap_random_search": _bootstrap_random_search,
     "copro": _copro,

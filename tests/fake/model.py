@@ -127,6 +127,8 @@ def _solve(
     if prompt.stage == "solve":
         target = read_target(problem, prompt.inputs.get("subproblem", "")) or 0
     words, thoughts = world.count_words(problem, target, known, chance)
+    if world.brief and world.brief in prompt.text:
+        words, thoughts = words // 2, thoughts // 2
     reasoning = _reason(thoughts, sampling, chance)
     draft = count_tokens(prompt.inputs.get("draft"))
     if sampling.thinking:
