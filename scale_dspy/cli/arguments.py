@@ -157,6 +157,12 @@ def add_choice(command: argparse.ArgumentParser, margin: float) -> None:
         help="most response tokens of a System 2 call; of several, compile keeps the best",
     )
     group.add_argument(
+        "--whole",
+        action="store_true",
+        help="measure only whole problems, never split: for a fraction of the tokens, where "
+        "splitting is known not to pay",
+    )
+    group.add_argument(
         "--budget", type=int, metavar="TOKENS", help="response tokens a problem, on average"
     )
     group.add_argument(

@@ -231,16 +231,21 @@ def choose_for_embedded(arguments: argparse.Namespace, settled: Resolved, consol
 
 
 def read_start(arguments: argparse.Namespace, settled: Resolved) -> SCALE:
-    """The SCALE program that is measured or tuned: a compiled one, or one with these options."""
+    """The SCALE program that is measured or tuned: a compiled one, or one with these options; with
+    --whole, one that never splits a problem."""
     from scale_dspy.program import SCALE, load_program
 
     first = read_option_grid(arguments)[0]
     if arguments.program:
         from scale_dspy.tuning.threshold_search import change
 
-        return change(load_program(arguments.program, settled.style), first)
-    first.setdefault("candidates", settled.candidates)
-    return SCALE(modes=settled.style, **first)
+        program = change(load_program(arguments.program, settled.style), first)
+    else:
+        first.setdefault("candidates", settled.candidates)
+        program = SCALE(modes=settled.style, **first)
+    if arguments.whole:
+        program.split.set(1.0)
+    return program
 
 
 def read_option_grid(arguments: argparse.Namespace) -> list[dict[str, Any]]:

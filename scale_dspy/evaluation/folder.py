@@ -73,6 +73,29 @@ def _drop_unset(value: Any) -> Any:
     return {key: one for key, one in value.items() if one is not None and one is not False}
 
 
+def match_whole_only(path: Path, whole_only: bool) -> None:
+    """Make sure that the folder of the description at `path`, if it is there, holds walks of the
+    same kind: of whole problems only, or of problems that are split as well.
+
+    Raises:
+        ValueError: the file cannot be read, or describes walks of the other kind.
+    """
+    if not path.exists():
+        return
+    there = read_description(path)
+    if there.get("method", "frontier") != "frontier":
+        return  # a run of another kind, of which `match_description` tells
+    plan = there.get("plan")
+    told = plan if isinstance(plan, Mapping) else there  # a compile has it in its plan
+    if bool(told.get("whole_only")) == whole_only:
+        return
+    begun = "split their problems too" if whole_only else "are of whole problems only (--whole)"
+    raise ValueError(
+        f"{path.parent} holds walks that {begun}, and these would "
+        f"{'not' if whole_only else 'split them too'}; choose another --out"
+    )
+
+
 def read_description(path: Path) -> dict[str, Any]:
     """A description as it was written.
 

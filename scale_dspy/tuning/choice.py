@@ -18,6 +18,7 @@ from scale_dspy.tuning.frontier import (
     SLACK,
     Frontier,
     find_piece,
+    find_split,
     grade,
     take_middle,
 )
@@ -111,13 +112,14 @@ def choose(
     stop_run = _find_run(box[row, :, run].all(axis=1), stop_place)
     split_run = _find_run(box[:, stop_run, run].all(axis=(1, 2)), row, first=1)
     taus, stops = _bound_run(frontier.taus, run), _bound_run(frontier.stops, stop_run)
-    splits = (0.0, 0.0) if row == 0 else _bound_run(frontier.splits, split_run)
+    rated = frontier.splits[row] > 0
+    splits = _bound_run(frontier.splits, split_run) if rated else (0.0, 0.0)
     chosen = _choose_again(frontier, budget, margin, seed)
     return replace(
         describe_point(
             frontier,
             take_middle(*taus),
-            0.0 if row == 0 else take_middle(*splits),
+            take_middle(*splits),
             budget,
             take_middle(*stops),
         ),
@@ -136,8 +138,9 @@ def settle(
     """The choice, or a plain point that is expected to do better.
 
     Plain points are the four that can be named without looking at the problems: always or never
-    split, all by System 1 or all by System 2. A choice among hundreds of points on twenty problems
-    is often worse on new problems than they are, which shows in its accuracy on held-out problems.
+    split, all by System 1 or all by System 2 (two where splitting was not measured). A choice among
+    hundreds of points on twenty problems is often worse on new problems than they are, which shows
+    in its accuracy on held-out problems.
 
     Args:
         budget, margin: those with which the choice was made.
@@ -154,10 +157,12 @@ def settle(
 
 def name_plain_points(frontier: Frontier) -> dict[str, tuple[float, float]]:
     """(tau, split) of the points that can be named without looking at the problems."""
-    splits = {"split": 0.0, "whole": 1.0} if len(frontier.splits) > 1 else {"split": 0.0}
+    ways = {"split": 0.0} if frontier.splits[0] == 0 else {}
+    if frontier.splits[-1] > 0:
+        ways["whole"] = 1.0
     return {
         f"always {way}, System {2 - round(tau)}": (tau, split)
-        for way, split in splits.items()
+        for way, split in ways.items()
         for tau in (0.0, 1.0)
     }
 
@@ -200,7 +205,7 @@ def describe_point(
         threshold=tau,
         split=split,
         threshold_range=find_piece(frontier.taus, column % len(frontier.taus)),
-        split_range=(0.0, 0.0) if row == 0 else find_piece(frontier.splits, row),
+        split_range=find_split(frontier, row),
         accuracy=bound_accuracy(grade(right, frontier.samples)),
         tokens=bound_tokens({str(n): [v] for n, v in enumerate(tokens)}),
         threshold_interval=(tau, tau),

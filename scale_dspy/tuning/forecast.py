@@ -11,7 +11,7 @@ import dspy
 from scale_dspy.evaluation.folder import RUN
 from scale_dspy.evaluation.forecast import expect
 from scale_dspy.evaluation.run_status import SEARCHES, read_finished
-from scale_dspy.program import SCALE
+from scale_dspy.program import DRAFTED, SCALE
 from scale_dspy.tuning.prompt_optimizers import Plan
 from scale_dspy.utils.lists import MAX_SUBPROBLEMS
 
@@ -45,14 +45,20 @@ class CompileForecast:
     dollar_limit: float | None
 
 
-def bound_walk(program: SCALE) -> tuple[int, int]:
+def bound_walk(program: SCALE, whole_only: bool = False) -> tuple[int, int]:
     """The least and the most requests of one walk, if every reply can be read at once.
 
     A walk runs the program at most once for each difficulty score and once more: on the curve of
     the problem that is split, on the one that is rated and split, on the one that is rated and
     solved whole; and twice unrated and whole. Where System 2 votes, each of these runs may be made
-    again for each lead at which a step went on drawing.
+    again for each lead at which a step went on drawing. With `whole_only` there are the last four
+    of these runs at most, each of one step.
     """
+    if whole_only:
+        least, _ = program.at(0.5, 0.5).bound_requests()
+        # A rating, drafts and passes one by one, where the server ignores `n`, and conclusions.
+        each = 1 + program.count_probes() + 2 * program.votes
+        return 1 + (least if program.timing in DRAFTED else 2), program.votes * 4 * each
     least, most = program.at(0, 0).bound_requests()
     _, rated = program.at(0, 0.5).bound_requests()
     scores = MAX_SUBPROBLEMS
@@ -82,7 +88,7 @@ def forecast_compile(
     walks = each * (1 + optimizes)
     parts = [path.parent for stage in SEARCHES for path in (folder / stage).rglob(RUN)]
     done = sum(1 for part in parts for _ in read_finished(part))
-    bounds, (_, most) = bound_walk(program), program.bound_requests()
+    bounds, (_, most) = bound_walk(program, plan.whole_only), program.bound_requests()
     missing = max(0, walks - done)
     measured, tokens, dollars = expect(missing, like or folder / SEARCHES[0], plan.token_price)
     if like and not measured:

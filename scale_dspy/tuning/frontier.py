@@ -29,7 +29,8 @@ class Frontier:
         samples: walks of each problem, shape (P,).
         taus: ascending, the first 0; T of them.
         splits: ascending, the first 0, where nothing is rated; S of them. If the last is 1,
-            ratings that would decide nothing are left out there.
+            ratings that would decide nothing are left out there. Of walks of whole problems only
+            there is a single one, 1: nothing below it was measured.
         right: share of right samples, shape (S, P, V * T): all taus at the first stop, then all at
             the second, and so on.
         tokens: mean response tokens, of the same shape.
@@ -46,12 +47,25 @@ class Frontier:
     stops: Numbers = field(default_factory=lambda: np.zeros(1))
 
     def find(self, tau: float, split: float, stop: float = 1.0) -> tuple[int, int]:
-        """The row and column of the cell that holds these thresholds."""
+        """The row and column of the cell that holds these thresholds.
+
+        Raises:
+            ValueError: the split is below those that were measured.
+        """
+        if split < self.splits[0]:
+            raise ValueError(
+                f"a split of {split:g} was not measured: the walks are of whole problems only, "
+                "so the split is 1"
+            )
         column = _find(self.stops, stop) * len(self.taus) + _find(self.taus, tau)
         return _find(self.splits, split), column
 
     def read(self, tau: float, split: float = 0.0, stop: float = 1.0) -> tuple[float, float]:
-        """(accuracy in [0, 1], mean response tokens a problem) at these thresholds."""
+        """(accuracy in [0, 1], mean response tokens a problem) at these thresholds.
+
+        Raises:
+            ValueError: see `find`.
+        """
         row, column = self.find(tau, split, stop)
         return (
             float(self.right[row, :, column].mean()),
@@ -63,18 +77,21 @@ def draw_frontier(walks: Sequence[Walk]) -> Frontier:
     """Sum walks up to a frontier; a failed walk counts as wrong with 0 tokens at every threshold.
 
     Raises:
-        ValueError: there are no walks.
+        ValueError: there are no walks, or only some of them are of whole problems only.
     """
     if not walks:
         raise ValueError("there are no walks to draw a frontier from")
+    whole_only = walks[0].whole_only
+    if any(walk.whole_only != whole_only for walk in walks):
+        raise ValueError("some of the walks are of whole problems only, and some are not")
     names = tuple(dict.fromkeys(walk.id for walk in walks))
     curves = [piece for walk in walks for piece in walk.pieces]
     plain = all(walk.plain or walk.error for walk in walks)
     any_plain = plain and any(walk.plain for walk in walks)
     taus = {0.0, *(piece.tau for piece in curves), *([SMALLEST] if any_plain else [])}
     stops = np.array(sorted({0.0, *(piece.stop for piece in curves)}))
-    splits = [0.0]
-    if any(walk.whole for walk in walks):
+    splits = [1.0] if whole_only else [0.0]
+    if not whole_only and any(walk.whole for walk in walks):
         scores = {walk.difficulty for walk in walks if walk.difficulty}
         splits += sorted({SMALLEST, *scores, *([1.0] if any_plain else [])})
     grid = np.array(sorted(taus))
@@ -87,7 +104,7 @@ def draw_frontier(walks: Sequence[Walk]) -> Frontier:
         read = {key: _read_curve(getattr(walk, key), grid, stops) for key in CURVES}
         unrated = np.tile((grid == 0) | (grid == 1), len(stops))
         for row, split in enumerate(splits):
-            key = "split" if row == 0 else "whole" if _is_whole(walk, split) else "rated"
+            key = "split" if split == 0 else "whole" if _is_whole(walk, split) else "rated"
             ends = unrated if any_plain and split == 1 else np.zeros_like(unrated)
             for total, part in ((right, 0), (tokens, 1)):
                 total[row, at] += np.where(ends, read["plain"][part], read[key][part])
@@ -123,7 +140,7 @@ def list_points(frontier: Frontier) -> list[dict[str, float]]:
         stop, tau = divmod(column, len(frontier.taus))
         point = {
             "threshold": take_middle(*find_piece(frontier.taus, tau)),
-            "split": 0.0 if row == 0 else take_middle(*find_piece(frontier.splits, row)),
+            "split": take_middle(*find_split(frontier, row)),
             "accuracy": best,
             "tokens": float(cost[row, column]),
         }
@@ -133,14 +150,27 @@ def list_points(frontier: Frontier) -> list[dict[str, float]]:
     return points
 
 
-def list_curve(frontier: Frontier, split: float = 0.0, stop: float = 1.0) -> list[dict[str, float]]:
-    """Accuracy and tokens over tau at one split and stop: a point for each tau of the grid."""
+def list_curve(
+    frontier: Frontier, split: float | None = None, stop: float = 1.0
+) -> list[dict[str, float]]:
+    """Accuracy and tokens over tau at one split and stop: a point for each tau of the grid.
+
+    Args:
+        split: the smallest that was measured by default, where as many problems are split as can
+            be.
+    """
+    split = float(frontier.splits[0]) if split is None else split
     row, first = frontier.find(0.0, split, stop)
     columns = slice(first, first + len(frontier.taus))
     accuracy = frontier.right[row, :, columns].mean(axis=0)
     cost = frontier.tokens[row, :, columns].mean(axis=0)
     return [
-        {"threshold": float(tau), "accuracy": float(right), "tokens": float(tokens)}
+        {
+            "threshold": float(tau),
+            "split": split,
+            "accuracy": float(right),
+            "tokens": float(tokens),
+        }
         for tau, right, tokens in zip(frontier.taus, accuracy, cost, strict=True)
     ]
 
@@ -187,6 +217,12 @@ def grade(right: Numbers, samples: Numbers) -> dict[str, list[int]]:
 def find_piece(starts: Numbers, place: int) -> tuple[float, float]:
     """Where the piece at a place begins and ends."""
     return float(starts[place]), float(starts[place + 1]) if place + 1 < len(starts) else 1.0
+
+
+def find_split(frontier: Frontier, row: int) -> tuple[float, float]:
+    """Where the piece of a row's split begins and ends. The one at 0 is 0 alone: any split above it
+    has the problem rated."""
+    return find_piece(frontier.splits, row) if frontier.splits[row] > 0 else (0.0, 0.0)
 
 
 def take_middle(low: float, high: float) -> float:

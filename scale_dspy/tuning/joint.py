@@ -23,6 +23,7 @@ from scale_dspy.evaluation.folder import (
     COMPILE,
     RECORD,
     match_description,
+    match_whole_only,
     read_description,
     write_json,
 )
@@ -79,11 +80,16 @@ def compile_program(
         how well the difficulty scores distinguish hard sub-problems.
 
     Raises:
-        ValueError: a set is empty, the two overlap, or the folder holds another compile or is
-            in use by another process.
+        ValueError: a set is empty, the two overlap, the folder holds another compile or is in use
+            by another process, or the plan walks whole problems only and the program splits some.
         CostLimitError: the cost limit does not even pay for the first search.
     """
     _check_sets(trainset, valset)
+    if plan.whole_only and program.split.value != 1:
+        raise ValueError(
+            "where problems are walked whole only, the program to start from has split 1, not "
+            f"{program.split.value:g}: nothing else is measured"
+        )
     data = {
         key: {"name": drop_folder(name), "digest": digest(examples), "problems": len(examples)}
         for key, name, examples in zip(("train", "val"), names, (trainset, valset), strict=True)
@@ -206,6 +212,7 @@ def search_thresholds(
         seed=plan.seed,
         out=folder / stage,
         report=None if report is None else lambda progress: report(stage, progress),
+        whole_only=plan.whole_only,
     )
     with pay(folder / COSTS, stage, plan.terms):
         return finder.find(student, valset, lm)
@@ -311,7 +318,7 @@ def _compare_baselines(
     ours = read_problems(reached, choice.threshold, choice.split, choice.stop)
     stop = program.stop.value
     points = {"as it came": (program.threshold.value, program.split.value)}
-    if len(start.splits) > 1:
+    if start.splits[-1] > 0:
         points |= {"whole, System 2": (0.0, 1.0), "whole, System 1": (1.0, 1.0)}
     told = []
     for name, (tau, split) in points.items():
@@ -381,7 +388,10 @@ def _match_folder(
 ) -> None:
     """Write what is compiled here, or make sure that the folder holds the same compile."""
     path = folder / COMPILE
+    match_whole_only(path, plan.whole_only)
     described = asdict(plan)
+    if not plan.whole_only:
+        del described["whole_only"]  # which older folders do not name
     # These may change from session to session, and so may the number of samples.
     for free in ("cost_limit", "dollar_limit", "token_price", "gpus", "threads"):
         del described[free]

@@ -46,6 +46,7 @@ class Plan:
         threads: problems at work at once.
         variants: options of SCALE to try; see `ThresholdSearch`.
         seed: of the optimizer and the intervals.
+        whole_only: problems are walked whole only; the program to start from then has split 1.
     """
 
     optimizer: str = "gepa"
@@ -60,6 +61,7 @@ class Plan:
     dollar_limit: float | None = None
     token_price: Price | None = None
     gpus: int | None = None
+    whole_only: bool = False
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)

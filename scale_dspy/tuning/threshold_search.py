@@ -73,6 +73,7 @@ class ThresholdSearch(Teleprompter):
         seed: of Optuna and of the intervals.
         out: the folder that keeps the walks, so that an interrupted search goes on; a temporary one
             by default.
+        whole_only: walk the problems whole only, for far fewer tokens; the split is then 1.
         report: called after each walk.
     """
 
@@ -88,6 +89,7 @@ class ThresholdSearch(Teleprompter):
         seed: int = 0,
         out: Path | None = None,
         report: Callable[[Progress], None] | None = None,
+        whole_only: bool = False,
     ) -> None:
         super().__init__()
         check_rule(budget, margin)
@@ -96,6 +98,7 @@ class ThresholdSearch(Teleprompter):
         self.samples, self.threads = samples, threads
         self.variants, self.seed = variants, seed
         self.out, self.report = out, report
+        self.whole_only = whole_only
 
     def compile(
         self,
@@ -167,6 +170,7 @@ class ThresholdSearch(Teleprompter):
             threads=self.threads,
             retry_errors=True,
             report=self.report,
+            whole_only=self.whole_only,
         )
         errors = [walk.error for walk in walks if walk.error]
         if len(errors) > MAY_FAIL * len(walks):

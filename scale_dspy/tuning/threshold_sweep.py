@@ -8,6 +8,9 @@ in [0, 1]. Runs share their beginnings, and what is shared comes from the cache.
 Where System 2 votes, a run also stays the same for every `stop` from the highest lead at which a
 step went on drawing, up to the run's own stop. So the walk over tau is repeated just below that
 lead, and so on down to 0; the passes that it draws are the first waves of those drawn before.
+
+A walk may also be of the whole problem only: then the problem is never split, and what splitting it
+would give stays unknown.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import dspy
 from typing_extensions import Unpack
 
 from scale_dspy.evaluation.description import describe_run
-from scale_dspy.evaluation.folder import RUN
+from scale_dspy.evaluation.folder import RUN, match_whole_only
 from scale_dspy.evaluation.paying import complete_terms
 from scale_dspy.evaluation.rollout import Rollout, read_pairs, sum_usage
 from scale_dspy.evaluation.runner import Effort, finish_pairs, solve_once
@@ -84,8 +87,9 @@ class Walk:
 
     Attributes:
         difficulty: of the whole problem; None where it was not rated.
-        split: the curve of the problem that is not rated, and split; empty where the walk failed.
-        rated: of the problem that is rated first, and split.
+        split: the curve of the problem that is not rated, and split; empty where the walk failed or
+            is `whole_only`.
+        rated: of the problem that is rated first, and split; likewise.
         whole: of the problem that is rated first, and solved whole.
         plain: of the problem solved whole, unrated, at tau 0 and 1.
         drafts: those that are known to be wrong or right.
@@ -94,6 +98,8 @@ class Walk:
         usage: what was really sent, by stage.
         seconds: wall-clock.
         error: what ended one of its runs; None where nothing did.
+        whole_only: whether the problem was not split on purpose: only `whole` and `plain` are
+            measured.
     """
 
     id: str
@@ -110,6 +116,7 @@ class Walk:
     plain: tuple[Piece, ...] = ()
     drafts: tuple[Known, ...] = ()
     passes: tuple[Known, ...] = ()
+    whole_only: bool = False
 
     def __post_init__(self) -> None:
         for name in CURVES:
@@ -119,8 +126,9 @@ class Walk:
 
     @property
     def right(self) -> bool:
-        """Whether it is right at tau = 0."""
-        return bool(self.split) and self.split[0].right
+        """Whether it is right at tau = 0, of the problem split or, where it never is, whole."""
+        curve = self.plain if self.whole_only else self.split
+        return bool(curve) and curve[0].right
 
     @property
     def tokens(self) -> int:
@@ -134,6 +142,8 @@ class Walk:
 
     def read_curve(self, split: float) -> tuple[Piece, ...]:
         """The curve over tau at a split."""
+        if self.whole_only:
+            return self.whole if split == 1 else ()
         if split == 0:
             return self.split
         whole = self.difficulty is not None and self.difficulty <= split
@@ -148,6 +158,7 @@ def walk_all(
     *,
     data: str = "",
     settings: Mapping[str, Any] | None = None,
+    whole_only: bool = False,
     **effort: Unpack[Effort],
 ) -> list[Walk]:
     """Walk every example `samples` times, each written as it ends; again, do what is missing.
@@ -159,6 +170,7 @@ def walk_all(
         out: the folder of walks.jsonl and run.json.
         data: the name of the examples, for run.json.
         settings: the flags of the command line, for run.json.
+        whole_only: walk the problems whole only, and never split one.
         effort: as for `evaluate`, and counted in walks; one sample by default.
 
     Returns:
@@ -166,7 +178,8 @@ def walk_all(
         resamples of them are then the same each time.
 
     Raises:
-        ValueError: the LM does not cache, `out` holds other walks, or a file in it is damaged.
+        ValueError: the LM does not cache, `out` holds other walks, such as those of the other kind
+            (`whole_only` or not), or a file in it is damaged.
         RuntimeError: the server is gone; what is finished is kept.
     """
     if not lm.cache:
@@ -174,14 +187,16 @@ def walk_all(
     samples = effort.setdefault("samples", 1)
 
     async def work(example: dspy.Example, sample: int) -> Walk:
-        return await walk_pair(program, example, sample, lm)
+        return await walk_pair(program, example, sample, lm, whole_only)
 
+    match_whole_only(out / RUN, whole_only)
     effort["terms"] = complete_terms(effort.get("terms"), lm, out / RUN)
     described = describe_run(
-        program.at(0, 0, TOP), "frontier", data, examples, lm, samples, settings
+        program.at(0, float(whole_only), TOP), "frontier", data, examples, lm, samples, settings
     )
     path = out / WALKS
-    finish_pairs(Walk, work, examples, path, {**described, "whole": True}, effort)
+    kind = {"whole": True, **({"whole_only": True} if whole_only else {})}
+    finish_pairs(Walk, work, examples, path, {**described, **kind}, effort)
     places = {str(example.id): place for place, example in enumerate(examples)}
     walks = {(walk.id, walk.sample): walk for walk in read_pairs(Walk, path, examples, samples)}
     return sorted(walks.values(), key=lambda walk: (places[walk.id], walk.sample))
@@ -255,8 +270,10 @@ class WalkRollout:
     rollout: Rollout
 
 
-async def walk_pair(program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM) -> Walk:
-    """All outcomes of one (problem, sample) pair.
+async def walk_pair(
+    program: SCALE, example: dspy.Example, sample: int, lm: MeteredLM, whole_only: bool = False
+) -> Walk:
+    """All outcomes of one (problem, sample) pair; with `whole_only`, those without splitting it.
 
     Raises:
         LMError: one that every other walk would meet as well.
@@ -264,12 +281,14 @@ async def walk_pair(program: SCALE, example: dspy.Example, sample: int, lm: Mete
     """
     started = time.perf_counter()
     with track() as ledger:
-        split = await _walk_curve(program.at(0, 0), example, sample, lm)
+        split: list[WalkRollout] = []
+        if not whole_only:
+            split = await _walk_curve(program.at(0, 0), example, sample, lm)
         # Just above 0, for at 0 a problem that is never split is not rated at all.
         whole = await _walk_curve(program.at(0, 1), example, sample, lm, BOTTOM)
         difficulty = _read_whole_difficulty(whole)
         rated: list[WalkRollout] = []
-        if difficulty:  # a problem rated 0 is never split once it is rated
+        if difficulty and not whole_only:  # one rated 0 is never split once it is rated
             rated = await _walk_curve(program.at(0, difficulty / 2), example, sample, lm)
         plain = await _walk_ends(program, example, sample, lm)
     runs = [*split, *whole, *rated, *plain]
@@ -294,6 +313,7 @@ async def walk_pair(program: SCALE, example: dspy.Example, sample: int, lm: Mete
         usage=dict(ledger.sent),
         seconds=round(time.perf_counter() - started, 3),
         error=error,
+        whole_only=whole_only,
     )
 
 

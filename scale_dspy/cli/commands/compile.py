@@ -147,6 +147,7 @@ def _read_plan(arguments: argparse.Namespace, threads: int) -> Plan:
         threads=threads,
         variants=read_option_grid(arguments)[1:],
         seed=arguments.seed or 0,
+        whole_only=arguments.whole,
     )
 
 

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     settled = settle_backend(arguments)
     out = Path(arguments.out or f"runs/{name_folder(arguments.data, 'frontier')}")
     if arguments.dry_run:
-        bounds = bound_walk(read_start(arguments, settled))
+        bounds = bound_walk(read_start(arguments, settled), arguments.whole)
         return forecast_run(bounds, examples, out, settled, console, arguments)
     if arguments.detach:
         return detach(arguments.argv, out)
@@ -85,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             samples=arguments.samples,
             threads=settled.threads,
             settings=arguments.settings,
+            whole_only=arguments.whole,
             retry_errors=read_retry(arguments),
             terms=terms,
             report=bar.report,
