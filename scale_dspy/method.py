@@ -19,7 +19,7 @@ from scale_dspy.utils.validation import check_whole
 
 MIN_BUDGET = 64  # response tokens
 # Parameters that programs saved earlier don't have: they load with the plain ones.
-LATER = frozenset(("assess.review", "solve.whole", "stop", "estimate", "conclude"))
+LATER = frozenset(("assess.review", "solve.whole", "stop", "estimate", "pass_estimate", "conclude"))
 
 
 class Solver(dspy.Module):

@@ -34,7 +34,7 @@ class Method:
     in_table: bool = False
 
 
-_VOTES = ("votes", "stop")
+_VOTES = ("votes", "stop", "weigh")
 _SCALE = ("threshold", "split", "assess", "candidates", "probes", *_VOTES)
 
 METHODS: Mapping[str, Method] = {

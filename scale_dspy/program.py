@@ -53,6 +53,12 @@ def _check_optional(what: str, most: int | None = None) -> Callable[[Any], int |
     return lambda value: None if value is None else check_whole(what, value, most=most)
 
 
+def _check_switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"weigh is True or False, not {value!r}")
+    return value
+
+
 def _make_threshold(value: Any) -> Threshold:
     return value if isinstance(value, Threshold) else Threshold(value)
 
@@ -77,6 +83,9 @@ class SCALE(Solver):
         votes: the most passes of a System 2 step; its result is the most frequent one.
         stop: in [0, 1]; drawing ends when the leading result is the most frequent of all with a
             probability above it. At 1 all votes are drawn, in one request.
+        weigh: whether each vote counts by how likely its pass is to be right, as `pass_estimate`
+            says, instead of all alike; `stop` is then the probability that the leading result is
+            right, and drawing begins with a single pass.
         probes: how many drafts a difficulty is measured on, in one request: by default PROBES for
             `agreement` and one otherwise.
         final_difficulty: the score of the last sub-problem, which asks the original question;
@@ -105,6 +114,7 @@ class SCALE(Solver):
         "stop": _make_threshold,
         "timing": _check_timing,
         "votes": lambda value: check_whole("votes", value, most=MAX_VOTES),
+        "weigh": _check_switch,
         "probes": _check_optional("probes", MAX_VOTES),
         "final_difficulty": lambda value: None if value is None else Threshold(value).value,
     }
@@ -118,6 +128,7 @@ class SCALE(Solver):
         split: float = 0.0,
         votes: int = 1,
         stop: float = STOP,
+        weigh: bool = False,
         probes: int | None = None,
         final_difficulty: float | None = FINAL_DIFFICULTY,
         budget: int | None = None,
@@ -133,8 +144,8 @@ class SCALE(Solver):
         self.threshold = Threshold(threshold)
         self.split = Threshold(split)
         self.stop = Threshold(stop)
-        self.estimate = Estimate()
-        self.votes, self.probes = votes, probes
+        self.estimate, self.pass_estimate = Estimate(), Estimate()
+        self.votes, self.weigh, self.probes = votes, weigh, probes
         self._uncapped = requests["solve_2"].get("max_tokens")
         self.system_2_cap = system_2_cap
         self.final_difficulty = final_difficulty
@@ -177,6 +188,7 @@ class SCALE(Solver):
             "candidates": self.decompose.candidates,
             "assess": self.timing,
             "votes": self.votes,
+            "weigh": self.weigh,
             "probes": self.probes,
             "final_difficulty": self.final_difficulty,
             "system_2_cap": self.system_2_cap,
@@ -264,6 +276,7 @@ class SCALE(Solver):
                 whole=len(subproblems) == 1,
                 votes=self.votes,
                 stop=self.stop.value,
+                estimate=self.pass_estimate if self.weigh else None,
                 draft=scored.draft,
                 keep=keep,
             )

@@ -19,12 +19,16 @@ class Vote:
             log-probability for each token, the request's are shared out by the length of texts.
         system: 1, a draft that a difficulty was measured on, or 2.
         wave: passes that were asked for together have the same number, from 0.
+        doubt: how likely it is to be wrong, where votes are weighed by that.
+        features: what that was estimated from, see `estimate.FEATURES`.
     """
 
     result: str | None
     tokens: int
     system: Annotated[int, Interval(ge=1, le=2)]
     wave: int
+    doubt: Annotated[float, Interval(ge=0, le=1)] | None = None
+    features: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Step:
         system: 1, solved with thinking off, or 2, with thinking on.
         reasoning: what the model thought before its solution; empty for System 1.
         tokens: response tokens spent on solving it, repeats, drafts and all passes included.
-        votes: its passes, where there were several, or a draft and a pass; the drafts first.
+        votes: its passes, where there were several, or a draft and a pass, or where votes are
+            weighed; the drafts first.
         draft: what was seen of the draft whose difficulty was measured, by feature (see
             `estimate.FEATURES`), and its `result`; empty where there was none.
 

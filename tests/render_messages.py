@@ -252,11 +252,43 @@ def measure_lead(results: list[str | None]) -> float:
     return 1 - integrate(0.5) / integrate(1.0)
 
 
-def estimate(export: Export, reply: Reply, tokens: int, disagreement: float | None) -> float:
-    """How likely a draft is to be wrong, by the features that are known of it."""
+def share_tokens(replies: list[Reply], tokens: int) -> list[int]:
+    """The tokens of each reply of a request."""
+    if all(reply.logprobs for reply in replies):
+        return [len(reply.logprobs) for reply in replies]
+    sizes = [1 + len(reply.content) + len(reply.reasoning) for reply in replies]
+    ends = [tokens * sum(sizes[: k + 1]) // sum(sizes) for k in range(len(sizes))]
+    return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def weigh_lead(export: Export, results: list[str | None], doubts: list[float]) -> tuple[int, float]:
+    """(the place of the first pass of the leading result, the probability that it is right)."""
+    told = export["routing"]["votes"]["weigh"]
+    weights: dict[str, float] = {}
+    for result, doubt in zip(results, doubts, strict=True):
+        if result is not None:
+            kept = min(1 - told["surest"], max(told["surest"], doubt))
+            weights[result] = weights.get(result, 1.0) * told["spread"] * (1 - kept) / kept
+    if not weights:
+        return 0, 0.0
+    leader = max(weights, key=lambda result: weights[result])
+    unseen = max(0.0, told["spread"] + 1 - len(weights))
+    lead = weights[leader] / (sum(weights.values()) + unseen)
+    return results.index(leader), min(round(lead, told["decimals"]), 1 - 1e-6)
+
+
+def estimate(
+    export: Export,
+    reply: Reply,
+    tokens: int,
+    disagreement: float | None,
+    stage: str = "solve_1",
+    weighing: dict[str, Any] | None = None,
+) -> float:
+    """How likely a draft or a pass is to be wrong, by the features that are known of it."""
     told = export["routing"]["drafts"]
     sizes = told["features"]
-    cap = export["stages"]["solve_1"]["body"].get("max_tokens") or sizes["cap"]
+    cap = export["stages"][stage]["body"].get("max_tokens") or sizes["cap"]
     known = {
         "length": math.log(1 + tokens) / math.log(1 + cap),
         "cut_off": float(reply.cut_off),
@@ -272,9 +304,10 @@ def estimate(export: Export, reply: Reply, tokens: int, disagreement: float | No
         known["last"] = sum(last) / len(last)
     if disagreement is not None:
         known["disagreement"] = disagreement
-    odds = told["bias"] + sum(
+    weighing = weighing or told
+    odds = weighing["bias"] + sum(
         weight * (known.get(name, told["typical"][name]) - told["typical"][name])
-        for name, weight in told["weights"].items()
+        for name, weight in weighing["weights"].items()
     )
     return float(round(1 / (1 + math.exp(-odds)), told["decimals"]))
 
@@ -409,17 +442,28 @@ class Runner:
         votes = self.routing["votes"]
         if votes["most"] == 1:
             return self.take(self.conclude(self.hear(stage, inputs), inputs))
+        weighing = votes["weigh"]
+        fields = {"logprobs": True} if weighing else {}
         replies: list[Reply] = []
+        doubts: list[float] = []
         wave = votes["first"] if votes["stop"] < 1 else votes["most"]
         while len(replies) < votes["most"]:
             wanted = min(wave, votes["most"] - len(replies))
-            drawn = self.ask(stage, inputs, n=wanted if wanted > 1 else None)
+            drawn = self.ask(stage, inputs, n=wanted if wanted > 1 else None, **fields)
+            spent = self.tokens
             replies += [self.conclude(reply, inputs) for reply in drawn]
             results = [read_result(self.export, reply) for reply in replies]
-            if votes["stop"] < 1 and measure_lead(results) > votes["stop"]:
+            winner, lead = pick(results), measure_lead(results)
+            if weighing:
+                doubts += [
+                    estimate(self.export, reply, tokens, None, stage, weighing)
+                    for reply, tokens in zip(drawn, share_tokens(drawn, spent), strict=True)
+                ]
+                winner, lead = weigh_lead(self.export, results, doubts)
+            if votes["stop"] < 1 and lead > votes["stop"]:
                 break
             wave = len(replies)
-        return self.take(replies[pick(results)])
+        return self.take(replies[winner])
 
     def conclude(self, reply: Reply, inputs: dict[str, str]) -> Reply:
         told = self.routing["draft"]

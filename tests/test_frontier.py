@@ -103,18 +103,20 @@ def test_frontier_is_exact_in_any_world(
     seed=st.integers(0, 10_000),
     assess=st.sampled_from(["in_context", "draft", "agreement", "review"]),
     votes=st.sampled_from([1, 2, 5, 8]),
+    weigh=st.booleans(),
     split_share=st.sampled_from([0.0, 0.5]),
 )
 def test_frontier_over_split_tau_and_stop_is_exact_in_any_world(
     seed: int,
     assess: Timing,
     votes: int,
+    weigh: bool,
     split_share: float,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     world = World.noisy(seed, parts=(1, 3), softness=0.25, tokens_2=40, hard_share=split_share)
     examples = world.problems(2)
-    program = SCALE(candidates=1, assess=assess, votes=votes, probes=None, final_difficulty=None)
+    program = SCALE(candidates=1, assess=assess, votes=votes, weigh=weigh, final_difficulty=None)
     with fake_vllm(world) as server:
         lm = join(server, seed)
         frontier = draw_frontier(walk_all(program, examples, lm, tmp_path_factory.mktemp("walks")))
@@ -138,16 +140,22 @@ def test_frontier_over_split_tau_and_stop_is_exact_in_any_world(
 @given(
     seed=st.integers(0, 10_000),
     assess=st.sampled_from(["in_context", "draft", "agreement", "review"]),
+    weigh=st.booleans(),
     budget=st.sampled_from([None, None, 900]),
 )
 def test_every_point_of_a_frontier_is_what_a_run_there_shows(
-    seed: int, assess: Timing, budget: int | None, tmp_path_factory: pytest.TempPathFactory
+    seed: int,
+    assess: Timing,
+    weigh: bool,
+    budget: int | None,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """Every cell, between its edges too; and of whole problems every smaller vote, from the draws
     of the largest. No cell costs a request, and none is above the budget."""
     world = World.noisy(seed, parts=(1, 2), softness=0.3, tokens_2=40)
     examples = world.problems(1)
     made = SCALE(candidates=1, assess=assess, final_difficulty=None, budget=budget, votes=8)
+    made.weigh = weigh
     with fake_vllm(world) as server:
         lm = join(server, seed)
         sent = 0

@@ -140,6 +140,12 @@ FLOWS: dict[str, tuple[dict[str, Any], list[Fault]]] = {
     "review": ({"assess": "review", "final_difficulty": None, "candidates": 1}, []),
     "votes": ({"votes": 7, "stop": 0.9, "candidates": 1}, []),
     "votes at once": ({"votes": 3, "stop": 1.0, "assess": "agreement", "split": 0.8}, []),
+    "votes weighed": ({"votes": 8, "stop": 0.985, "weigh": True, "candidates": 1}, []),
+    "weighed at once": ({"votes": 3, "stop": 1.0, "weigh": True, "split": 0.8}, []),
+    "weighed cut off": (
+        {"votes": 4, "weigh": True, "modes": modes(solve_2={"max_tokens": 120})},
+        [],
+    ),
     "votes cut off": ({"votes": 4, "modes": modes(solve_2={"max_tokens": 120})}, []),
     "unreadable": (
         {},
@@ -164,7 +170,7 @@ def test_a_runtime_without_dspy_does_what_the_program_does(flow: str, tmp_path: 
         lm = connect(server.model, server.api_base, cache=False)  # no seed: samples by arrival
         predictions = [solve(program, lm, problem)[0] for problem in problems]
         sent = [chat.body for chat in server.chats()]
-        cut_off = flow in ("drafts", "votes cut off")
+        cut_off = flow in ("drafts", "votes cut off", "weighed cut off")
         assert ("Unfinished work" in json.dumps(sent)) == cut_off
         server.clear()
         server.play(*faults)

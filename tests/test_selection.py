@@ -18,7 +18,14 @@ from scale_dspy.evaluation.passes import Pass, ProblemPasses
 from scale_dspy.evaluation.rollout import Rollout
 from scale_dspy.evaluation.selection import list_signals, replay, score_run
 from scale_dspy.lm.tally import Tally
-from scale_dspy.stages.votes import count_passes, find_winner, group_results
+from scale_dspy.stages.votes import (
+    count_passes,
+    find_winner,
+    group_results,
+    is_settled,
+    read_doubts,
+)
+from scale_dspy.step import Vote
 
 COUNT = 8
 
@@ -94,20 +101,39 @@ def test_ways_without_settings_are_what_votes_do_on_the_same_draws() -> None:
 def test_settings_are_chosen_on_other_problems_and_keep_to_what_they_are_given() -> None:
     drawn = make_problems(60, 0.5)
     told = {(one["way"], one["given"]): one for one in replay(drawn)}
-    draft, first = told["draft gates votes", 2], told["first pass gates votes", 3]
-    for one in (draft, first):
+    draft, weighed = told["draft gates votes", 2], told["weighed votes", 3]
+    for one in (draft, weighed):
         assert one["to_fixed_interval"][0] > 0  # drafts tell, so tokens go where they pay
         assert one["tok"] < 1.1 * told[f"vote {one['given']}", None]["tok"]
     blind = {(one["way"], one["given"]): one for one in replay(make_problems(60, 0.0))}
     assert blind["draft gates votes", 2]["to_fixed"] < draft["to_fixed"]
-    assert blind["first pass gates votes", 3]["to_fixed_interval"][0] < 0.02
+    assert blind["weighed votes", 3]["to_fixed_interval"][0] < 0.02
+    assert weighed["to_fixed"] > 0.05 + blind["weighed votes", 3]["to_fixed"]
 
 
-def test_a_weighted_vote_gains_where_passes_tell_and_not_where_they_do_not() -> None:
-    sure = {one["way"]: one for one in replay(make_problems(60, 0.5))}
-    blind = {one["way"]: one for one in replay(make_problems(60, 0.0))}
-    assert sure["weighted vote 4"]["to_fixed_interval"][0] > 0
-    assert abs(blind["weighted vote 4"]["to_fixed"]) < 0.06
+def test_weighed_votes_are_those_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "WEIGHED_STOPS", (0.8,))
+    drawn = make_problems(12, 0.3)
+    estimate = selection._fit([each.passes for each in drawn], [each.id for each in drawn])
+    everything = np.arange(len(drawn))
+    passes = [each.passes for each in drawn]
+    names = [each.id for each in drawn]
+    prefixes = selection._weigh(selection._look_at(passes, 0), passes, names, everything)
+    outcome = selection._replay_all([prefixes])["weighed votes"][-1]  # of all passes
+    for row, each in enumerate(drawn):
+        for turn, order in enumerate(prefixes.orders[row]):
+            votes: list[Vote] = []
+            for most in (1, 2, 4, 8):
+                votes += [
+                    Vote(one.result, one.tokens, 2, 0, estimate(one.features))
+                    for one in (each.passes[k] for k in order[len(votes) : most])
+                ]
+                results, doubts = [vote.result for vote in votes], read_doubts(votes)
+                if is_settled(results, 0.8, doubts):
+                    break
+            winner = each.passes[order[find_winner(results, doubts)]]
+            told = (outcome.right[row, turn], outcome.tokens[row, turn], outcome.passes[row, turn])
+            assert told == (winner.right, sum(vote.tokens for vote in votes), len(votes))
 
 
 def test_no_problem_is_scored_with_settings_chosen_on_it() -> None:

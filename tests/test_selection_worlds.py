@@ -28,6 +28,7 @@ DRAFTS_TELL = World(5, parts=(2, 4), softness=0.03, ability_2=0.85, noise=2.0, t
 # Passes over a problem are all right or all wrong.
 VOTES_WASTED = World(3, parts=(1, 1), hard=(0.5, 0.95), ability_1=0.3, ability_2=0.7, tokens_2=60)
 VOTES_PAY = replace(VOTES_WASTED, softness=0.2)
+PASSES_TELL = replace(VOTES_PAY, tells=0.4)
 
 
 def compile_there(
@@ -131,3 +132,23 @@ def test_the_compile_votes_where_that_pays_and_only_there(
             for rollout in read_pairs(Rollout, tmp_path / "ours" / ROLLOUTS, problems, 1)
             for step in rollout.steps
         )
+
+
+def test_where_passes_tell_the_compile_weighs_votes_and_gains_by_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fake_vllm(PASSES_TELL) as server:
+        lm = connect(server.model, server.api_base, seed=0)
+        problems = PASSES_TELL.problems(80, 1000)
+        cot = measure(make_program("cot"), problems, lm, tmp_path / "cot")
+        flags = ("--votes", "8", "--budget", str(round(2 * cot[1])), "--weigh")
+        both = compile_there(server, PASSES_TELL, capsys, tmp_path / "both.json", *flags, "no,yes")
+        plain = compile_there(server, PASSES_TELL, capsys, tmp_path / "plain.json", *flags, "no")
+        assert both.weigh
+        assert not plain.weigh
+        assert both.pass_estimate != SCALE().pass_estimate  # fitted
+        ours = measure(both, problems, lm, tmp_path / "ours")
+        theirs = measure(plain, problems, lm, tmp_path / "theirs")
+        assert compare(ours[0], cot[0]).effect.low > 0
+        assert compare(ours[0], theirs[0]).effect.estimate > 0
+        assert ours[1] < 2.2 * cot[1]

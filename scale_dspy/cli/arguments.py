@@ -98,6 +98,12 @@ def add_method(command: argparse.ArgumentParser) -> None:
         help="0 to 1; a vote ends when its leader is surer than this [0.95]",
     )
     group.add_argument(
+        "--weigh",
+        action="store_const",
+        const=True,
+        help="each vote counts by how likely its pass is to be right",
+    )
+    group.add_argument(
         "--candidates",
         type=int,
         metavar="K",
@@ -130,6 +136,13 @@ def add_choice(command: argparse.ArgumentParser, margin: float) -> None:
         type=read_numbers,
         metavar="N[,N...]",
         help="most passes of a System 2 step [1]; of several, compile keeps the best",
+    )
+    group.add_argument(
+        "--weigh",
+        type=read_switches,
+        metavar="no|yes[,yes]",
+        help="whether each vote counts by how likely its pass is to be right [no]; of both, "
+        "compile keeps the better one",
     )
     group.add_argument(
         "--candidates",
@@ -229,6 +242,15 @@ class _ListModes(argparse.Action):
             show_modes(Console())
             parser.exit()
         setattr(namespace, self.dest, values)
+
+
+def read_switches(text: str) -> list[bool]:
+    """The choices of an argument such as yes or no,yes."""
+    switches = {"no": False, "yes": True}
+    parts = text.split(",")
+    if not all(part in switches for part in parts):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is not no, yes or no,yes")
+    return [switches[part] for part in parts]
 
 
 def read_numbers(text: str) -> list[int]:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 DONE, FAILED = 0, 1
 _NUMBERS = ("threshold", "split", "stop")  # a program's own, from 0 to 1
-_OPTIONS = ("assess", "votes", "probes", "candidates")
+_VOTING = ("assess", "votes", "weigh", "probes")
+_OPTIONS = (*_VOTING, "candidates")
 # What won for the embedded model where it was measured, see optimize/RESULTS.md.
 FOR_EMBEDDED = {"threshold": 0.0, "split": 1.0, "votes": 4, "stop": 0.8}
 
@@ -196,7 +197,7 @@ def read_program(arguments: argparse.Namespace, settled: Resolved) -> Solver:
             candidates=settled.candidates if arguments.candidates is None else arguments.candidates,
             budget=arguments.budget,
             modes=settled.style,
-            **{name: getattr(arguments, name) for name in ("assess", "votes", "probes", *_NUMBERS)},
+            **{name: getattr(arguments, name) for name in (*_VOTING, *_NUMBERS)},
         )
     if arguments.method != "scale":
         raise ValueError(f"--program is a SCALE program, and --method is {arguments.method}")
@@ -253,6 +254,7 @@ def read_option_grid(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         "assess": arguments.assess,
         "probes": arguments.probes,
         "votes": arguments.votes,
+        "weigh": arguments.weigh,
         "candidates": arguments.candidates,
         "system_2_cap": arguments.caps,
     }

@@ -47,7 +47,9 @@ def match_description(path: Path, description: dict[str, Any]) -> None:
     if path.exists():
         there = read_description(path)
         differing = {
-            key for key in {*there, *description} if there.get(key) != description.get(key)
+            key
+            for key in {*there, *description}
+            if _drop_unset(there.get(key)) != _drop_unset(description.get(key))
         }
         for key in sorted(differing - FREE)[:1]:
             raise ValueError(
@@ -62,6 +64,13 @@ def match_description(path: Path, description: dict[str, Any]) -> None:
             versions = {**description["versions"], "grader": ", ".join(graders)}
             description = {**description, "versions": versions}
     write_json(path, description)
+
+
+def _drop_unset(value: Any) -> Any:
+    """A value; of options, those that are set: a folder may be older than an option."""
+    if not isinstance(value, dict):
+        return value
+    return {key: one for key, one in value.items() if one is not None and one is not False}
 
 
 def match_whole_only(path: Path, whole_only: bool) -> None:

@@ -20,6 +20,7 @@ from scale_dspy.evaluation.rollout import Rollout
 from scale_dspy.grading.labels import bound_auroc, measure_auroc
 from scale_dspy.stages.estimate import Estimate
 from scale_dspy.stages.votes import (
+    FIRST_WAVE,
     find_winner,
     group_results,
     measure_disagreement,
@@ -31,6 +32,7 @@ from scale_dspy.utils.statistics import TAIL, Numbers, bound_accuracy
 ORDERS = 40  # random orders of each problem's passes, in which everything is replayed
 RESAMPLES = 2_000
 STOPS = (0.75, 0.85, 0.9, 0.95, 0.98)
+WEIGHED_STOPS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98)
 GATES = tuple(round(0.05 * k, 2) for k in range(1, 20))
 FEW = 1e-9
 
@@ -58,18 +60,19 @@ class Prefixes:
     Attributes:
         orders: the places of the passes in the order in which they are drawn.
         right: whether their most frequent result is right.
-        weighted: the same, with each pass weighted by how likely it is right.
         tokens: response tokens of all of them.
         leads: how sure their leader is, see `votes.measure_lead`.
+        weighed, weighed_leads: as `right` and `leads`, if each pass counts by its doubt.
         disagreement: see `votes.measure_disagreement`.
-        doubt: the estimated chance that the first pass is wrong; of (problem, order).
+        doubt: how likely the first pass is to be wrong, by an estimate; of (problem, order).
     """
 
     orders: Places
     right: Numbers
-    weighted: Numbers
     tokens: Numbers
     leads: Numbers
+    weighed: Numbers
+    weighed_leads: Numbers
     disagreement: Numbers
     doubt: Numbers
 
@@ -170,13 +173,14 @@ def _replay_all(kinds: Sequence[Prefixes]) -> dict[str, list[ReplayOutcome]]:
     ways = {"cot": [_vote(passes, 1, 1.0)]}
     for votes in range(2, count + 1):
         ways[f"vote {votes}"] = [_vote(passes, votes, 1.0)]
-        ways[f"weighted vote {votes}"] = [_vote(passes, votes, 1.0, weighted=True)]
     for stop in STOPS:
         ways[f"adaptive vote at {stop:g}"] = [_vote(passes, count, stop)]
     hard = list(_list_votes(passes))
     ways["adaptive votes"] = hard
-    ways["first pass gates votes"] = [
-        _gate_first(passes, gate, votes) for gate in GATES for votes in hard
+    ways["weighed votes"] = [
+        _vote(passes, votes, stop, weigh=True)
+        for votes in range(1, count + 1)
+        for stop in WEIGHED_STOPS
     ]
     for drafts in more:
         ways["System 1"] = [_vote(drafts, 1, 1.0)]
@@ -212,25 +216,28 @@ def _look_at(passes: Sequence[Sequence[Pass]], seed: int) -> Prefixes:
                 seen, at = results[:count], (row, turn, count - 1)
                 right[at] = drawn[order[find_winner(seen)]].right
                 leads[at], disagreement[at] = measure_lead(seen), measure_disagreement(seen)
-    return Prefixes(orders, right, right, tokens, leads, disagreement, np.zeros(shape[:2]))
+    doubt = np.zeros(shape[:2])
+    return Prefixes(orders, right, tokens, leads, right, leads, disagreement, doubt)
 
 
 def _weigh(
     prefixes: Prefixes, passes: Sequence[Sequence[Pass]], names: Sequence[str], known: Places
 ) -> Prefixes:
-    """The prefixes, with `weighted` and `doubt` from an estimate fitted to the known problems."""
+    """The prefixes as an estimate shows them that was fitted to the known problems."""
     estimate = _fit([passes[k] for k in known], [names[k] for k in known])
-    weighted, doubt = np.zeros_like(prefixes.right), np.zeros_like(prefixes.doubt)
+    weighed, leads = np.zeros_like(prefixes.right), np.zeros_like(prefixes.right)
+    doubt = np.zeros_like(prefixes.doubt)
     for row, drawn in enumerate(passes):
         spellings = _spell([each.result for each in drawn])
         wrong = [estimate(each.features) for each in drawn]
         for turn, order in enumerate(prefixes.orders[row]):
-            results, sure = [spellings[k] for k in order], [1 - wrong[k] for k in order]
-            doubt[row, turn] = wrong[order[0]]
+            results, doubts = [spellings[k] for k in order], [wrong[k] for k in order]
+            doubt[row, turn] = doubts[0]
             for count in range(1, len(drawn) + 1):
-                winner = find_winner(results[:count], sure[:count])
-                weighted[row, turn, count - 1] = drawn[order[winner]].right
-    return replace(prefixes, weighted=weighted, doubt=doubt)
+                seen, at = (results[:count], doubts[:count]), (row, turn, count - 1)
+                weighed[at] = drawn[order[find_winner(*seen)]].right
+                leads[at] = measure_lead(*seen)
+    return replace(prefixes, weighed=weighed, weighed_leads=leads, doubt=doubt)
 
 
 def _spell(results: Sequence[str | None]) -> list[str | None]:
@@ -243,13 +250,14 @@ def _spell(results: Sequence[str | None]) -> list[str | None]:
     return spelled
 
 
-def _vote(passes: Prefixes, votes: int, stop: float, weighted: bool = False) -> ReplayOutcome:
+def _vote(passes: Prefixes, votes: int, stop: float, weigh: bool = False) -> ReplayOutcome:
     """A vote of at most `votes` passes, see `passes.draw_passes`."""
     drawn = np.full(passes.doubt.shape, votes)
-    for wave in reversed(list(plan_waves(votes, stop))[:-1]):
-        drawn = np.where(passes.leads[:, :, wave - 1] > stop, wave, drawn)
+    leads = passes.weighed_leads if weigh else passes.leads
+    for wave in reversed(list(plan_waves(votes, stop, 1 if weigh else FIRST_WAVE))[:-1]):
+        drawn = np.where(leads[:, :, wave - 1] > stop, wave, drawn)
     at = (drawn - 1)[:, :, None]
-    right = passes.weighted if weighted else passes.right
+    right = passes.weighed if weigh else passes.right
     read = [np.take_along_axis(each, at, 2)[:, :, 0] for each in (right, passes.tokens)]
     return ReplayOutcome(read[0], read[1], drawn.astype(np.float64))
 
@@ -258,11 +266,6 @@ def _list_votes(passes: Prefixes) -> Iterator[ReplayOutcome]:
     for votes in range(1, passes.right.shape[2] + 1):
         for stop in (*STOPS, 1.0) if votes > 2 else (1.0,):
             yield _vote(passes, votes, stop)
-
-
-def _gate_first(passes: Prefixes, gate: float, votes: ReplayOutcome) -> ReplayOutcome:
-    """The first pass is the answer, unless it is in doubt; then it is the first pass of a vote."""
-    return _pick(passes.doubt > gate, votes, _vote(passes, 1, 1.0))
 
 
 def _hand_over(

@@ -78,10 +78,16 @@ def describe_routing(program: SCALE) -> list[str]:
 def _describe_votes(program: SCALE) -> list[str]:
     if program.votes == 1:
         return []
+    stop = f"{program.stop.value:.12g}"
+    if program.weigh:
+        return [
+            f"Votes {program.votes}, weighed: System 2 makes at most so many passes, each counted "
+            "by how likely it is to be right as its length and log-probabilities show; drawing "
+            f"stops when a result is right with a probability above {stop}."
+        ]
     return [
         f"Votes {program.votes}: System 2 makes at most so many passes, and the most frequent "
-        f"result wins; drawing stops when it is ahead with a probability above "
-        f"{program.stop.value:.12g}."
+        f"result wins; drawing stops when it is ahead with a probability above {stop}."
     ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from scale_dspy.program import SCALE
 from scale_dspy.stages.estimate import CAP, LAST, TYPICAL, WINDOW
-from scale_dspy.stages.votes import FIRST_WAVE
+from scale_dspy.stages.votes import FIRST_WAVE, SPREAD, SUREST
 
 
 def describe_drafts(program: SCALE) -> dict[str, Any]:
@@ -65,5 +65,26 @@ def describe_votes(program: SCALE) -> dict[str, Any]:
         "no box. Results are equal where their canonical spellings are: 2, 2.0 and $2$ are.",
         "most": program.votes,
         "stop": program.stop.value,
-        "first": FIRST_WAVE,
+        "first": 1 if program.weigh else FIRST_WAVE,
+        "weigh": _describe_weighing(program) if program.weigh else None,
+    }
+
+
+def _describe_weighing(program: SCALE) -> dict[str, Any]:
+    """How votes are weighed by how likely each pass is to be wrong."""
+    return {
+        "about": "With more than one vote, send `logprobs` true. The doubt in a pass is what "
+        "drafts.about says of a difficulty by `draft`, with these weights and this bias, of the "
+        "pass before it is concluded, with the cap of its own stage. Where a wave "
+        "lacks log-probabilities, the tokens that `usage` tells of it are shared out by 1 + the "
+        "characters of each pass. It is kept within [surest, 1 - surest]. A group "
+        "of equal results weighs the product of spread * (1 - doubt) / doubt over its passes, and "
+        "a result that no pass has found 1; there are spread + 1 results. The leading result is "
+        "the one that weighs most, and it is right with a probability of its weight over the sum "
+        "of all weights, to `decimals` places and below 1; that is what must be above `stop`. Its "
+        "first pass is the solution.",
+        **program.pass_estimate.dump_state(),
+        "spread": SPREAD,
+        "surest": SUREST,
+        "decimals": 6,
     }

@@ -3,15 +3,23 @@ off is concluded by System 1."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import dspy
 
 from scale_dspy.lm.cap import MIN_GRANT, OutOfTokensError, room
 from scale_dspy.lm.usage import track
 from scale_dspy.stages.ask import Reply, ask_many, ask_until_said, gather_all, read_config
-from scale_dspy.stages.votes import find_winner, is_settled, plan_waves, read_result
+from scale_dspy.stages.estimate import Estimate, measure_draft
+from scale_dspy.stages.votes import (
+    FIRST_WAVE,
+    find_winner,
+    is_settled,
+    plan_waves,
+    read_doubts,
+    read_result,
+)
 from scale_dspy.step import Vote
 
 DRAFT = 24_000  # characters of unfinished reasoning that are handed on, counted from its end
@@ -49,7 +57,13 @@ class Solvers:
     unfinished: dict[str, str]
 
 
-async def draw_passes(solvers: Solvers, votes: int = 1, stop: float = 1.0, keep: int = 0) -> Drawn:
+async def draw_passes(
+    solvers: Solvers,
+    votes: int = 1,
+    stop: float = 1.0,
+    keep: int = 0,
+    estimate: Estimate | None = None,
+) -> Drawn:
     """Draw passes until their leading result is sure enough, see `votes.plan_waves`.
 
     A single pass that says nothing is asked for again; among several it is one without a result.
@@ -58,6 +72,8 @@ async def draw_passes(solvers: Solvers, votes: int = 1, stop: float = 1.0, keep:
         votes: the most passes; under a budget, no more than it has room for.
         stop: how sure the leader must be, in [0, 1]; see `votes.is_settled`.
         keep: response tokens that must be left for steps to come.
+        estimate: weighs each vote by how likely its pass is to be wrong; the first wave is then a
+            single pass. None counts all alike.
     """
     if votes == 1:
         with track() as spent:
@@ -69,16 +85,26 @@ async def draw_passes(solvers: Solvers, votes: int = 1, stop: float = 1.0, keep:
         votes = max(1, min(votes, (left - keep) // MIN_GRANT))
     replies: list[Reply] = []
     counted: list[Vote] = []
-    for wave, most in enumerate(plan_waves(votes, stop)):
+    first = FIRST_WAVE if estimate is None else 1
+    for wave, most in enumerate(plan_waves(votes, stop, first)):
+        wanted, drawn = most - len(replies), len(replies)
         with track() as spent:
-            drawn = await _draw_wave(solvers, most - len(replies), len(replies), keep)
-        shares = share_tokens(drawn, spent.tokens)
-        replies += drawn
-        for reply, tokens in zip(drawn, shares, strict=True):
+            with track() as drawing:
+                passes = await _draw_wave(
+                    solvers, wanted, drawn, keep, logprobs=estimate is not None
+                )
+            ended = await _conclude_all(solvers, passes, keep)
+        shares = share_tokens(ended, spent.tokens)
+        replies += ended
+        for reply, tokens in zip(ended, shares, strict=True):
             counted.append(Vote(read_result(reply.text, reply.cut_off), tokens, 2, wave))
-        if len(replies) < most or is_settled([vote.result for vote in counted], stop):
+        if estimate is not None:
+            counted[drawn:] = _judge(counted[drawn:], passes, drawing.tokens, solvers, estimate)
+        results, doubts = [vote.result for vote in counted], read_doubts(counted)
+        if len(replies) < most or is_settled(results, stop, doubts):
             break
-    return Drawn(tuple(replies), tuple(counted), find_winner([vote.result for vote in counted]))
+    winner = find_winner([vote.result for vote in counted], read_doubts(counted))
+    return Drawn(tuple(replies), tuple(counted), winner)
 
 
 async def conclude(solvers: Solvers, reply: Reply, keep: int = 0) -> Reply:
@@ -115,21 +141,54 @@ async def _think_once(solvers: Solvers, keep: int) -> Reply:
     return await conclude(solvers, reply, keep)
 
 
-async def _draw_wave(solvers: Solvers, wanted: int, drawn: int, keep: int) -> list[Reply]:
-    """One wave. No part of a budget is reserved for conclusions: they share what the wave leaves,
-    and a pass that cannot be concluded has no vote."""
+async def _draw_wave(
+    solvers: Solvers, wanted: int, drawn: int, keep: int, logprobs: bool
+) -> Sequence[Reply]:
+    """The passes of one wave; none where the budget is used up."""
     left = room()
     try:
         with track(None if left is None else max(0, left - keep)):
-            replies = await ask_many(
-                solvers.system_2, "solve_2", solvers.inputs, wanted, attempt=drawn
+            return await ask_many(
+                solvers.system_2,
+                "solve_2",
+                solvers.inputs,
+                wanted,
+                attempt=drawn,
+                logprobs=logprobs,
             )
     except OutOfTokensError:
         return []
+
+
+async def _conclude_all(solvers: Solvers, replies: Sequence[Reply], keep: int) -> Sequence[Reply]:
+    """The passes of a wave with the conclusions of those that were cut off. No part of a budget is
+    reserved for these: they share what the wave leaves, and a pass that cannot be concluded has no
+    vote."""
     unfinished = sum(map(_lacks_result, replies))
     left = room()
     share = None if left is None else max(0, left - keep) // max(1, unfinished)
-    return list(await gather_all(*(_conclude_within(share, solvers, one) for one in replies)))
+    return await gather_all(*(_conclude_within(share, solvers, one) for one in replies))
+
+
+def _judge(
+    votes: Sequence[Vote],
+    passes: Sequence[Reply],
+    tokens: int,
+    solvers: Solvers,
+    estimate: Estimate,
+) -> Iterator[Vote]:
+    """The votes of a wave with the doubt in each, estimated from its pass as that was before it was
+    concluded: what is concluded from an unfinished pass is as uncertain as that pass."""
+    shares = share_tokens(passes, tokens)
+    for vote, one, share in zip(votes, passes, shares, strict=True):
+        features = measure_draft(
+            len(one.logprobs) if one.logprobs else share,
+            read_config(solvers.system_2).get("max_tokens"),
+            cut_off=one.cut_off,
+            readable=read_result(one.text, one.cut_off) is not None,
+            logprobs=one.logprobs,
+        )
+        yield replace(vote, doubt=estimate(features), features=features)
 
 
 def _lacks_result(reply: Reply) -> bool:

@@ -12,6 +12,7 @@ from scale_dspy.lm.modes import Modes
 from scale_dspy.lm.usage import track
 from scale_dspy.stages.ask import ask_until_said, make_predictor
 from scale_dspy.stages.drafts import Draft
+from scale_dspy.stages.estimate import Estimate
 from scale_dspy.stages.passes import DRAFT, Drawn, Solvers, draw_passes
 from scale_dspy.stages.stage import Stage
 from scale_dspy.step import Vote
@@ -77,6 +78,7 @@ class Solve(dspy.Module):
         whole: bool = False,
         votes: int = 1,
         stop: float = 1.0,
+        estimate: Estimate | None = None,
         draft: Draft | None = None,
         keep: int = 0,
     ) -> dspy.Prediction:
@@ -86,7 +88,7 @@ class Solve(dspy.Module):
             system: 1 or 2. Under a budget a System 2 with too little room turns into System 1, and
                 what comes back is the one that solved it.
             whole: whether the sub-problem is the problem itself, unsplit.
-            votes, stop: see `draw_passes`; of System 2.
+            votes, stop, estimate: see `draw_passes`; of System 2.
             draft: System 1's solution, where it is known already.
             keep: response tokens that must be left for steps to come.
         """
@@ -96,7 +98,10 @@ class Solve(dspy.Module):
             if system == 2 and not has_room(keep + MIN_THINKING):
                 system, replaced = 1, ["solve: too little of the budget is left for System 2"]
             if system == 2:
-                drawn = await self._think(inputs, whole, votes, stop, keep)
+                asked = {"problem": problem} if whole else inputs
+                system_2 = self.whole if whole else self.system_2
+                solvers = Solvers(system_2, asked, self.system_1, inputs)
+                drawn = await draw_passes(solvers, votes, stop, keep, estimate)
             elif draft is not None:
                 drawn = Drawn((draft.reply,), (), 0)
             else:
@@ -118,13 +123,6 @@ class Solve(dspy.Module):
             unfinished=reply.cut_off,
             replaced=replaced,
         )
-
-    async def _think(
-        self, inputs: dict[str, str], whole: bool, votes: int, stop: float, keep: int
-    ) -> Drawn:
-        asked = {"problem": inputs["problem"]} if whole else inputs
-        system_2 = self.whole if whole else self.system_2
-        return await draw_passes(Solvers(system_2, asked, self.system_1, inputs), votes, stop, keep)
 
 
 def pass_on_prompt(state: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,9 +154,9 @@ def pass_on_prompt(state: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[s
 
 
 def _list_votes(drawn: Drawn, draft: Draft | None) -> tuple[Vote, ...]:
-    """Drafts and passes; none where there is only one of them in all."""
+    """Drafts and passes; none where there is only one in all, and no doubt to tell of it."""
     votes = (*(draft.votes if draft else ()), *drawn.votes)
-    return votes if len(votes) > 1 else ()
+    return votes if len(votes) > 1 or any(vote.doubt is not None for vote in votes) else ()
 
 
 _SOLUTION = {

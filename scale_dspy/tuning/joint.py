@@ -406,6 +406,8 @@ def _match_folder(
     }
     same["thresholds"] = [each.value for each in (program.threshold, program.split, program.stop)]
     same["estimate"] = program.estimate.dump_state()
+    if program.weigh:
+        same["pass_estimate"] = program.pass_estimate.dump_state()
     told = {"settings": dict(settings)} if settings else {}
     match_description(
         path,

@@ -27,7 +27,7 @@ from scale_dspy.stages.registry import STAGES
 from scale_dspy.threshold import Threshold
 from scale_dspy.tuning.choice import Choice, check_rule, choose, rank, settle
 from scale_dspy.tuning.frontier import Frontier, draw_frontier
-from scale_dspy.tuning.threshold_sweep import Walk, read_drafts, walk_all
+from scale_dspy.tuning.threshold_sweep import Walk, read_drafts, read_passes, walk_all
 
 TRIALS = 40  # values that Optuna tries
 
@@ -55,7 +55,8 @@ class SearchResult:
 class ThresholdSearch(Teleprompter):
     """Sets `threshold`, `split` and `stop` of a SCALE program to the best point of its frontier, or
     to a plain point where the best one seems best by luck alone (see `settle`). Where difficulty is
-    measured on drafts, the weights of its `estimate` are fitted too, and kept if they do better.
+    measured on drafts, or votes are weighed, the weights of its `estimate` and `pass_estimate` are
+    fitted too, and kept if they do better.
 
     Usable alone, and as a stage of dspy.BetterTogether. For other programs that have Thresholds it
     tries values with Optuna.
@@ -144,16 +145,17 @@ class ThresholdSearch(Teleprompter):
     def _find_fitted(
         self, student: SCALE, examples: Sequence[dspy.Example], lm: MeteredLM, out: Path
     ) -> list[SearchResult]:
-        """The student at its best thresholds; and the same with weights fitted to its drafts, if
-        fitted weights do better on drafts of problems that they were not fitted to."""
+        """The student at its best thresholds; and the same with weights fitted to its drafts and
+        passes, if fitted weights do better on those of problems that they were not fitted to."""
         plain = self._find_one(student, examples, lm, out)
-        if student.timing != "draft":
-            return [plain]
-        fitted = fit_estimate(*read_drafts(plain.walks), student.estimate)
-        if fitted == student.estimate:
-            return [plain]
         other = change(student, {})
-        other.estimate = fitted
+        if student.timing == "draft":
+            other.estimate = fit_estimate(*read_drafts(plain.walks), student.estimate)
+        if student.weigh:
+            other.pass_estimate = fit_estimate(*read_passes(plain.walks), student.pass_estimate)
+        fitted = (other.estimate, other.pass_estimate)
+        if fitted == (student.estimate, student.pass_estimate):
+            return [plain]
         return [plain, self._find_one(other, examples, lm, out / FITTED)]
 
     def _find_one(

@@ -47,8 +47,8 @@ from scale_dspy.lm.tally import Tally
 from scale_dspy.lm.usage import track
 from scale_dspy.program import SCALE
 from scale_dspy.stages.estimate import FEATURES
-from scale_dspy.stages.votes import measure_lead
-from scale_dspy.step import Step
+from scale_dspy.stages.votes import measure_lead, read_doubts
+from scale_dspy.step import Step, Vote
 from scale_dspy.utils.records import Share
 
 WALKS = "walks.jsonl"
@@ -93,6 +93,7 @@ class Walk:
         whole: of the problem that is rated first, and solved whole.
         plain: of the problem solved whole, unrated, at tau 0 and 1.
         drafts: those that are known to be wrong or right.
+        passes: of the problem solved whole by System 2, where votes are weighed; as `drafts`.
         labels: which single sub-problems proved easy or hard.
         usage: what was really sent, by stage.
         seconds: wall-clock.
@@ -114,6 +115,7 @@ class Walk:
     error: str | None
     plain: tuple[Piece, ...] = ()
     drafts: tuple[Known, ...] = ()
+    passes: tuple[Known, ...] = ()
     whole_only: bool = False
 
     def __post_init__(self) -> None:
@@ -205,9 +207,20 @@ def read_labels(walks: Sequence[Walk]) -> list[Label]:
     return [label for walk in walks for label in walk.labels]
 
 
-def read_drafts(walks: Sequence[Walk]) -> tuple[list[dict[str, float]], list[bool], list[str]]:
+Labelled = tuple[list[dict[str, float]], list[bool], list[str]]
+
+
+def read_drafts(walks: Sequence[Walk]) -> Labelled:
     """(features, whether it was wrong, its problem) of each known draft of the walks."""
-    told = [(draft, walk.id) for walk in walks for draft in walk.drafts]
+    return _label([(draft, walk.id) for walk in walks for draft in walk.drafts])
+
+
+def read_passes(walks: Sequence[Walk]) -> Labelled:
+    """The same of each known pass of System 2."""
+    return _label([(one, walk.id) for walk in walks for one in walk.passes])
+
+
+def _label(told: Sequence[tuple[Known, str]]) -> Labelled:
     return (
         [draft.features for draft, _ in told],
         [draft.wrong for draft, _ in told],
@@ -284,6 +297,7 @@ async def walk_pair(
         _list_labels, split, whole
     )  # comparing formulas may take a while
     drafts = await asyncio.to_thread(_list_drafts, example, split, whole)
+    passes = await asyncio.to_thread(_list_passes, example, plain)
     return Walk(
         id=str(example.id),
         sample=sample,
@@ -295,6 +309,7 @@ async def walk_pair(
         plain=() if error else _draw_curve(plain),
         labels=labels,
         drafts=drafts,
+        passes=passes,
         usage=dict(ledger.sent),
         seconds=round(time.perf_counter() - started, 3),
         error=error,
@@ -357,7 +372,8 @@ def _find_least_stop(rollout: Rollout) -> float:
     for step in rollout.steps:
         votes = [vote for vote in step.votes if vote.system == 2]
         for wave in {vote.wave for vote in votes[:-1]} - {vote.wave for vote in votes[-1:]}:
-            leads.append(measure_lead([v.result for v in votes if v.wave <= wave]))
+            drawn = [vote for vote in votes if vote.wave <= wave]
+            leads.append(measure_lead([vote.result for vote in drawn], read_doubts(drawn)))
     return max(leads)
 
 
@@ -395,6 +411,18 @@ def _list_drafts(example: dspy.Example, *curves: list[WalkRollout]) -> tuple[Kno
                 told = dspy.Prediction(answer=steps[0].draft["result"])
                 _note_draft(found, steps[0], not is_right(example, told))
     return tuple(found.values())
+
+
+def _list_passes(example: dspy.Example, runs: Sequence[WalkRollout]) -> tuple[Known, ...]:
+    """The passes of the run of a whole problem that drew most of them, by its gold answer."""
+    drawn = (run.rollout.steps[-1].votes for run in runs if run.rollout.steps)
+    votes: Sequence[Vote] = max(drawn, key=len, default=())
+    judged = [vote for vote in votes if vote.doubt is not None]
+    told = (is_right(example, dspy.Prediction(answer=vote.result)) for vote in judged)
+    return tuple(
+        Known(vote.features, not right, vote.doubt)
+        for vote, right in zip(judged, told, strict=True)
+    )
 
 
 def _note_draft(found: dict[str, Known], step: Step, wrong: bool) -> None:
