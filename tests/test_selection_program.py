@@ -219,6 +219,7 @@ def test_options_may_be_set_and_are_checked_at_once() -> None:
         ("assess", "never"),
         ("budget", 3),
         ("votes", 0),
+        ("weigh", 1),
         ("stop", -1),
         ("probes", 1.5),
         ("system_2_cap", 0),
@@ -243,7 +244,9 @@ def test_set_options_are_used(server: FakeVLLM, lm: MeteredLM) -> None:
 
 def test_load_takes_the_whole_program(tmp_path: Path) -> None:
     saved = SCALE(0.3, 2, "agreement", split=0.4, votes=8, stop=0.8, probes=3, system_2_cap=99)
+    saved.weigh = True
     saved.estimate.set({"length": 2.0}, 0.5)
+    saved.pass_estimate.set({"mean": 3.0}, -0.5)
     saved.record = {"optimizer": "none"}
     saved.save(tmp_path / "x.json")
     loaded = SCALE()
@@ -251,6 +254,7 @@ def test_load_takes_the_whole_program(tmp_path: Path) -> None:
     for program in (loaded, load_program(tmp_path / "x.json")):
         assert repr(program).splitlines()[0] == repr(saved).splitlines()[0]
         assert program.estimate == saved.estimate
+        assert program.pass_estimate == saved.pass_estimate
         assert program.record == saved.record
         assert program.solve.whole.config["max_tokens"] == 99
 
@@ -265,9 +269,9 @@ def test_files_from_before_drafts_and_votes_still_load(tmp_path: Path) -> None:
     ]
     saved.save(tmp_path / "new.json")
     state = json.loads((tmp_path / "new.json").read_text())
-    for name in ("stop", "estimate", "solve.whole", "assess.review"):
+    for name in ("stop", "estimate", "pass_estimate", "solve.whole", "assess.review"):
         del state[name]
-    for name in ("votes", "probes"):
+    for name in ("votes", "weigh", "probes"):
         del state["scale_dspy"]["options"][name]
     (tmp_path / "old.json").write_text(json.dumps(state))
     for program in (load_program(tmp_path / "old.json"), SCALE()):
@@ -280,7 +284,7 @@ def test_files_from_before_drafts_and_votes_still_load(tmp_path: Path) -> None:
             {"problem": "P", "solution": "whole"}
         ]
         assert list(program.solve.whole.signature.input_fields) == ["problem"]
-        assert (program.votes, program.timing) == (1, "in_context")
+        assert (program.votes, program.weigh, program.timing) == (1, False, "in_context")
     state["scale_dspy"]["options"]["votes"] = 0
     (tmp_path / "bad.json").write_text(json.dumps(state))
     before = repr(program)
@@ -311,6 +315,36 @@ def test_predictions_are_plain_data(server: FakeVLLM, lm: MeteredLM) -> None:
         prediction = SCALE(0, split=0.9, assess="draft", votes=2)(problem=example.problem)
     plain = json.loads(json.dumps(prediction.toDict()))
     assert plain["steps"][0]["subproblem"] == prediction.steps[0].subproblem
+
+
+def test_weighed_votes_end_with_a_pass_that_is_sure_enough() -> None:
+    told = replace(DOUBTFUL, tells=0.5)
+    (example,) = told.problems(1)
+    for stop, waves in ((0.0, [0]), (1.0, [0] * 8)):
+        program = SCALE(0, split=1, votes=8, stop=stop, weigh=True)
+        with fake_vllm(told) as server:
+            (step,) = solve(program, server, example.problem).steps
+            assert all(chat.body["logprobs"] for chat in server.chats("whole"))
+        assert [vote.wave for vote in step.votes] == waves
+        for vote in step.votes:
+            assert vote.doubt == program.pass_estimate(vote.features)
+            assert {"length", "cut_off", "unreadable", "mean", "window", "last"} == set(
+                vote.features
+            )
+    with fake_vllm(told, logprobs=False) as server:
+        (step,) = solve(program, server, example.problem).steps
+        assert {"length", "cut_off", "unreadable"} == set(step.votes[0].features)
+
+
+def test_weighed_votes_hold_a_budget() -> None:
+    program = SCALE(0, split=1, votes=8, stop=0.999999, weigh=True)
+    for example in DOUBTFUL.problems(3):
+        for budget in (64, 200, 900, 2000):
+            with fake_vllm(DOUBTFUL) as server:
+                prediction = solve(program, server, example.problem, budget=budget)
+                spent = sum(stage["completion_tokens"] for stage in prediction.usage.values())
+                assert spent <= budget
+                assert spent == server.totals().completion_tokens
 
 
 FLAGS = ["--assess", "draft", "--split", "0.99", "--threshold", "0", "--votes", "4", "--stop", "1"]

@@ -76,6 +76,16 @@ def test_votes_come_in_waves_that_differ_and_a_seed_repeats_them(hybrid: RealVLL
     assert results(solve_whole(hybrid, seed=1, votes=8, stop=NEVER)) != results(step)
 
 
+def test_weighed_votes_begin_with_one_pass_and_measure_each(hybrid: RealVLLM) -> None:
+    step = solve_whole(hybrid, votes=8, stop=NEVER, weigh=True)
+    assert [vote.wave for vote in step.votes] == [0, 1, 2, 2, 3, 3, 3, 3]
+    assert all(vote.features["mean"] > 0 for vote in step.votes)  # with log-probabilities
+    assert len({vote.doubt for vote in step.votes}) > 4
+    assert sum(vote.tokens for vote in step.votes) == step.tokens
+    (first,) = solve_whole(hybrid, votes=8, stop=0.0, weigh=True).votes
+    assert first == step.votes[0]
+
+
 def test_votes_that_agree_end_the_drawing(hybrid: RealVLLM) -> None:
     body = {"structured_outputs": {"choice": [r"x = \boxed{7}"]}, "min_tokens": THOUGHTS + 2}
     agreed = modes("hybrid", think_at_most=THOUGHTS, solve_2={"max_tokens": 96, "extra_body": body})
