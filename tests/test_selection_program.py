@@ -356,7 +356,7 @@ def test_solve_and_evaluate_take_drafts_and_votes(
     SCALE(0.5, 1).save(tmp_path / "plain.json")
     for start in ([], ["--program", str(tmp_path / "plain.json")]):
         with fake_vllm(DOUBTFUL) as server:
-            asked = [*FLAGS, "--probes", "3", *start, *backend(server)]
+            asked = [*FLAGS, "--weigh", "--probes", "3", *start, *backend(server)]
             code, out, _ = run(capsys, "solve", DOUBTFUL.problem(1).text, *asked, "--json")
             assert code == 0
             assert len(json.loads(out)["steps"]) == 1
@@ -364,16 +364,20 @@ def test_solve_and_evaluate_take_drafts_and_votes(
             assert sent == [("solve_1", 3), ("whole", 4)]
             write_set(tmp_path / "set.jsonl", DOUBTFUL.problems(4))
             out_dir = tmp_path / f"run{len(start)}"
-            code, *_ = run(
-                capsys, "evaluate", str(tmp_path / "set.jsonl"), "--samples", "1", *asked,
-                "--out", str(out_dir),
-            )  # fmt: skip
-            assert code == 0
+            for samples in ("1", "2"):  # the first is read again before the second is drawn
+                code, *_ = run(
+                    capsys, "evaluate", str(tmp_path / "set.jsonl"), "--samples", samples, *asked,
+                    "--out", str(out_dir),
+                )  # fmt: skip
+                assert code == 0
         told = json.loads((out_dir / "run.json").read_text())
         assert (told["stop"], told["options"]["votes"], told["options"]["probes"]) == (1, 4, 3)
         lines = (out_dir / "rollouts.jsonl").read_text().splitlines()
         votes = [vote for line in lines for vote in json.loads(line)["steps"][0]["votes"]]
-        assert [vote["system"] for vote in votes] == 4 * [1, 1, 1, 2, 2, 2, 2]
+        assert [vote["system"] for vote in votes] == 8 * [1, 1, 1, 2, 2, 2, 2]
+        assert told["options"]["weigh"] is True
+        assert told["pass_estimate"]["bias"] == SCALE().pass_estimate.bias
+        assert all((vote["doubt"] is None) == (vote["system"] == 1) for vote in votes)
 
 
 def test_terminal_and_server_tell_of_drafts_and_votes(capsys: pytest.CaptureFixture[str]) -> None:
