@@ -27,11 +27,11 @@ from scale_dspy.baselines import ChainOfThought
 from scale_dspy.data.load import load
 from scale_dspy.evaluation.passes import read_passes
 from scale_dspy.evaluation.rollout import ROLLOUTS, read_rollouts
-from scale_dspy.evaluation.selection import list_signals, score_run
+from scale_dspy.evaluation.selection import list_signals, score_program, score_run
 from scale_dspy.evaluation.selection import replay as replay_ways
 from scale_dspy.lm.adapter import PlainAdapter
 from scale_dspy.lm.modes import Style, modes
-from scale_dspy.program import SCALE
+from scale_dspy.program import SCALE, load_program
 
 
 def main() -> None:
@@ -59,6 +59,10 @@ def main() -> None:
     again.add_argument(
         "--run", dest="runs", type=Path, action="append", default=[], metavar="DIR",
         help="an evaluated run on these problems, beside the ways; may be given again",
+    )  # fmt: skip
+    again.add_argument(
+        "--program", dest="programs", type=Path, action="append", default=[], metavar="FILE.json",
+        help="a program that votes on whole problems, replayed as it is; may be given again",
     )  # fmt: skip
     again.add_argument("--set", action="append", help="only this set; may be given again")
     again.add_argument("--table", type=Path, help="a Markdown file for what is shown")
@@ -151,6 +155,10 @@ def replay(arguments: argparse.Namespace) -> None:
         name: {"problems": len(drawn), "signals": list_signals(drawn), "ways": replay_ways(drawn)}
         for name, drawn in sets.items()
     }
+    for path in arguments.programs:
+        program = load_program(path)
+        for name, drawn in sets.items():
+            found[name]["ways"].append(score_program(str(path), program, drawn))
     for folder in arguments.runs:
         rollouts = list(read_rollouts(folder / ROLLOUTS))
         for name, drawn in sets.items():

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scale_dspy import SCALE
 from scale_dspy.evaluation import selection
 from scale_dspy.evaluation.passes import Pass, ProblemPasses
 from scale_dspy.evaluation.rollout import Rollout
-from scale_dspy.evaluation.selection import list_signals, replay, score_run
+from scale_dspy.evaluation.selection import list_signals, replay, score_program, score_run
 from scale_dspy.lm.tally import Tally
 from scale_dspy.stages.votes import (
     count_passes,
@@ -115,10 +116,8 @@ def test_weighed_votes_are_those_of_the_program(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(selection, "WEIGHED_STOPS", (0.8,))
     drawn = make_problems(12, 0.3)
     estimate = selection._fit([each.passes for each in drawn], [each.id for each in drawn])
-    everything = np.arange(len(drawn))
     passes = [each.passes for each in drawn]
-    names = [each.id for each in drawn]
-    prefixes = selection._weigh(selection._look_at(passes, 0), passes, names, everything)
+    prefixes = selection._weigh(selection._look_at(passes, 0), passes, estimate)
     outcome = selection._replay_all([prefixes])["weighed votes"][-1]  # of all passes
     for row, each in enumerate(drawn):
         for turn, order in enumerate(prefixes.orders[row]):
@@ -134,6 +133,22 @@ def test_weighed_votes_are_those_of_the_program(monkeypatch: pytest.MonkeyPatch)
             winner = each.passes[order[find_winner(results, doubts)]]
             told = (outcome.right[row, turn], outcome.tokens[row, turn], outcome.passes[row, turn])
             assert told == (winner.right, sum(vote.tokens for vote in votes), len(votes))
+    program = SCALE(0, split=1, votes=8, stop=0.8, weigh=True)
+    program.pass_estimate = estimate
+    scored = score_program("mine", program, drawn)
+    assert scored["accuracy"] == pytest.approx(outcome.right.mean())
+    assert scored["tok"] == pytest.approx(outcome.tokens.mean())
+
+
+def test_only_what_passes_show_is_replayed_of_a_program() -> None:
+    drawn = make_problems(4, 0.3)
+    asked = SCALE(0, split=1, votes=2)
+    asked.solve.whole.signature = asked.solve.whole.signature.with_instructions("Be brief.")
+    for program in (SCALE(0.5, split=1), SCALE(0, split=0.5), asked):
+        with pytest.raises(ValueError, match="mine cannot be replayed"):
+            score_program("mine", program, drawn)
+    with pytest.raises(ValueError, match="mine has 9 votes, and 8 passes are drawn"):
+        score_program("mine", SCALE(0, split=1, votes=9), drawn)
 
 
 def test_no_problem_is_scored_with_settings_chosen_on_it() -> None:

@@ -18,7 +18,9 @@ from scale_dspy.evaluation.calibration import assign_folds, estimate_unseen, fit
 from scale_dspy.evaluation.passes import Pass, ProblemPasses
 from scale_dspy.evaluation.rollout import Rollout
 from scale_dspy.grading.labels import bound_auroc, measure_auroc
+from scale_dspy.program import SCALE
 from scale_dspy.stages.estimate import Estimate
+from scale_dspy.stages.solve import SolveProblem
 from scale_dspy.stages.votes import (
     FIRST_WAVE,
     find_winner,
@@ -118,7 +120,12 @@ def replay(drawn: Sequence[ProblemPasses], seed: int = 0) -> list[dict[str, Any]
     scored: dict[tuple[str, int | None], list[tuple[Places, ReplayOutcome]]] = {}
     for number in np.unique(folds):
         inside, outside = np.flatnonzero(folds == number), np.flatnonzero(folds != number)
-        ways = _replay_all([_weigh(each, some, names, outside) for each, some in shown])
+        ways = _replay_all(
+            [
+                _weigh(each, some, _fit([some[k] for k in outside], [names[k] for k in outside]))
+                for each, some in shown
+            ]
+        )
         for name, settings in ways.items():
             for given in _list_budgets(settings, count):
                 chosen = _choose(ways, name, given, outside)
@@ -160,6 +167,31 @@ def score_run(
     fixed = [_vote(passes, votes, 1.0) for votes in range(1, passes.right.shape[2] + 1)]
     told = _describe(run, None, outcome, fixed, [each.id for each in problems])
     return {**told, "passes": None, "problems": len(problems)}
+
+
+def score_program(
+    name: str, program: SCALE, drawn: Sequence[ProblemPasses], seed: int = 0
+) -> dict[str, Any]:
+    """A program that solves problems whole by votes, as `replay` describes a way: its own votes,
+    stop and weights, in all orders of passes that were drawn without it.
+
+    Raises:
+        ValueError: it splits problems or rates them, has another prompt than chain of thought, or
+            more votes than there are passes. Its cap is taken to be that of the passes.
+    """
+    passes = [each.passes for each in drawn]
+    asked = program.solve.whole
+    same = asked.signature.instructions == SolveProblem.instructions and not asked.demos
+    if program.split.value != 1 or program.threshold.value != 0 or not same:
+        raise ValueError(
+            f"{name} cannot be replayed: only with split 1, tau 0 and chain of thought's prompt"
+        )
+    if program.votes > len(passes[0]):
+        raise ValueError(f"{name} has {program.votes} votes, and {len(passes[0])} passes are drawn")
+    prefixes = _weigh(_look_at(passes, seed), passes, program.pass_estimate)
+    fixed = [_vote(prefixes, votes, 1.0) for votes in range(1, len(passes[0]) + 1)]
+    outcome = _vote(prefixes, program.votes, program.stop.value, program.weigh)
+    return _describe(name, None, outcome, fixed, [each.id for each in drawn])
 
 
 def _name_vote(votes: int) -> str:
@@ -220,11 +252,8 @@ def _look_at(passes: Sequence[Sequence[Pass]], seed: int) -> Prefixes:
     return Prefixes(orders, right, tokens, leads, right, leads, disagreement, doubt)
 
 
-def _weigh(
-    prefixes: Prefixes, passes: Sequence[Sequence[Pass]], names: Sequence[str], known: Places
-) -> Prefixes:
-    """The prefixes as an estimate shows them that was fitted to the known problems."""
-    estimate = _fit([passes[k] for k in known], [names[k] for k in known])
+def _weigh(prefixes: Prefixes, passes: Sequence[Sequence[Pass]], estimate: Estimate) -> Prefixes:
+    """The prefixes, with what the estimate says of each pass."""
     weighed, leads = np.zeros_like(prefixes.right), np.zeros_like(prefixes.right)
     doubt = np.zeros_like(prefixes.doubt)
     for row, drawn in enumerate(passes):
