@@ -33,7 +33,7 @@ COUNT = 8
 
 @pytest.fixture(autouse=True)
 def _fewer_orders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "ORDERS", 10)
+    monkeypatch.setattr(selection, "ORDERS", 4)
 
 
 def make_pass(right: bool, sure: float, chance: random.Random, tokens: int = 100) -> Pass:
