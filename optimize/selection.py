@@ -238,7 +238,8 @@ def draw_picture(found: dict[str, Any], path: Path) -> None:
     for axes, (name, told) in zip(panels, found.items(), strict=True):
         lines: dict[str, list[tuple[float, float]]] = {}
         for one in told["ways"]:
-            way = re.sub(r"(vote)( at)? [\d.]+$", r"\1", one["way"]).replace("cot", "vote")
+            named = "vote" if one["way"] == "cot" else one["way"]
+            way = re.sub(r"(vote)( at)? [\d.]+$", r"\1", named)
             lines.setdefault(way, []).append((one["tok"], 100 * one["accuracy"]))
         for number, (way, points) in enumerate(lines.items()):
             label = {"vote": "fixed votes, 1 to all", "adaptive vote": "adaptive, each stop"}
