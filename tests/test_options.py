@@ -16,7 +16,8 @@ NOTHING_CHOSEN = {
     "method": "scale",
     "program": None,
     "budget": None,
-    **dict.fromkeys(("threshold", "split", "stop", "assess", "votes", "probes", "candidates")),
+    **dict.fromkeys(("threshold", "split", "stop", "assess", "votes", "weigh", "probes")),
+    "candidates": None,
 }
 
 
@@ -45,6 +46,7 @@ def test_the_embedded_model_gets_what_won_for_it() -> None:
 @pytest.mark.parametrize(
     "flags",
     [{"threshold": 0.3}, {"split": 0.0}, {"assess": "draft"}, {"candidates": 2}, {"votes": 1},
+     {"weigh": True},
      {"method": "cot"}, {"program": "tuned.json"}],
 )  # fmt: skip
 def test_what_a_user_chooses_is_left_as_it_is(flags: dict[str, object]) -> None:
@@ -61,7 +63,7 @@ def test_a_server_gets_the_paper_s_program() -> None:
 
 def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
     def options(**flags: object) -> list[dict[str, object]]:
-        none = dict.fromkeys(("assess", "probes", "votes", "candidates", "caps"))
+        none = dict.fromkeys(("assess", "probes", "votes", "weigh", "candidates", "caps"))
         return read_option_grid(Namespace(**{**none, **flags}))
 
     assert options() == [{}]
@@ -69,3 +71,7 @@ def test_several_numbers_of_candidates_and_caps_are_all_combined() -> None:
     both = options(candidates=[8, 1], caps=[2048, 8192])
     assert both[0] == {"candidates": 8, "system_2_cap": 2048}
     assert len(both) == 4
+    assert options(votes=[8], weigh=[False, True]) == [
+        {"votes": 8, "weigh": False},
+        {"votes": 8, "weigh": True},
+    ]

@@ -32,6 +32,7 @@ def test_program_knows_its_thresholds_as_parameters() -> None:
         "split",
         "stop",
         "estimate",
+        "pass_estimate",
     ]
 
 
