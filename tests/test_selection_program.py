@@ -447,3 +447,30 @@ class Own(ChainOfThought):
 
 def test_a_subclass_may_leave_the_budget_out() -> None:
     assert Own()(problem="7").answer == "7"
+
+
+def test_a_run_begun_before_votes_were_weighed_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_set(tmp_path / "set.jsonl", DOUBTFUL.problems(2))
+    asked = [
+        "evaluate",
+        str(tmp_path / "set.jsonl"),
+        "--samples",
+        "1",
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    voting = ["--split", "1", "--threshold", "0", "--votes", "2"]
+    with fake_vllm(DOUBTFUL) as server:
+        assert run(capsys, *asked, *voting, *backend(server))[0] == 0
+        path = tmp_path / "r" / "run.json"
+        told = json.loads(path.read_text())
+        del told["options"]["weigh"], told["pass_estimate"]
+        path.write_text(json.dumps(told))
+        sent = len(server.chats())
+        assert run(capsys, *asked, *voting, *backend(server))[0] == 0
+        assert len(server.chats()) == sent  # it was finished
+        code, _, err = run(capsys, *asked, *voting, "--weigh", *backend(server))
+    assert code == 2
+    assert "holds another run" in err.splitlines()[-1]

@@ -39,7 +39,9 @@ def describe_run(
         "split": program.split.value if isinstance(program, SCALE) else None,
         "stop": program.stop.value if isinstance(program, SCALE) else None,
         "estimate": program.estimate.dump_state() if isinstance(program, SCALE) else None,
-        **_describe_weighing(program),
+        "pass_estimate": program.pass_estimate.dump_state()
+        if isinstance(program, SCALE) and program.weigh
+        else None,
         "options": program.options,
         "program": _digest_instructions(program),
         "requests": {name: predict.config for name, predict in program.named_predictors()},
@@ -52,12 +54,6 @@ def describe_run(
         "seed": lm.seed,
         **({"modes": lm.found} if lm.found else {}),
     }
-
-
-def _describe_weighing(program: Solver) -> dict[str, Any]:
-    if not isinstance(program, SCALE) or not program.weigh:
-        return {}
-    return {"pass_estimate": program.pass_estimate.dump_state()}
 
 
 def _digest_instructions(program: Solver) -> str:

@@ -401,13 +401,9 @@ def _match_folder(
     described["price"] = PRICE  # of the metric; it was an option once, which older folders name
     described["variants"] = list(plan.variants)
     started = describe_run(program, "compile", "", [], lm, plan.samples)
-    same = {
-        key: started[key] for key in ("options", "program", "requests", "model", "system_1", "seed")
-    }
+    names = ("options", "program", "requests", "model", "system_1", "seed")
+    same = {key: started[key] for key in (*names, "estimate", "pass_estimate")}
     same["thresholds"] = [each.value for each in (program.threshold, program.split, program.stop)]
-    same["estimate"] = program.estimate.dump_state()
-    if program.weigh:
-        same["pass_estimate"] = program.pass_estimate.dump_state()
     told = {"settings": dict(settings)} if settings else {}
     match_description(
         path,
